@@ -1,0 +1,125 @@
+"""From the store onto the disk: blobs, bundles, environments. Blocking; runs in the agent's threads.
+
+Rules: every blob is verified (sha256 and size) in staging before it is put in its place; a bundle is put
+together from verified blobs and checked again by the rules of its manifest before it is put in place; an
+environment is built offline from verified wheels. Killed at any point, nothing half-done is ever visible,
+and what is in place already is not fetched again.
+Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `agent.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.bundle.environment import build, environment_id
+from mldeploy.core import manifest as manifests
+from mldeploy.core.manifest import Manifest
+from mldeploy.core.state import Blob
+from mldeploy.errors import IntegrityError, ManifestError
+from mldeploy.store.blobs import fetch_blob
+from mldeploy.store.objects import ObjectStore
+from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.system import sync_filesystem
+
+
+def fetch_bundle(
+    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], *, model: str, digest: str
+) -> Manifest:
+    """Put the bundle `digest` of `model` in place, without its wheels; returns its manifest.
+
+    `blobs` are the live ones of the state. Raises StoreError, NotFoundError, IntegrityError, ManifestError
+    and DiskError.
+    """
+    _bring(store, disk, blobs, digest)
+    manifest = read_manifest(disk.blob(digest).read_bytes(), model=model, digest=digest)
+    for file in manifest.files:
+        _bring(store, disk, blobs, file.sha256, file.size)
+    with disk.staged() as folder:
+        bundle = folder / "bundle"
+        bundle.mkdir()
+        disk.link(digest, bundle / "manifest.yaml", 0o644)
+        for file in manifest.files:
+            disk.link(file.sha256, bundle / file.path, file.mode)
+        disk.sync_tree(bundle)
+        disk.seal(digest, manifest, bundle)
+        disk.put_folder(bundle, f"bundles/{digest}")
+    return manifest
+
+
+def read_manifest(data: bytes, *, model: str, digest: str) -> Manifest:
+    """The manifest, after every check that needs no other file: nothing a host does rests on unchecked text.
+
+    Raises ManifestError and IntegrityError.
+    """
+    try:
+        manifest = manifests.parse(msgspec.json.decode(data))
+    except msgspec.DecodeError as error:
+        raise ManifestError(f"the manifest {digest} is not JSON: {error}", "push the model again") from error
+    for key, message, hint in manifests.check(manifest):
+        raise ManifestError(f"manifest of {model}: {key}: {message}", hint)
+    if manifest.name != model:
+        raise IntegrityError(
+            f"the bundle {digest} is of {manifest.name}, not of {model}", "push the model again"
+        )
+    return manifest
+
+
+def lock_sha256(manifest: Manifest) -> str:
+    """The sha256 of the bundle's lock. Raises ManifestError if the manifest does not list it."""
+    for file in manifest.files:
+        if file.path == manifest.lock:
+            return file.sha256
+    raise ManifestError(f"manifest of {manifest.name}: lock: {manifest.lock} is not listed", "pack it again")
+
+
+def build_environment(
+    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], manifest: Manifest
+) -> str:
+    """Put the environment of a bundle in place; returns its id.
+
+    Raises what `fetch_bundle` raises, and BuildError.
+    """
+    lock = lock_sha256(manifest)
+    identifier = environment_id(manifest, lock)
+    for wheel in manifest.wheels:
+        _bring(store, disk, blobs, wheel.sha256, wheel.size)
+    _bring(store, disk, blobs, lock)
+    with disk.staged() as folder:
+        wheels, built = folder / "wheels", folder / "environment"
+        wheels.mkdir()
+        for wheel in manifest.wheels:
+            disk.link(wheel.sha256, wheels / wheel.name, 0o644)
+        disk.link(lock, folder / "requirements.lock", 0o644)
+        build(
+            built,
+            lock=folder / "requirements.lock",
+            wheels=wheels.resolve(),
+            python=manifest.python,
+            platform=manifest.platform,
+        )
+        sync_filesystem(built)
+        disk.put_folder(built, f"environments/{identifier}")
+    return identifier
+
+
+def _bring(
+    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], sha256: str, size: int | None = None
+) -> None:
+    """Put a blob in its place, unless it is there."""
+    blob = blobs.get(sha256)
+    expected = size if size is not None else blob.size if blob else None
+    if expected is not None and disk.has_blob(sha256, expected):
+        return
+    if blob is None:
+        raise IntegrityError(
+            f"blob {sha256} is in no live push, though a bundle needs it", "push the model again"
+        )
+    if blob.size != expected:
+        raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {expected}", "push the model again")
+    with disk.staged() as folder:
+        staged: Path = folder / sha256
+        fetch_blob(store, sha256, blob.push, staged, size=blob.size)
+        disk.put_blob(staged, sha256)

@@ -1,0 +1,65 @@
+"""One request and its answer, from the first byte to the last: the state everything here passes along.
+
+Mutable on purpose: one object a request. `worker` is set where a request is counted in flight and cleared
+where it is uncounted, both in `dispatch.py`; nothing else may touch it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from mldeploy_daemon.front.http import Connection
+    from mldeploy_daemon.front.metrics import Series
+    from mldeploy_daemon.front.router import Route
+    from mldeploy_daemon.front.routes import Version
+    from mldeploy_daemon.front.upstream import Worker
+
+
+class Exchange(msgspec.Struct, eq=False):
+    """See the fields. `conn` is None once the client is gone."""
+
+    conn: Connection | None
+    method: str = ""
+    url: bytes = b""
+    headers: dict[bytes, bytes] = msgspec.field(default_factory=dict)  # lower-case names
+    body: bytes = b""
+    size: int = 0  # bytes counted against Limits.buffered_bytes
+    keep: bool = True  # the connection stays open after the answer
+    old: bool = False  # HTTP/1.0
+    refusal: tuple[int, str] | None = None  # answered without being looked at
+    started: float = 0.0  # monotonic seconds, when the request was complete
+    request_id: bytes = b""
+    kind: str = ""  # of the route, for metrics
+    answered: bool = False  # the client has its answer, or is gone for good
+
+    # a prediction
+    route: Route | None = None
+    version: Version | None = None
+    series: Series | None = None  # where it is counted
+    worker: Worker | None = None  # counted in flight there
+    avoid: tuple[str, ...] = ()  # workers that could not take it
+    ident: int = 0  # of the frame
+    header: int = 0  # bytes of the JSON header of a binary-tensor body
+    assigned: float = 0.0  # monotonic seconds, when the worker was chosen
+    deadline: float = math.inf  # monotonic seconds
+    sent: bool = False
+    retried: bool = False
+
+
+#: No two fronts, and no two starts of one, generate the same ids.
+_prefix = b"%s-" % os.urandom(8).hex().encode()
+_numbers = itertools.count(1)
+_MAX_ID = 128
+
+
+def request_id(given: bytes | None) -> bytes:
+    """The client's id, if it is one to 128 visible ASCII characters; else a new one."""
+    if given and len(given) <= _MAX_ID and given.isascii() and b" " not in given and b"\t" not in given:
+        return given
+    return b"%b%x" % (_prefix, next(_numbers))

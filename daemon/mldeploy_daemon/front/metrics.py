@@ -1,0 +1,107 @@
+"""What one front has counted, per version and per kind of request. Plain integers, no locks: one thread.
+
+Counters start at zero with the process. A version's are dropped an hour after it left the routing table, so
+that a host with hundreds of deployments a day does not carry them all for ever.
+Left out: adding fronts up and the text format (`exposition.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from typing import Any
+
+#: Upper bounds of the latency histogram, seconds; one more bucket holds what is beyond.
+BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+#: Status classes as they are written.
+CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
+_KEPT = 3_600.0
+
+
+class Series:
+    """The predictions of one version (version 0: those that no version could be chosen for)."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self.model = model
+        self.version = version
+        self.requests = [0] * len(CLASSES)
+        self.buckets = [0] * (len(BUCKETS) + 1)
+        self.seconds = 0.0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.retries = 0
+        self.last = 0.0  # monotonic seconds of the last answer; 0.0: none yet
+        self.unrouted: float | None = None  # monotonic seconds since when no table names it
+
+    def observe(self, status: int, seconds: float, received: int, sent: int, now: float) -> None:
+        """One request was answered: `status`, after `seconds`, with bodies of so many bytes."""
+        self.requests[min(status // 100, 5)] += 1
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
+        self.seconds += seconds
+        self.bytes_in += received
+        self.bytes_out += sent
+        self.last = now
+
+    def dump(self, wall: float, now: float) -> dict[str, Any]:
+        """As it goes over the control socket."""
+        requests = {name: count for name, count in zip(CLASSES, self.requests, strict=True) if count}
+        return {
+            "model": self.model,
+            "version": self.version,
+            "requests": requests,
+            "failures": self.requests[5],
+            "buckets": self.buckets,
+            "seconds": self.seconds,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.bytes_out,
+            "retries": self.retries,
+            "last_used": wall - (now - self.last) if self.last else None,
+        }
+
+
+class Metrics:
+    """All of a front's counters."""
+
+    def __init__(self) -> None:
+        self.started = time.time()
+        self._series: dict[tuple[str, int], Series] = {}
+        self._http: dict[str, list[int]] = {}
+        self.connections = 0  # accepted
+        self.refused = 0  # beyond the cap
+
+    def series(self, model: str, version: int) -> Series:
+        """The series of a version, made when first asked for."""
+        found = self._series.get((model, version))
+        if found is None:
+            found = self._series[model, version] = Series(model, version)
+        return found
+
+    def count(self, kind: str, status: int) -> None:
+        """One HTTP request of whatever kind was answered."""
+        counts = self._http.get(kind)
+        if counts is None:
+            counts = self._http[kind] = [0] * len(CLASSES)
+        counts[min(status // 100, 5)] += 1
+
+    def routed(self, keys: set[tuple[str, int]], now: float) -> None:
+        """A new table names these versions: forget what has been out of it for an hour."""
+        for key, series in tuple(self._series.items()):
+            if key in keys:
+                series.unrouted = None
+            elif series.unrouted is None:
+                series.unrouted = now
+            elif now - series.unrouted > _KEPT:
+                del self._series[key]
+
+    def dump(self) -> dict[str, Any]:
+        """As it goes over the control socket."""
+        wall, now = time.time(), time.monotonic()
+        return {
+            "counters": [series.dump(wall, now) for series in self._series.values()],
+            "http": {kind: dict(zip(CLASSES, counts, strict=True)) for kind, counts in self._http.items()},
+            "accepted": self.connections,
+            "refused": self.refused,
+            "started": self.started,
+        }

@@ -1,0 +1,131 @@
+"""The agent's lines to the fronts: it tells them of a new table and hears what they have in flight.
+
+One connection to each control socket, JSON lines, answers in order. A front that cannot be connected to is
+not running: it has nothing in flight, and reads the table itself when it starts. A front that is connected
+but has not answered is alive with whatever it acknowledged before. Left out: what to tell (`agent.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mldeploy.core.host import Front
+
+logger = logging.getLogger(__name__)
+_LONGEST_LINE = 16 << 20
+
+
+class _Answer(msgspec.Struct):
+    generation: int = 0
+    inflight: dict[str, int] = {}
+    oldest_ms: dict[str, float] = {}
+    counters: list[Any] = []
+
+
+class Line:
+    """The connection to one front."""
+
+    def __init__(self, index: int, changed: Callable[[], None]) -> None:
+        self.index, self.changed = index, changed
+        self.last = _Answer()
+        self.writer: asyncio.StreamWriter | None = None
+        self.reading: asyncio.Task[None] | None = None
+        self.unanswered = 0
+
+    async def connect(self) -> None:
+        """Connect if the front runs and we are not connected."""
+        if self.writer is not None:
+            return
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        channel.setblocking(False)
+        try:
+            # of a Unix socket this never waits; a path too long or no listener is an OSError
+            channel.connect(f"run/front-{self.index}.sock")
+            reader, self.writer = await asyncio.open_unix_connection(sock=channel, limit=_LONGEST_LINE)
+        except OSError:
+            channel.close()
+            return
+        self.last, self.unanswered = _Answer(), 0
+        self.reading = asyncio.create_task(self._read(reader))
+
+    def say(self, message: dict[str, Any]) -> None:
+        """Send one line; the answer comes by itself."""
+        if self.writer is not None and self.unanswered < 100:  # a front that does not answer is not fed
+            self.unanswered += 1
+            self.writer.write(msgspec.json.encode(message) + b"\n")
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while line := await reader.readline():
+                answer = msgspec.json.decode(line, type=_Answer)
+                self.unanswered = max(0, self.unanswered - 1)
+                if not answer.counters:
+                    answer.counters = self.last.counters
+                self.last = answer
+                self.changed()
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            logger.warning("front %d: %s", self.index, error)
+        finally:
+            self.close()
+            self.changed()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self.writer is not None:
+            with contextlib.suppress(OSError):
+                self.writer.close()
+            self.writer = None
+
+
+class Fronts:
+    """All of them."""
+
+    def __init__(self, count: int, changed: Callable[[], None]) -> None:
+        self.lines = [Line(index, changed) for index in range(count)]
+
+    async def look(self) -> tuple[Front, ...]:
+        """The fronts that are alive, after trying to connect to those that seemed not to be."""
+        for line in self.lines:
+            if line.writer is None and Path(f"run/front-{line.index}.sock").exists():
+                await line.connect()
+        return tuple(
+            Front(index=line.index, generation=line.last.generation, inflight=line.last.inflight)
+            for line in self.lines
+            if line.writer is not None
+        )
+
+    def tell(self, generation: int) -> None:
+        """A new table lies on the disk."""
+        for line in self.lines:
+            line.say({"op": "table", "generation": generation})
+
+    def ask(self) -> None:
+        """How are you? For what is in flight, for how long, and the counters."""
+        for line in self.lines:
+            line.say({"op": "stats"})
+
+    def oldest_ms(self) -> dict[str, float]:
+        """By worker, the age of the oldest request that any front waits for."""
+        oldest: dict[str, float] = {}
+        for line in self.lines:
+            if line.writer is not None:
+                for worker, age in line.last.oldest_ms.items():
+                    oldest[worker] = max(age, oldest.get(worker, 0.0))
+        return oldest
+
+    def counters(self) -> list[list[Any]]:
+        """The counters of each front that has sent any."""
+        return [line.last.counters for line in self.lines if line.last.counters]
+
+    def close(self) -> None:
+        """End all connections."""
+        for line in self.lines:
+            line.close()

@@ -1,0 +1,159 @@
+"""The options of `mldeployd`: command line over configuration file over defaults.
+
+Standard library only, like the keeper that reads them. The file is TOML with the same names as the options
+and a few more (FILE_ONLY); an unknown one is refused with the nearest valid name.
+Left out: what the options mean to the agent and the fronts (`config.py`, `front/config.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "listen": "127.0.0.1:8080",
+    "environment": "production",
+    "fronts": 0,  # min(2, processors)
+    "drain": 0.0,
+    "labels": {},
+    "confine": "best-effort",
+    "poll": 1.0,
+    "report": 10.0,
+    "log_level": "info",
+}
+#: Keys of the file that are no options: seconds, and the fronts' own limits.
+FILE_ONLY: dict[str, type] = {
+    "grace": float,
+    "hang": float,
+    "load_timeout": float,
+    "drain_deadline": float,
+    "limits": dict,
+    "access_log": bool,
+}
+_NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline")
+
+EPILOG = """\
+The daemon follows the log of the store and serves what its environment says. It keeps everything in the
+state folder, so it can be killed at any moment and started again; with the store out of reach it goes on
+serving what it last knew. One state folder has one daemon.
+
+exit codes: 0 stopped as asked, 1 cannot start or go on, 2 wrong usage, 130 interrupted twice
+
+examples:
+  mldeployd --store s3://models/prod --state /var/lib/mldeploy
+  mldeployd --store ./store --state ./host --listen 127.0.0.1:0 --environment staging
+  mldeployd --config /etc/mldeploy/mldeployd.toml"""
+
+
+class Refused(Exception):  # noqa: N818 - it is how the keeper says no
+    """What an operator has to mend: shown as `error:` and `hint:`; `code` is the exit code."""
+
+    def __init__(self, message: str, hint: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.code = message, hint, code
+
+
+def read(argv: Sequence[str] | None) -> dict[str, Any]:
+    """All options by name, checked. Raises Refused; argparse itself exits with 2, or 0 for --help."""
+    given = {key: value for key, value in vars(_parser().parse_args(argv)).items() if value is not None}
+    file = given.pop("config", None)
+    labels = dict(_label(text) for text in given.pop("label", None) or [])
+    options = {**DEFAULTS, **(_read_file(Path(file)) if file else {}), **given}
+    if labels:
+        options["labels"] = {**options["labels"], **labels}
+    return _checked(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mldeployd",
+        description="Serve the models that a store's log asks this host to serve.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--store", metavar="URL", help="the store: a folder, file:///…, s3://bucket/prefix")
+    add("--state", metavar="DIR", help="the folder of this daemon; made if it is not there")
+    add(
+        "--listen",
+        metavar="HOST:PORT",
+        help="where to answer (127.0.0.1:8080); port 0 takes a free one (see STATE/run/listen)",
+    )
+    add("--environment", metavar="NAME", help="the environment this host serves (production)")
+    add("--config", metavar="FILE", help="TOML with the same names; options given here win")
+    add("--fronts", metavar="N", type=int, help="HTTP processes (2, or 1 on one processor)")
+    add("--drain", metavar="SECONDS", type=float, help="not ready for so long before stopping (0)")
+    add("--label", metavar="K=V", action="append", help="a label of this host; may be repeated")
+    add(
+        "--confine",
+        choices=("require", "best-effort", "off"),
+        help="what to do where workers cannot be confined (best-effort)",
+    )
+    add("--poll", metavar="SECONDS", type=float, help="between looks at the log (1)")
+    add("--report", metavar="SECONDS", type=float, help="between reports of this host (10)")
+    add("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
+    return parser
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key or not value:
+        raise Refused(f"--label {text!r} is not KEY=VALUE", "write for example --label zone=a", 2)
+    return key, value
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}", "check --config", 2) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Refused(f"{path} is not TOML: {error}", "mend the file", 2) from error
+    known = [*DEFAULTS, *FILE_ONLY, "store", "state"]
+    options = {}
+    for key, value in data.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(sorted(known))}"
+            raise Refused(f"{path}: unknown key {key!r}", hint, 2)
+        wanted = FILE_ONLY.get(name, type(DEFAULTS.get(name, "")))
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if type(value) is not wanted:
+            raise Refused(f"{path}: {key} is not a {wanted.__name__}", f"it is {value!r}", 2)
+        options[name] = value
+    return options
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    for name in ("store", "state"):
+        if not options.get(name):
+            raise Refused(f"--{name} is missing", f"give --{name}, or {name} in the configuration file", 2)
+    for name in _NUMBERS:
+        if name in options and not 0 <= options[name] < 1e9:
+            raise Refused(f"{name} is {options[name]:g}", "give a number of seconds, 0 or more", 2)
+    if options["poll"] <= 0 or options["report"] <= 0:
+        raise Refused("poll and report must be more than 0 seconds", "leave them out for the defaults", 2)
+    if options["fronts"] < 0 or options["fronts"] > 64:
+        raise Refused(f"--fronts {options['fronts']} is out of range", "give 1 to 64", 2)
+    options["fronts"] = options["fronts"] or min(2, os.cpu_count() or 1)
+    if "://" not in options["store"]:
+        options["store"] = str(Path(options["store"]).expanduser().absolute())
+    options["state"] = str(Path(options["state"]).expanduser().absolute())
+    split_address(options["listen"])
+    return options
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """HOST:PORT or [HOST]:PORT. Raises Refused."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdecimal() or int(port) > 65_535:
+        raise Refused(f"--listen {text!r} is not HOST:PORT", "write for example 127.0.0.1:8080", 2)
+    return host.removeprefix("[").removesuffix("]"), int(port)

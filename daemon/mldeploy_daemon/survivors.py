@@ -1,0 +1,48 @@
+"""Workers and zygotes below a state folder, for the keeper to end. Standard library only.
+
+They are found through their status files (a former run's are nobody's children any more) and, since the
+keeper is their subreaper, among its own children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from pathlib import Path
+
+from mldeploy_daemon.system import children, start_ticks
+
+
+class Survivors:
+    """What is left to end once agent and fronts have gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = folder / "run"
+
+    def left(self) -> set[int]:
+        """The pids that are still alive."""
+        found = {pid for pid in children() if start_ticks(pid) is not None}
+        for path in (*self.run.glob("w-*.json"), *self.run.glob("zygote-*.json")):
+            try:
+                status = json.loads(path.read_bytes())
+                pid, ticks = status["pid"], status["start_ticks"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if isinstance(pid, int) and ticks is not None and start_ticks(pid) == ticks:
+                found.add(pid)
+        return found
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to each."""
+        for pid in self.left():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+    def clean(self) -> None:
+        """Remove what the ended ones left in run/: sockets, status files, the routing table."""
+        for pattern in ("*.sock", "w-*", "zygote-*"):
+            for path in self.run.glob(pattern):
+                with contextlib.suppress(OSError):
+                    path.unlink()

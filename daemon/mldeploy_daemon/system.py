@@ -1,0 +1,111 @@
+"""Small things asked of Linux and systemd by the keeper and the agent. Standard library only.
+
+Left out: deciding anything with them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def become_subreaper() -> None:
+    """From now on orphans among our descendants become our children. Raises OSError."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Get signal `number` when the parent ends. To be called first thing in the child."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def sync_filesystem(folder: Path) -> None:
+    """Flush the whole file system that `folder` is on: cheaper than thousands of fsyncs. Raises OSError."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(fd) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(folder))
+    finally:
+        os.close(fd)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot; None if there is none, or only a zombie.
+
+    With the pid it names a process for ever: pids are used again.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def children() -> list[int]:
+    """The pids of this process's children, zombies included."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+        except OSError:
+            continue  # the thread has just ended
+    return found
+
+
+def boot_id() -> str:
+    """Names this boot of the machine; "" where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def lock(path: Path) -> int | None:
+    """An exclusive lock on `path`: an open descriptor, or None while someone has it. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def activated(environ: dict[str, str]) -> socket.socket | None:
+    """The listening socket that systemd passed, if it passed one to this process."""
+    if environ.get("LISTEN_PID") != str(os.getpid()) or environ.get("LISTEN_FDS", "0") in ("", "0"):
+        return None
+    os.set_inheritable(3, False)
+    return socket.socket(fileno=3)
+
+
+def notify(address: str | None, text: str) -> None:
+    """Tell systemd; nothing where it does not listen (`address`: NOTIFY_SOCKET)."""
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto(text.encode(), address)
+    except OSError:
+        return  # systemd notices by its own timeouts; nothing here depends on it

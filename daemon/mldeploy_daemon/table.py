@@ -1,0 +1,95 @@
+"""The routing table: what the agent tells the fronts, `run/routes.json`.
+
+The agent writes it whole and replaces it by rename; a front reads it whole and replaces its own by one
+assignment. `generation` grows by one whenever the content changes. The agent decides everything here: which
+versions may be asked for, which worker serves which, how traffic is split; the front obeys. Unknown keys are
+ignored, so that a newer agent and an older front get along during an upgrade.
+Left out: how a version is chosen (`front/select.py`), and who the workers are to the agent (`workers.py`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.core.manifest import Tensor
+
+#: Where the table lies, relative to the state folder.
+ROUTES = Path("run/routes.json")
+#: What VersionRoutes.platform says unless told otherwise.
+PLATFORM = "mldeploy-python"
+
+
+class WorkerRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that may be sent requests: its id, never reused, and its Unix socket relative to the state."""
+
+    id: str
+    socket: str
+
+
+class VersionRoutes(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a model. `workers` are the ready ones; none means 503 with `reason`."""
+
+    workers: tuple[WorkerRoute, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    platform: str = PLATFORM
+    state: str = "ready"  # absent|fetching|installing|loading|ready|failed|sleeping, shown, never judged
+    reason: str = ""  # why it has no worker, for the 503
+    max_body: int = 0  # bytes of one request's body; 0 is the front's own cap, and it never exceeds that
+
+
+class ModelRoutes(msgspec.Struct, frozen=True, kw_only=True):
+    """One model. `stable`, `candidate` and `previous` name keys of `versions`.
+
+    `stable` may point to an older version that still serves while the new one loads.
+    """
+
+    stable: int | None = None
+    candidate: int | None = None
+    previous: int | None = None
+    share: int = 0  # hundredths of a percent of unpinned requests for the candidate
+    key: str = ""  # the routing key: "" is the request id, "header:NAME" that header (else the request id)
+    salt: str = ""  # of the split: the rollout's id
+    versions: dict[str, VersionRoutes] = {}  # by version number
+    reason: str = ""  # why nothing serves, for the 503
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a front knows. `ready` is the host's own readiness, for the load balancer."""
+
+    generation: int = 0
+    ready: bool = False
+    environment: str = ""
+    host: str = ""
+    models: dict[str, ModelRoutes] = {}
+
+
+_decoder = msgspec.json.Decoder(Table)
+
+
+def encode_table(table: Table) -> bytes:
+    """The bytes of `run/routes.json`."""
+    return msgspec.json.encode(table)
+
+
+def decode_table(data: bytes) -> Table:
+    """Read those bytes. Raises msgspec.ValidationError or msgspec.DecodeError for anything else."""
+    return _decoder.decode(data)
+
+
+def read_table(path: Path = ROUTES) -> Table:
+    """The table on disk. Raises FileNotFoundError, OSError, and what `decode_table` raises."""
+    return decode_table(path.read_bytes())
+
+
+def write_table(table: Table, path: Path = ROUTES) -> None:
+    """Replace the table on disk by rename, so that a reader sees the old one or the new one. Raises OSError.
+
+    It is not flushed to the disk: after a power cut the agent writes a new one before any front is told.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged.write_bytes(encode_table(table))
+    staged.replace(path)

@@ -1,0 +1,43 @@
+"""Arguments that several commands share, and how their texts are read.
+
+Nothing heavy is imported here: these modules are loaded for every completion and every help page.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mldeploy.errors import UsageError
+
+VERSION_HELP = "MODEL@VERSION, for example churn@7."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+Ref = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help=VERSION_HELP, show_default=False)]
+Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown in history.", show_default=False)]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until every live host has arrived.")]
+Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long to wait: 45s, 10m, 1h30m.")]
+
+
+def new_app() -> typer.Typer:
+    """A group of commands; `main.py` loads it when one of them is called."""
+    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds. Raises UsageError."""
+    from mldeploy.core.types import parse_duration
+
+    return parse_duration(text).total_seconds()
+
+
+def shares(text: str | None) -> list[str] | None:
+    """`1,10,50,100` as a list of percentages."""
+    if text is None:
+        return None
+    steps = [part.strip() for part in text.split(",") if part.strip()]
+    if not steps:
+        raise UsageError("--steps names no percentage", "write for example --steps 1,10,50,100")
+    return steps

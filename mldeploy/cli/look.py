@@ -1,0 +1,216 @@
+"""`status`, `history`, `why`, `wait`: what is, what was, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mldeploy.cli.arguments import Timeout, new_app, seconds
+from mldeploy.cli.options import Command
+from mldeploy.cli.output import Cell, facts, size
+from mldeploy.cli.session import Session
+
+if TYPE_CHECKING:
+    from mldeploy.client.types import HostStatus, ModelDetail, ModelStatus, Status, Why
+
+app = new_app()
+
+STYLES = {
+    "serving": "green", "ready": "green", "converging": "yellow", "no hosts": "yellow", "failing": "red",
+    "failed": "red", "not promoted": "dim", "sleeping": "dim",
+}  # fmt: skip
+MaybeModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.", show_default=False)]
+
+
+@app.command(cls=Command)
+def status(ctx: typer.Context, model: MaybeModel = None) -> None:
+    """What serves where, and whether every host is there yet; with MODEL its versions too."""
+    session = Session(ctx)
+    client = session.client()
+    if model is None:
+        everything = client.status()
+        if session.output.json:
+            session.output.document("mldeploy.status/1", everything)
+        else:
+            _show_status(session, everything)
+        return
+    detail = client.model_status(model)
+    if session.output.json:
+        session.output.document("mldeploy.model/1", detail)
+    else:
+        _show_detail(session, detail)
+
+
+def _show_status(session: Session, found: Status) -> None:
+    output = session.output
+    if not found.models and not found.unpromoted:
+        output.note(f"no models in {found.store} yet; `mldeploy push SOURCE` publishes the first")
+        return
+    output.table(
+        ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES", "HOSTS", "STATE"),
+        [_model_row(model) for model in found.models],
+    )
+    for model in found.models:
+        if model.reason:
+            output.note(f"{model.model} in {model.environment}: {model.reason}")
+    for environment, reason in found.frozen.items():
+        output.note(f"every model is frozen in {environment}{': ' + reason if reason else ''}")
+    for name in found.unpromoted:
+        output.note(f"{name} was pushed and never promoted")
+    for host in found.hosts:
+        _note_host(session, host, found.head)
+
+
+def _note_host(session: Session, host: HostStatus, head: int) -> None:
+    if not host.live:
+        session.output.note(f"host {host.hostname} ({host.host[:8]}) has not reported for {host.age:.0f} s")
+    elif host.errors:
+        session.output.note(f"host {host.hostname} ({host.host[:8]}): {host.errors[-1]}")
+
+
+def _model_row(model: ModelStatus) -> list[Cell]:
+    candidate = model.candidate
+    share = f"{candidate.share / 100:g}%{' paused' if candidate.paused else ''}" if candidate else ""
+    return [
+        (model.model, "bold"),
+        model.environment,
+        _number(model.stable),
+        f"{candidate.version} at {share}" if candidate else "",
+        _number(model.previous),
+        (model.expires, "red") if model.expired else model.expires,
+        f"{model.converged}/{model.hosts}",
+        (model.state + (", frozen" if model.frozen is not None else ""), STYLES.get(model.state, "")),
+    ]
+
+
+def _number(version: int | None) -> str:
+    return "" if version is None else str(version)
+
+
+def _show_detail(session: Session, detail: ModelDetail) -> None:
+    output = session.output
+    output.table(
+        ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES", "HOSTS", "STATE"),
+        [_model_row(model) for model in detail.environments],
+    )
+    for model in detail.environments:
+        for line in (model.reason, model.last):
+            if line:
+                output.note(f"{model.environment}: {line}")
+    output.table(
+        ("VERSION", "DIGEST", "PUBLISHED", "BY", "SIZE", "EXPIRES", "ROLES"),
+        [
+            [
+                (f"{detail.model}@{version.version}", "bold"),
+                version.digest[:12],
+                version.published[:16].replace("T", " "),
+                version.actor,
+                size(version.size),
+                (version.expires, "red") if version.expired else version.expires,
+                ("retired", "dim") if version.retired else ", ".join(version.roles),
+            ]
+            for version in detail.versions
+        ],
+    )
+
+
+@app.command(cls=Command)
+def history(
+    ctx: typer.Context,
+    model: MaybeModel = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="This many records at the most.")] = 30,
+) -> None:
+    """What was done, by whom, newest first."""
+    session = Session(ctx)
+    found = session.client().history(model, limit=limit)
+    if session.output.json:
+        session.output.document("mldeploy.history/1", found)
+        return
+    rows: list[list[Cell]] = []
+    for event in found.events:
+        what = "; ".join(event.actions)
+        shown = (f"{what} (void)", "dim") if event.void else what
+        rows.append([str(event.seq), event.time[:19].replace("T", " "), event.actor, shown])
+    session.output.table(("RECORD", "TIME", "BY", "WHAT"), rows)
+    if found.more:
+        session.output.note(f"older records left out; --limit {limit * 10} shows more")
+
+
+@app.command(cls=Command)
+def why(
+    ctx: typer.Context,
+    host: Annotated[str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)],
+    model: MaybeModel = None,
+) -> None:
+    """Why a host serves what it serves: what it has read, what it wants, has, and does next."""
+    session = Session(ctx)
+    found = session.client().why(host, model)
+    if session.output.json:
+        session.output.document("mldeploy.why/1", found)
+        return
+    _show_why(session, found)
+
+
+def _show_why(session: Session, found: Why) -> None:
+    output, host = session.output, found.host
+    behind = "" if host.head >= found.head else f", {found.head - host.head} behind"
+    output.table(
+        ("HOST", host.hostname),
+        facts(
+            {
+                "host": f"{host.hostname} ({host.host})",
+                "environment": host.environment,
+                "address": host.address,
+                "reported": f"{host.age:.0f} s ago" + ("" if host.live else ": not live"),
+                "ready": "yes" if host.ready else "no",
+                "head": f"{host.head} of {found.head}{behind}",
+                "errors": "; ".join(host.errors),
+            }
+        ),
+    )
+    for model in found.models:
+        wants = f"wants {_ref(model.model, model.desired_stable)}"
+        if model.desired_candidate is not None:
+            wants += f" and {_ref(model.model, model.desired_candidate)} as candidate"
+        output.line(f"\n{model.model}: {wants}, routes {_ref(model.model, model.routed_stable)}")
+        if model.next:
+            output.line(f"  next: {model.next}")
+        for version in model.versions:
+            output.line(f"  {model.model}@{version.version}: {_describe_version(version)}")
+            for line in version.log_tail.splitlines()[-5:]:
+                output.line(f"    | {line}")
+
+
+def _ref(model: str, version: int | None) -> str:
+    return "nothing" if version is None else f"{model}@{version}"
+
+
+def _describe_version(version: object) -> str:
+    from mldeploy.client.describe import why_version
+
+    return why_version(version)  # type: ignore[arg-type]
+
+
+@app.command(cls=Command)
+def wait(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)],
+    timeout: Timeout = "10m",
+    seq: Annotated[
+        int | None,
+        typer.Option("--record", metavar="N", min=1, help="This record; default: the last one.", show_default=False),
+    ] = None,
+) -> None:
+    """Wait until every live host serves what the log says of MODEL.
+
+    Exit code 6 where a version did not come up or its rollout was halted, 7 where time ran out first.
+    """
+    session = Session(ctx)
+    limit = seconds(timeout)
+    with session.output.reporter() as reporter:
+        waited = session.client().wait(model, seq=seq, timeout=limit, reporter=reporter)
+    if session.output.json:
+        session.output.document("mldeploy.wait/1", waited)
+        return
+    session.output.note(f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived in {waited.seconds:.1f} s")

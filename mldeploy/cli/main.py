@@ -1,0 +1,185 @@
+"""`mldeploy`: finds the command, loads its file, and turns what it raises into lines and an exit code.
+
+The help of `mldeploy` itself comes from the table below, so that it loads no command. Left out: what a command
+does (one file per group) and how anything looks (`output.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from mldeploy.cli import exits
+from mldeploy.cli.options import Options, add_global_options, write_options
+from mldeploy.cli.output import Output
+from mldeploy.errors import MldeployError, UsageError
+
+#: Heading -> command -> (file in mldeploy/cli, one line of help).
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Make a bundle": {
+        "init": ("init", "Write a small working model folder."),
+        "pack": ("bundle", "Make a bundle out of a model folder."),
+        "validate": ("bundle", "Run the three gates over a bundle."),
+        "inspect": ("bundle", "Show what a bundle or a published version holds."),
+        "serve": ("serve", "Run a model folder locally and reload it when it changes."),
+    },
+    "Release": {
+        "push": ("release", "Publish a bundle as the next version of its model."),
+        "promote": ("release", "Give a version traffic."),
+        "rollback": ("release", "Give traffic back to the version before."),
+        "pause": ("hold", "Keep a rollout at its present share."),
+        "resume": ("hold", "Let a paused rollout go on."),
+        "freeze": ("hold", "Refuse promotes of a model, or of all."),
+        "unfreeze": ("hold", "Allow promotes again."),
+        "retire": ("lifetime", "Take a version out for good."),
+        "restore": ("lifetime", "Make a retired version available again."),
+        "extend": ("lifetime", "Move a version's expiry."),
+    },
+    "Look": {
+        "status": ("look", "What serves where, and whether every host is there yet."),
+        "history": ("look", "What was done, by whom, newest first."),
+        "why": ("look", "Why a host serves what it serves."),
+        "wait": ("look", "Wait until every live host has arrived."),
+        "predict": ("predict", "Ask a model for a prediction."),
+        "demo": ("demo", "See all of it work on real data."),
+    },
+}
+
+#: The vendored click moved in Typer 0.2x; its base error is reached through what Typer exports.
+_CLICK_ERROR: type[Exception] = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
+
+
+class LazyGroup(TyperGroup):
+    """The root: knows every command by name, and loads the one that is called."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        add_global_options(self.params)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command, in the order of the help."""
+        return [name for group in COMMANDS.values() for name in group]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Load the command's file; None if there is no such command."""
+        for group in COMMANDS.values():
+            if cmd_name in group:
+                module = import_module(f"mldeploy.cli.{group[cmd_name][0]}")
+                return get_group(module.app).commands[cmd_name]
+        return None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As click does it, with our own words for a name that is none."""
+        name = args[0]
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            near = get_close_matches(name, self.list_commands(ctx), 1, 0.5)
+            hint = f"did you mean `mldeploy {near[0]}`?" if near else "`mldeploy --help` lists the commands"
+            raise UsageError(f"no such command: {name!r}", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The table of commands, then the global options."""
+        for title, group in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in group.items()])
+        write_options(self.get_params(ctx), ctx, formatter)
+
+
+def build() -> Any:
+    """The root command."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def mldeploy() -> None:
+        """Continuous deployment of machine-learning models through an object-store bucket."""
+
+    return get_command(app)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code (`exits.py`)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(args))
+
+
+def run(args: list[str]) -> int:
+    """Run one command; its exit code."""
+    options = Options()
+    # an error in the options themselves must already be told in the form that was asked for
+    before = args[: args.index("--")] if "--" in args else args
+    output = Output(options, json="--json" in before, verbose=bool({"--verbose", "-v"} & set(before)))
+    try:
+        code = _invoke(args, options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return _reader_gone()
+    except KeyboardInterrupt:
+        output.error("interrupted", "nothing is half-done: run it again to finish", exits.INTERRUPTED)
+        return exits.INTERRUPTED
+    except MldeployError as error:
+        return output.failure(error)
+    except _CLICK_ERROR as error:
+        return _usage(error, output)
+    except Exception as error:  # noqa: BLE001 the edge of the process: whatever comes here is our bug
+        return output.bug(error)
+
+
+def _invoke(args: list[str], options: Options) -> int:
+    root = build()
+    if os.environ.get("_MLDEPLOY_COMPLETE"):
+        root.main(args=args, prog_name="mldeploy")  # answers the shell and exits
+    if not args:
+        with root.make_context("mldeploy", [], obj=options, resilient_parsing=True) as ctx:
+            print(ctx.get_help(), file=sys.stderr)
+        return exits.USAGE
+    try:
+        with root.make_context("mldeploy", args, obj=options) as ctx:
+            root.invoke(ctx)
+    except typer.Exit as end:
+        return int(end.exit_code)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    return exits.OK
+
+
+def _usage(error: Any, output: Output) -> int:
+    """A call that click refused, in our two lines."""
+    message = str(error.format_message()).split(" (Possible options:")[0].rstrip(".")
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx is not None else "mldeploy"
+    hint = f"`{path} --help` shows how it is called"
+    wrong = getattr(error, "option_name", None)
+    if wrong and ctx is not None:
+        names = [name for param in ctx.command.get_params(ctx) for name in param.opts]
+        near = get_close_matches(wrong, [name for name in names if name not in (wrong, "-h")], 1, 0.5)
+        hint = f"did you mean {near[0]}?" if near else hint
+    output.error(message[:1].lower() + message[1:], hint, exits.USAGE)
+    return exits.USAGE
+
+
+def _reader_gone() -> int:
+    """The reader of our output closed it (`| head`): it has what it wanted."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())  # so that the interpreter's last flush does not complain
+    os.close(null)
+    return exits.OK
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The global options, which stand before the command or after it, and the classes that make it so.
+
+Every command carries them as parameters of its own; their values are kept in one Options for the whole call,
+so that the place where one stood makes no difference. A command's own option of the same name wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from typer.core import TyperCommand, TyperOption
+
+GLOBAL = "Global options"
+
+
+@dataclass(slots=True)
+class Options:
+    """The global options of this call. None: not given."""
+
+    store: str | None = None
+    environment: str | None = None
+    json: bool = False
+    progress: bool = True
+    verbose: bool = False
+
+
+def _setter(field: str, value: object = None) -> Callable[[Any, Any, Any], Any]:
+    def set_option(ctx: Any, param: Any, given: Any) -> Any:
+        if given is not None and given is not False and isinstance(ctx.obj, Options):
+            setattr(ctx.obj, field, given if value is None else value)
+        return given
+
+    return set_option
+
+
+def _flag(*names: str, help: str, callback: Callable[[Any, Any, Any], Any], eager: bool = False) -> TyperOption:  # noqa: A002
+    return TyperOption(
+        param_decls=list(names), is_flag=True, default=False, help=help, callback=callback,
+        expose_value=False, is_eager=eager, rich_help_panel=GLOBAL,
+    )  # fmt: skip
+
+
+def _value(*names: str, metavar: str, help: str, field: str) -> TyperOption:  # noqa: A002
+    return TyperOption(
+        param_decls=list(names), metavar=metavar, help=help, callback=_setter(field), type=str,
+        expose_value=False, rich_help_panel=GLOBAL,
+    )  # fmt: skip
+
+
+def _print_version(ctx: Any, param: Any, given: Any) -> None:
+    if not given or ctx.resilient_parsing:
+        return
+    import typer
+
+    import mldeploy
+
+    typer.echo(f"mldeploy {mldeploy.__version__}")
+    raise typer.Exit
+
+
+def global_options() -> list[TyperOption]:
+    """Fresh parameters for one command."""
+    return [
+        _value("--store", metavar="URL", field="store",
+               help="The store, a URL or a folder. Else MLDEPLOY_STORE, else the nearest mldeploy.toml."),
+        _value("--environment", "-e", metavar="NAME", field="environment",
+               help="The environment. Else MLDEPLOY_ENVIRONMENT, else mldeploy.toml, else production."),
+        _flag("--json", callback=_setter("json"), help="Print one JSON document on standard output."),
+        _flag("--no-progress", callback=_setter("progress", value=0), help="Show no progress."),
+        _flag("--verbose", "-v", callback=_setter("verbose"), help="Log to standard error; show tracebacks."),
+        _flag("--version", callback=_print_version, eager=True, help="Print the version and exit."),
+    ]  # fmt: skip
+
+
+def add_global_options(params: list[Any]) -> None:
+    """Append those whose names are not taken by the command itself."""
+    taken = {name for param in params for name in param.opts}
+    params.extend(option for option in global_options() if not taken & set(option.opts))
+
+
+def write_options(params: list[Any], ctx: Any, formatter: Any) -> None:
+    """The help's lists of arguments, options and global options."""
+    sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": [], GLOBAL: []}
+    for param in params:
+        row = param.get_help_record(ctx)
+        if row is None:
+            continue
+        own = GLOBAL if getattr(param, "rich_help_panel", None) == GLOBAL else "Options"
+        sections["Arguments" if param.param_type_name == "argument" else own].append(row)
+    for title, rows in sections.items():
+        if rows:
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+class Command(TyperCommand):
+    """A command that takes the global options too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        add_global_options(self.params)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Options of the command first, global ones last."""
+        write_options(self.get_params(ctx), ctx, formatter)

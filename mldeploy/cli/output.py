@@ -1,0 +1,223 @@
+"""Everything a person or a program sees: data on standard output, all else on standard error.
+
+Rules: with --json exactly one document is printed, errors included, with a `schema` field; tables and colour
+appear on a terminal only (NO_COLOR and TERM=dumb are kept), and tab-separated lines elsewhere; an expected
+error is two lines. This is the only file that imports rich, and only where it draws. Left out: what is said.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mldeploy.cli import exits
+from mldeploy.cli.options import Options
+from mldeploy.errors import MldeployError, RolloutHaltedError, ValidationError
+
+if TYPE_CHECKING:
+    from mldeploy.cli.progress import Quiet
+
+#: A cell is text, or text and how it looks ("red", "bold" …).
+Cell = str | tuple[str, str]
+REPORT_BUGS = "this is a bug in mldeploy: please report it with the output of the same command and --verbose"
+
+
+class Output:
+    """How one call speaks. `json` and `verbose` are known before the options have been read."""
+
+    def __init__(self, options: Options, *, json: bool = False, verbose: bool = False) -> None:
+        self.options = options
+        self._json = json
+        self._verbose = verbose
+
+    @property
+    def json(self) -> bool:
+        """Whether one document is to be printed."""
+        return self._json or self.options.json
+
+    @property
+    def verbose(self) -> bool:
+        """Whether tracebacks are wanted."""
+        return self._verbose or self.options.verbose or bool(os.environ.get("MLDEPLOY_DEBUG"))
+
+    def document(self, schema: str, value: object) -> None:
+        """The one document of this call: the fields of `value` behind `schema`."""
+        import msgspec
+
+        fields = msgspec.to_builtins(value)
+        data = msgspec.json.encode({"schema": schema, **fields})
+        if sys.stdout.isatty():
+            data = msgspec.json.format(data, indent=2)
+        # written here, so that a reader who is gone is noticed here
+        print(data.decode(), flush=True)
+
+    def line(self, text: str) -> None:
+        """Data."""
+        print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """For people."""
+        if not self.json:
+            print(text, file=sys.stderr, flush=True)
+
+    def warn(self, text: str) -> None:
+        """For people, and worth reading."""
+        if not self.json:
+            print(f"{paint(sys.stderr, 'warning', '1;33')}: {text}", file=sys.stderr, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """Rows as a table on a terminal, else as tab-separated lines without a heading."""
+        if not sys.stdout.isatty():
+            for row in rows:
+                print("\t".join(_text(cell) or "-" for cell in row))
+        elif coloured(sys.stdout):
+            _draw(columns, rows)
+        else:
+            _align(columns, rows)
+        sys.stdout.flush()
+
+    def reporter(self) -> Quiet:
+        """What shows progress: bars on a terminal, notes elsewhere, nothing with --json."""
+        from mldeploy.cli.progress import Notes, Quiet, Terminal
+
+        if self.json:
+            return Quiet()
+        drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        return Terminal() if drawable and self.options.progress else Notes()
+
+    def failure(self, error: MldeployError) -> int:
+        """Show an expected error; its exit code."""
+        code = exits.exit_code(error)
+        if isinstance(error, ValidationError):
+            return self._findings(error, code)
+        self.error(error.message, error.hint, code, halted=isinstance(error, RolloutHaltedError))
+        if self.verbose and not self.json:
+            traceback.print_exception(error)
+        return code
+
+    def error(self, message: str, hint: str, code: int, **extra: object) -> None:
+        """Two lines, or the document."""
+        if self.json:
+            fields = {"error": message, "hint": hint, "code": code}
+            fields |= {key: value for key, value in extra.items() if value}
+            self.document("mldeploy.error/1", fields)
+            return
+        self._two_lines(message, hint)
+
+    def bug(self, error: Exception) -> int:
+        """Something we did not expect."""
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        if self.verbose and not self.json:
+            traceback.print_exception(error)
+        detail = "".join(traceback.format_exception(error)) if self.verbose and self.json else ""
+        self.error(f"unexpected {text}", REPORT_BUGS, exits.BUG, traceback=detail)
+        return exits.BUG
+
+    def _findings(self, error: ValidationError, code: int) -> int:
+        if self.json:
+            import msgspec
+
+            findings = [msgspec.to_builtins(finding) for finding in error.findings]
+            self.error(error.message, error.hint, code, findings=findings)
+            return code
+        for finding in error.findings:
+            self.finding(finding.file, finding.key, finding.message, finding.hint)
+        return code
+
+    def finding(self, file: str, key: str, message: str, hint: str) -> None:
+        """What a gate found: two lines that name the place and the cure."""
+        self._two_lines(f"{file}: {key}: {message}" if key else f"{file}: {message}", hint)
+
+    def _two_lines(self, message: str, hint: str) -> None:
+        print(f"{paint(sys.stderr, 'error', '1;31')}: {one_line(message)}", file=sys.stderr)
+        if hint:
+            print(f"{paint(sys.stderr, 'hint', '1;36')}: {one_line(hint)}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+def one_line(text: str) -> str:
+    """`text` with its line breaks folded away: what others wrote may not break our two lines."""
+    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether `stream` is a terminal that wants colour."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def paint(stream: TextIO, text: str, code: str) -> str:
+    """`text` in an ANSI style where `stream` wants colour."""
+    return f"\x1b[{code}m{text}\x1b[0m" if coloured(stream) else text
+
+
+def _text(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell[0]
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # Text, not str: what a model or a host is called is never markup
+        table.add_row(*(Text(_text(cell), style="" if isinstance(cell, str) else cell[1]) for cell in row))
+    Console().print(table)
+
+
+def waiting_line(text: str) -> Any:
+    """A line with a spinner on standard error; `start`, `update`, `stop`."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    return _Waiting(Console(stderr=True).status(escape(text)), escape)
+
+
+class _Waiting:
+    """A rich status whose texts are never markup."""
+
+    def __init__(self, status: Any, escape: Any) -> None:
+        self._status, self._escape = status, escape
+        self.start, self.stop = status.start, status.stop
+
+    def update(self, text: str) -> None:
+        self._status.update(self._escape(text))
+
+
+def moving_bar(unit: str) -> Any:
+    """A rich Progress on standard error that vanishes when stopped."""
+    from rich import progress
+    from rich.console import Console
+
+    done = progress.DownloadColumn(binary_units=True) if unit == "bytes" else progress.MofNCompleteColumn()
+    return progress.Progress(
+        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), done,
+        progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+
+
+def _align(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    lines = [list(columns), *([_text(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.5 MiB`."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def facts(pairs: Mapping[str, Any]) -> list[tuple[Cell, Cell]]:
+    """Rows of a two-column table out of what is not empty."""
+    return [((key, "bold"), str(value)) for key, value in pairs.items() if value not in ("", None, {}, ())]

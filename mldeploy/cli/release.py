@@ -1,0 +1,162 @@
+"""`push`, `promote`, `rollback`: the way of a version into traffic and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, seconds, shares
+from mldeploy.cli.options import Command
+from mldeploy.cli.output import size
+from mldeploy.cli.session import Session
+from mldeploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from mldeploy.client import Client
+    from mldeploy.client.types import Change, Pushed
+
+app = new_app()
+
+To = Annotated[
+    str | None, typer.Option("--to", metavar="PERCENT", help="This share of the traffic, and no more.", show_default=False)
+]
+Steps = Annotated[
+    str | None, typer.Option("--steps", metavar="LIST", help="A ramp, for example 1,10,50,100.", show_default=False)
+]
+Now = Annotated[bool, typer.Option("--now", help="All traffic at once, whatever the bundle's own rollout says.")]
+
+
+@app.command(cls=Command)
+def push(
+    ctx: typer.Context,
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A bundle, or a model folder to pack.", show_default=False)
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="The model's name.", show_default=False)] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)] = None,
+    expires: Annotated[
+        str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
+    ] = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Promote it in the same record.")] = False,
+    to: To = None,
+    steps: Steps = None,
+    now: Now = False,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+) -> None:
+    """Publish a bundle as the next version of its model; prints MODEL@VERSION.
+
+    A bundle that is published already keeps its version, and nothing is written.
+    """
+    session = Session(ctx)
+    limit = seconds(timeout)
+    if not promote and (to or steps or now or wait):
+        raise UsageError("--to, --steps, --now and --wait go with --promote", "add --promote, or promote it afterwards")
+    client = session.client()
+    with session.output.reporter() as reporter:
+        pushed = client.push(
+            source, name=name, owner=owner, expires=expires, promote=promote, to=to, steps=shares(steps),
+            now=now, dry_run=dry_run, reporter=reporter,
+        )  # fmt: skip
+    _finish(session, client, pushed, lambda: _show_pushed(session, pushed), limit if wait and not dry_run else None)
+
+
+def _show_pushed(session: Session, pushed: Pushed) -> None:
+    output = session.output
+    if output.json:
+        output.document("mldeploy.push/1", pushed)
+        return
+    for warning in pushed.warnings:
+        output.warn(warning)
+    if pushed.dry_run:
+        for action in pushed.actions:
+            output.note(f"would {action}")
+    elif not pushed.new:
+        output.note(f"published already, as {pushed.ref}")
+    else:
+        output.note(
+            f"uploaded {size(pushed.uploaded_bytes)} in {pushed.uploaded_blobs} blobs, "
+            f"re-used {size(pushed.reused_bytes)} in {pushed.reused_blobs} (record {pushed.seq})"
+        )
+    if pushed.promoted and pushed.seq is not None:
+        output.note(f"promoted in {pushed.environment}")
+    if pushed.ref is not None:
+        output.line(str(pushed.ref))
+
+
+@app.command(cls=Command)
+def promote(
+    ctx: typer.Context,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL@VERSION", help="For example churn@7; the model alone with --from.", show_default=False
+        ),
+    ],
+    to: To = None,
+    steps: Steps = None,
+    now: Now = False,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="ENVIRONMENT", help="The version that is stable there.", show_default=False),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+) -> None:
+    """Give a version traffic: all of it, a fixed share, or a ramp."""
+    session = Session(ctx)
+    limit = seconds(timeout)
+    client = session.client()
+    change = client.promote(target, to=to, steps=shares(steps), now=now, source=source, dry_run=dry_run)
+    what = f"{change.model}@{change.version} {'takes traffic' if to or steps else 'is stable'} in {change.environment}"
+    _finish(
+        session, client, change, lambda: session.changed("promote", change, what, what),
+        limit if wait and not dry_run else None,
+    )  # fmt: skip
+
+
+@app.command(cls=Command)
+def rollback(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)],
+    to: Annotated[
+        int | None, typer.Option("--to", metavar="VERSION", help="This version instead.", show_default=False, min=1)
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Refuse promotes afterwards.")] = False,
+    reason: Reason = "",
+    wait: Wait = False,
+    timeout: Timeout = "10m",
+    dry_run: DryRun = False,
+) -> None:
+    """End a running rollout; with none running, give traffic back to the version before."""
+    session = Session(ctx)
+    limit = seconds(timeout)
+    client = session.client()
+    change = client.rollback(model, to=to, freeze=freeze, reason=reason, dry_run=dry_run)
+    where = f"rolled back: {change.model}@{change.version} has the traffic in {change.environment}"
+    _finish(
+        session, client, change, lambda: session.changed("rollback", change, where, where),
+        limit if wait and not dry_run else None,
+    )  # fmt: skip
+
+
+def _finish(
+    session: Session, client: Client, change: Change, show: Callable[[], None], limit: float | None
+) -> None:
+    """Show the change and wait; with --json wait first, so that the one document is the last word."""
+    if not session.output.json:
+        show()
+    if limit is not None:
+        _wait(session, client, change, limit)
+    if session.output.json:
+        show()
+
+
+def _wait(session: Session, client: Client, change: Change, limit: float) -> None:
+    with session.output.reporter() as reporter:
+        waited = client.wait(change.model, seq=change.seq, timeout=limit, reporter=reporter)
+    session.output.note(f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived")

@@ -1,0 +1,56 @@
+"""What every command starts with: the client it works through and the output it speaks to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from mldeploy.cli.options import Options
+from mldeploy.cli.output import Output
+
+if TYPE_CHECKING:
+    from mldeploy.client import Client
+    from mldeploy.client.types import Change
+
+
+class Session:
+    """One call of one command. Nothing is opened before it is used."""
+
+    def __init__(self, ctx: typer.Context) -> None:
+        options = ctx.obj if isinstance(ctx.obj, Options) else Options()
+        self.options = options
+        self.output = Output(options)
+        if self.output.verbose:
+            _log_to_stderr()
+
+    def client(self) -> Client:
+        """The client for the store and environment that were named."""
+        from mldeploy.client import Client
+
+        return Client(self.options.store, environment=self.options.environment)
+
+    def changed(self, command: str, change: Change, done: str, already: str) -> None:
+        """Show what a mutation did. `done` is what to say, `already` where it was so before."""
+        if self.output.json:
+            self.output.document(f"mldeploy.{command}/1", change)
+            return
+        for warning in change.warnings:
+            self.output.warn(warning)
+        if change.already:
+            self.output.note(f"{already} already; nothing written")
+        elif change.dry_run:
+            for action in change.actions:
+                self.output.note(f"would {action}")
+        else:
+            self.output.note(f"{done} (record {change.seq})")
+
+
+def _log_to_stderr() -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("mldeploy")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)

@@ -1,0 +1,77 @@
+"""How far a host is with what the log wants of a model: the judgement behind `wait` and `status`.
+
+Pure. A host has arrived when it has read the record and routes the wanted versions, which are ready (or, where
+nothing is wanted, routes nothing). A version that failed on it is a failure, not a delay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mldeploy.core.state import Serving
+
+if TYPE_CHECKING:
+    from mldeploy.store.reports import HostReport, VersionReport
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`arrived`; else `why` not, and `failed` where waiting will hardly help."""
+
+    arrived: bool
+    why: str = ""
+    failed: bool = False
+
+
+def progress(report: HostReport, model: str, wanted: Serving, seq: int) -> Progress:
+    """Where the host is with `wanted`, as of record `seq`."""
+    if report.head < seq:
+        behind = f"has read up to record {report.head} of {seq}"
+        return Progress(False, f"{behind}: {report.errors[-1]}" if report.errors else behind)
+    said = report.models.get(model)
+    candidate = _candidate(wanted, report)
+    if said is None:
+        if wanted.stable is None and candidate is None:
+            return Progress(True)
+        return Progress(False, f"says nothing of {model} yet")
+    for number, role, routed in (
+        (wanted.stable, "stable", said.stable),
+        (candidate, "candidate", said.candidate),
+    ):
+        version = said.serving.get(str(number)) if number is not None else None
+        if version is not None and version.state == "failed":
+            return Progress(False, _failure(model, number, version), failed=True)
+        if routed != number:
+            return Progress(False, _underway(model, number, role, routed, version, said.next))
+        if version is not None and version.state not in ("ready", "sleeping"):
+            return Progress(False, f"{model}@{number} is {version.state}{_because(version.reason)}")
+    return Progress(True)
+
+
+def _candidate(wanted: Serving, report: HostReport) -> int | None:
+    ramp = wanted.ramp
+    if ramp is None or ramp.version == wanted.stable:
+        return None
+    labels = (label.partition("=") for label in ramp.on)
+    meant = all(report.labels.get(key) == value for key, _, value in labels)
+    return ramp.version if meant else None
+
+
+def _failure(model: str, number: int | None, version: VersionReport) -> str:
+    stage = f" at {version.stage}" if version.stage else ""
+    return f"{model}@{number} failed{stage}{_because(version.reason)}"
+
+
+def _underway(
+    model: str, number: int | None, role: str, routed: int | None, version: VersionReport | None, coming: str
+) -> str:
+    if number is None:
+        return f"still routes {model}@{routed} as {role}"
+    state = version.state if version is not None else "absent"
+    text = f"{model}@{number} is {state}{_because(version.reason if version is not None else '')}"
+    return f"{text}; next: {coming}" if coming else text
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

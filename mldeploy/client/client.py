@@ -1,0 +1,269 @@
+"""The Client: every command as a method, with typed results.
+
+Rules: a Client opens nothing before its first call; doing again what is done succeeds and says so (`already`);
+a dry run writes nothing and says what it would write. One Client is for one thread. Left out: printing
+(`mldeploy.cli`); how each thing is done (the modules beside this one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mldeploy.client import keeping
+from mldeploy.client.connection import Connection, utc_now
+from mldeploy.client.intents import Intent
+from mldeploy.client.types import (
+    Change, History, Inspected, ModelDetail, Packed, Prediction, Pushed, Status, Validated, Waited, Why,
+)  # fmt: skip
+from mldeploy.core.types import ModelRef, check_name, parse_expiry
+from mldeploy.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    from mldeploy.core.state import State
+
+Percent = int | float | str
+
+
+class Client:
+    """Works on one store and one environment.
+
+    `store` is a URL or a folder; without it MLDEPLOY_STORE, the nearest mldeploy.toml or a local folder is taken,
+    and `environment` likewise (default: production). `actor` is who is said to have done it (default: user@host).
+    Every method raises StoreError where the store cannot be reached.
+    """
+
+    def __init__(
+        self,
+        store: str | None = None,
+        *,
+        environment: str | None = None,
+        actor: str | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._at = Connection(store, environment, actor, now)
+
+    @property
+    def store(self) -> str:
+        """The URL of the store."""
+        return self._at.settings.store
+
+    @property
+    def environment(self) -> str:
+        """The environment that is meant."""
+        return self._at.environment
+
+    @property
+    def state(self) -> State:
+        """The state at the head of the log, read now."""
+        return self._at.refresh()
+
+    # --- bundles
+
+    def pack(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        owner: str | None = None,
+        expires: str | None = None,
+        out: str | Path | None = None,
+        reporter: Reporter | None = None,
+    ) -> Packed:
+        """Make a bundle out of a model folder. Raises ManifestError, BuildError, ValidationError, DiskError."""
+        from mldeploy.client import bundles
+
+        return bundles.pack(Path(source), name, owner, expires, out, reporter or Silent())
+
+    def validate(
+        self, source: str | Path, *, gates: Sequence[str] | None = None, reporter: Reporter | None = None
+    ) -> Validated:
+        """Run the gates over a bundle (or a model folder, packed for it). Findings are a result, not an error."""
+        from mldeploy.client import bundles
+
+        return bundles.validate(Path(source), gates, self._at.now(), reporter or Silent())
+
+    def inspect(self, source: str | Path) -> Inspected:
+        """What a bundle's folder, or a published `churn@7`, holds."""
+        from mldeploy.client import bundles
+
+        return bundles.inspect(self._at, str(source))
+
+    def push(
+        self,
+        source: str | Path,
+        *,
+        name: str | None = None,
+        owner: str | None = None,
+        expires: str | None = None,
+        promote: bool = False,
+        to: Percent | None = None,
+        steps: Sequence[Percent] | None = None,
+        now: bool = False,
+        dry_run: bool = False,
+        reporter: Reporter | None = None,
+    ) -> Pushed:
+        """Publish a bundle (or a model folder, packed first) as the next version of its model.
+
+        With `promote` the promote stands in the same record; `to`, `steps` and `now` are as in `promote`. The
+        store is made if there is none. Raises ValidationError, NotAllowedError, IntegrityError, RaceLostError
+        and OutcomeUnknownError.
+        """
+        from mldeploy.client import bundles
+
+        how = bundles.How(promote, to, steps, now, dry_run, reporter or Silent())
+        return bundles.push(self._at, Path(source), name, owner, expires, how)
+
+    # --- traffic
+
+    def promote(
+        self,
+        target: str,
+        *,
+        to: Percent | None = None,
+        steps: Sequence[Percent] | None = None,
+        now: bool = False,
+        source: str | None = None,
+        dry_run: bool = False,
+    ) -> Change:
+        """Give `churn@7` traffic: what the bundle's own rollout says, `to` a percentage, by `steps`, or all `now`.
+
+        With `source` the target is a model, and the version is the one stable in that environment. Raises
+        NotAllowedError where it is frozen, retired or expired.
+        """
+        from mldeploy.client import traffic
+
+        return traffic.promote(self._at, target, traffic.Wish(to, steps, now), source, dry_run)
+
+    def rollback(
+        self, model: str, *, to: int | None = None, freeze: bool = False, reason: str = "", dry_run: bool = False
+    ) -> Change:
+        """End a running rollout; with none, make `to` (else the version before) stable."""
+        from mldeploy.client import traffic
+
+        return traffic.rollback(self._at, model, to, freeze, reason, dry_run)
+
+    def pause(self, model: str, *, reason: str = "", dry_run: bool = False) -> Change:
+        """Keep the model's rollout at its present share."""
+        intent = keeping.HoldRollout(check_name(model), self.environment, True, reason)
+        return self._change(intent, dry_run, model=model, environment=self.environment)
+
+    def resume(self, model: str, *, dry_run: bool = False) -> Change:
+        """Let the model's paused rollout go on."""
+        intent = keeping.HoldRollout(check_name(model), self.environment, False)
+        return self._change(intent, dry_run, model=model, environment=self.environment)
+
+    def freeze(
+        self, model: str | None = None, *, reason: str = "", until: str = "", dry_run: bool = False
+    ) -> Change:
+        """Refuse promotes of the model (None: of all). `until` is shown; `unfreeze` ends it."""
+        name = check_name(model) if model else ""
+        shown = parse_expiry(until, self._at.now()).isoformat() if until else ""
+        intent = keeping.FreezeModel(name, self.environment, reason, shown)
+        return self._change(intent, dry_run, model=name, environment=self.environment)
+
+    def unfreeze(self, model: str | None = None, *, dry_run: bool = False) -> Change:
+        """Allow promotes of the model (None: of all) again."""
+        name = check_name(model) if model else ""
+        intent = keeping.UnfreezeModel(name, self.environment)
+        return self._change(intent, dry_run, model=name, environment=self.environment)
+
+    # --- lifetime
+
+    def retire(self, ref: str, *, force: bool = False, reason: str = "", dry_run: bool = False) -> Change:
+        """Take a version out for good. Raises NotAllowedError while it takes traffic, unless `force`."""
+        what = ModelRef.parse(ref)
+        return self._change(keeping.RetireVersion(what, force, reason), dry_run, ref=what)
+
+    def restore(self, ref: str, *, dry_run: bool = False) -> Change:
+        """Make a retired version available again, while its files are in the store."""
+        what = ModelRef.parse(ref)
+        return self._change(keeping.RestoreVersion(what), dry_run, ref=what)
+
+    def extend(self, ref: str, expires: str, *, dry_run: bool = False) -> Change:
+        """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past."""
+        what, now = ModelRef.parse(ref), self._at.now()
+        return self._change(keeping.ExtendTo(what, parse_expiry(expires, now), now.date()), dry_run, ref=what)
+
+    def _change(
+        self,
+        intent: Intent,
+        dry_run: bool,
+        *,
+        ref: ModelRef | None = None,
+        model: str = "",
+        environment: str | None = None,
+    ) -> Change:
+        written = self._at.change(intent, dry_run=dry_run)
+        return self._at.told(
+            written, dry_run, model=ref.name if ref else model, version=ref.version if ref else None,
+            environment=environment,
+        )  # fmt: skip
+
+    # --- looking
+
+    def status(self) -> Status:
+        """Every model in every environment, and the hosts."""
+        from mldeploy.client import looking
+
+        return looking.status(self._at)
+
+    def model_status(self, model: str) -> ModelDetail:
+        """One model: where it serves, and its versions."""
+        from mldeploy.client import looking
+
+        return looking.model_status(self._at, check_name(model))
+
+    def history(self, model: str | None = None, *, limit: int = 30) -> History:
+        """The last records (that concern the model), newest first."""
+        from mldeploy.client import past
+
+        return past.history(self._at, check_name(model) if model else None, limit)
+
+    def why(self, host: str, model: str | None = None) -> Why:
+        """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""
+        from mldeploy.client import looking
+
+        return looking.why(self._at, host, check_name(model) if model else None)
+
+    def wait(
+        self, model: str, *, seq: int | None = None, timeout: float = 600.0, reporter: Reporter | None = None
+    ) -> Waited:
+        """Wait until every live host serves what the log says of the model at record `seq` (default: the head).
+
+        `timeout` in seconds. Raises RolloutHaltedError where a host says that the version failed or the rollout
+        was halted, and WaitTimeoutError naming the hosts that have not arrived.
+        """
+        from mldeploy.client import waiting
+
+        return waiting.wait(self._at, check_name(model), seq, timeout, reporter or Silent())
+
+    # --- predictions
+
+    def predict(
+        self,
+        model: str,
+        data: Any = None,
+        *,
+        url: str | None = None,
+        version: str | int | None = None,
+        timeout: float = 30.0,
+    ) -> Prediction:
+        """Ask a daemon. `data`: a request (dict), rows (list or array), a file's path or "-"; None: the sample.
+
+        `url` is by default a live host's. Raises PredictionError.
+        """
+        from mldeploy.client import predicting
+
+        call = predicting.prepare(self._at, check_name(model), data, url, version)
+        return predicting.send(call, timeout)
+
+    def curl(
+        self, model: str, data: Any = None, *, url: str | None = None, version: str | int | None = None
+    ) -> str:
+        """The curl line of that prediction."""
+        from mldeploy.client import predicting
+
+        return predicting.curl(predicting.prepare(self._at, check_name(model), data, url, version))

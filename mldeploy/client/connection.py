@@ -1,0 +1,129 @@
+"""A store, its log and who is asking: what every method of a Client works through.
+
+Nothing is opened before it is used. Mutations go through `change`, so that doing again what is done and dry runs
+work the same everywhere. Left out: what is wanted of a state (`intents.py`).
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+
+from mldeploy.client.describe import describe
+from mldeploy.client.intents import Intent
+from mldeploy.client.types import Change
+from mldeploy.config import Settings, load_settings
+from mldeploy.core.fold import refusal
+from mldeploy.core.records import Action
+from mldeploy.core.state import State
+from mldeploy.store.log import Log
+from mldeploy.store.objects import ObjectStore, open_store
+
+
+def utc_now() -> datetime:
+    """The local clock, in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What came of an intent. `seq` is None where nothing was written."""
+
+    seq: int | None
+    actions: tuple[Action, ...]
+    state: State
+
+
+@dataclass(slots=False)
+class Connection:
+    """The store and environment of one Client."""
+
+    url: str | None = None
+    environment_name: str | None = None
+    actor_name: str | None = None
+    now: Callable[[], datetime] = field(default=utc_now)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Store and environment, chosen when first asked for."""
+        return load_settings(self.url, self.environment_name)
+
+    @property
+    def environment(self) -> str:
+        """The environment that is meant."""
+        return self.settings.environment
+
+    @cached_property
+    def actor(self) -> str:
+        """Who is said to have done it: MLDEPLOY_ACTOR, else user@host."""
+        return self.actor_name or os.environ.get("MLDEPLOY_ACTOR") or f"{_user()}@{socket.gethostname()}"
+
+    @cached_property
+    def store(self) -> ObjectStore:
+        """The store, which must exist. Raises StoreError."""
+        return open_store(self.settings.store)
+
+    def create_store(self) -> ObjectStore:
+        """The store, made if there is none there yet."""
+        if "store" not in self.__dict__:
+            self.__dict__["store"] = open_store(self.settings.store, create=True)
+        return self.store
+
+    @cached_property
+    def log(self) -> Log:
+        """The log of the store; empty until refreshed."""
+        return Log(self.store)
+
+    def refresh(self) -> State:
+        """The state at the head."""
+        self.log.refresh()
+        return self.log.state
+
+    def change(self, intent: Intent, *, dry_run: bool) -> Written:
+        """Append what `intent` wants. Raises what it raises, RaceLostError and OutcomeUnknownError."""
+        asked: list[Sequence[Action]] = [()]
+
+        def remember(state: State) -> Sequence[Action]:
+            asked[0] = intent(state)
+            return asked[0]
+
+        state = self.refresh()
+        if dry_run:
+            actions = tuple(intent(state))
+            refused = refusal(state, actions) if actions else None
+            if refused is not None:
+                raise refused
+            return Written(None, actions, state)
+        appended = self.log.append(remember, actor=self.actor, now=self.now())
+        if appended is None:
+            return Written(None, (), self.log.state)
+        return Written(appended.seq, tuple(asked[0]), appended.state)
+
+    def told(
+        self,
+        written: Written,
+        dry_run: bool,
+        *,
+        model: str,
+        version: int | None,
+        environment: str | None,
+        warnings: tuple[str, ...] = (),
+    ) -> Change:
+        """What to tell the caller about it."""
+        return Change(
+            store=self.settings.store, model=model, version=version, environment=environment,
+            seq=written.seq, already=not written.actions, dry_run=dry_run,
+            actions=tuple(describe(action) for action in written.actions), warnings=warnings,
+        )  # fmt: skip
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in containers
+        return str(os.getuid())

@@ -1,0 +1,136 @@
+"""Actions of the log in words, one line each: for `history`, dry runs and `--json`.
+
+Pure. Left out: colour and layout (`cli/output.py`).
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from mldeploy.core import records as r
+from mldeploy.core.types import FULL_SHARE, format_duration, format_share
+
+
+def describe(action: r.Action) -> str:
+    """One line without a full stop."""
+    return _describe(action)
+
+
+def models_of(action: r.Action) -> frozenset[str]:
+    """The models an action names; empty where it names a rollout, a host or every model."""
+    model = getattr(action, "model", "")
+    return frozenset((model,)) if model else frozenset()
+
+
+@singledispatch
+def _describe(action: object) -> str:
+    return type(action).__name__.lower()
+
+
+@_describe.register
+def _(action: r.Publish) -> str:
+    new = sum(action.brought.values())
+    return f"publish {action.model} ({action.digest[:12]}, {new:,} new bytes, expires {action.expires})"
+
+
+@_describe.register
+def _(action: r.Promote) -> str:
+    where = f"promote {action.model}@{action.version} in {action.environment}"
+    if action.steps == (FULL_SHARE,):
+        return where
+    return f"{where} to {' → '.join(format_share(share) for share in action.steps)}"
+
+
+@_describe.register
+def _(action: r.Advance) -> str:
+    return f"advance {action.rollout} from step {action.step + 1}"
+
+
+@_describe.register
+def _(action: r.Complete) -> str:
+    return f"complete {action.rollout}"
+
+
+@_describe.register
+def _(action: r.Halt) -> str:
+    return f"halt {action.rollout}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Pause) -> str:
+    return f"pause {action.rollout}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Resume) -> str:
+    return f"resume {action.rollout}"
+
+
+@_describe.register
+def _(action: r.Rollback) -> str:
+    to = f" to {action.model}@{action.to}" if action.to is not None else ""
+    return f"roll back {action.model} in {action.environment}{to}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Retire) -> str:
+    force = " by force" if action.force else ""
+    return f"retire {action.model}@{action.version}{force}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Restore) -> str:
+    return f"restore {action.model}@{action.version}"
+
+
+@_describe.register
+def _(action: r.Extend) -> str:
+    return f"extend {action.model}@{action.version} to {action.expires}"
+
+
+@_describe.register
+def _(action: r.Freeze) -> str:
+    until = f" until {action.until}" if action.until else ""
+    return f"freeze {action.model or 'every model'} in {action.environment}{until}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Unfreeze) -> str:
+    return f"unfreeze {action.model or 'every model'} in {action.environment}"
+
+
+@_describe.register
+def _(action: r.Join) -> str:
+    return f"host {action.hostname or action.host} joins {action.environment}"
+
+
+@_describe.register
+def _(action: r.Leave) -> str:
+    return f"host {action.host} leaves"
+
+
+@_describe.register
+def _(action: r.Forget) -> str:
+    return f"host {action.host} is forgotten"
+
+
+@_describe.register
+def _(action: r.Sweep) -> str:
+    return f"sweep {len(action.blobs):,} blobs"
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def roughly(seconds: float) -> str:
+    """A duration for people: the two largest units."""
+    from datetime import timedelta
+
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds >= 86_400:
+        seconds -= seconds % 3_600
+    elif seconds >= 3_600:
+        seconds -= seconds % 60
+    return format_duration(timedelta(seconds=int(seconds)))

@@ -1,0 +1,119 @@
+"""The hosts of an environment, by what they last reported.
+
+Rules: a host is live when it is a member by the log and its report is younger than a minute, by the clock of
+the store alone: a report's age is the store's time now minus the store's time of the report. Left out: what
+follows from it (`looking.py`, `waiting.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from mldeploy.client.connection import Connection
+from mldeploy.client.types import HostStatus, HostVersion
+from mldeploy.core.state import State
+from mldeploy.errors import NotFoundError, StoreError
+from mldeploy.store.reports import HostReport, ModelReport, read_reports
+
+#: Seconds of store time after which a silent host counts as gone.
+LIVE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A host and its last report. `age` is seconds of store time."""
+
+    report: HostReport
+    age: float
+    member: bool
+
+    @property
+    def live(self) -> bool:
+        """Whether it is to be waited for."""
+        return self.member and self.age < LIVE
+
+    def status(self) -> HostStatus:
+        """For showing."""
+        report = self.report
+        return HostStatus(
+            host=report.host, hostname=report.hostname, environment=report.environment, live=self.live,
+            age=round(self.age, 1), head=report.head, ready=report.ready, address=report.address,
+            errors=tuple(report.errors),
+        )  # fmt: skip
+
+
+def hosts(at: Connection, environment: str | None = None) -> list[Seen]:
+    """Every host that has reported (in one environment, or in all), by hostname."""
+    state = at.log.state
+    names = [environment] if environment else environments(state)
+    found = [(name, reported) for name in names for reported in read_reports(at.store, name)]
+    if not found:
+        return []
+    now = store_time(at, [reported.modified for _, reported in found])
+    seen = []
+    for name, reported in found:
+        report = reported.report
+        member = state.hosts.get(report.host)
+        seen.append(
+            Seen(report, max(0.0, now - reported.modified), member is not None and member.environment == name)
+        )
+    return sorted(seen, key=lambda host: (host.report.hostname, host.report.host))
+
+
+def environments(state: State) -> list[str]:
+    """Every environment that has hosts or was promoted to."""
+    return sorted({*state.environments, *(host.environment for host in state.hosts.values())})
+
+
+def find_host(at: Connection, text: str) -> Seen:
+    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
+    everyone = hosts(at)
+    found = [host for host in everyone if text in (host.report.hostname, host.report.host)]
+    found = found or [host for host in everyone if text and host.report.host.startswith(text.lower())]
+    live = [host for host in found if host.live]
+    found = live if len(live) == 1 else found
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(f"{host.report.hostname} ({host.report.host})" for host in (found or everyone)[:10])
+    if found:
+        raise NotFoundError(f"{len(found)} hosts are called {text!r}", f"give more of the id: {names}")
+    raise NotFoundError(f"no host {text!r} has reported", f"hosts: {names}" if names else "none has; start mldeployd")
+
+
+def store_time(at: Connection, modified: list[float]) -> float:
+    """The time by the store's own clock, seconds since the epoch.
+
+    It is asked by writing a hint and reading when the store says it was written, once per Connection; where we
+    may not write, the youngest report stands in, and hosts that died together look alive.
+    """
+    if at.clock is None:
+        try:
+            at.store.put("hints/clock", b"")
+            fetched = at.store.get("hints/clock")
+        except StoreError:
+            fetched = None
+        if fetched is None:
+            return max(modified)
+        at.clock = fetched.modified - time.monotonic()
+    return max(at.clock + time.monotonic(), *modified)
+
+
+def versions_on(host: Seen, model: str) -> list[HostVersion]:
+    """How the versions of a model stand on a host."""
+    report = host.report.models.get(model)
+    if report is None:
+        return []
+    roles = {report.stable: "stable", report.candidate: "candidate"}
+    return [
+        HostVersion(
+            host=host.report.host, hostname=host.report.hostname, version=int(number), state=version.state,
+            reason=version.reason, routed=roles.get(int(number), ""),
+        )
+        for number, version in sorted(report.serving.items(), key=lambda item: int(item[0]))
+    ]  # fmt: skip
+
+
+def model_on(host: Seen, model: str) -> ModelReport | None:
+    """What a host says of a model; None where it says nothing."""
+    return host.report.models.get(model)

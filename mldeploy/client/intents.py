@@ -1,0 +1,179 @@
+"""What each command wants of a state: the actions to append, or none where it is so already.
+
+Pure: a state and arguments in, actions out. Raises NotFoundError (with the nearest name), NotAllowedError and
+UsageError with what to do about it. The log asks an intent again when another writer was first. Left out:
+whether the actions fit is judged once more by the fold, which has the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from difflib import get_close_matches
+
+from mldeploy.core.records import Action, Freeze, Promote, Rollback
+from mldeploy.core.state import Model, Ramp, Serving, State, Version
+from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
+from mldeploy.errors import NotAllowedError, NotFoundError
+
+Intent = Callable[[State], Sequence[Action]]
+
+
+def find_model(state: State, name: str) -> Model:
+    """The model, or NotFoundError naming the nearest one."""
+    if name in state.models:
+        return state.models[name]
+    near = get_close_matches(name, state.models, 1, 0.5)
+    known = f"models here: {', '.join(sorted(state.models)[:10])}" if state.models else "push one first"
+    raise NotFoundError(f"there is no model {name!r} in this store", f"did you mean {near[0]!r}?" if near else known)
+
+
+def find_version(state: State, ref: ModelRef) -> Version:
+    """The version, or NotFoundError naming those there are."""
+    model = find_model(state, ref.name)
+    if ref.version in model.versions:
+        return model.versions[ref.version]
+    last = sorted(model.versions)[-5:]
+    raise NotFoundError(
+        f"there is no {ref}", f"the last versions are {', '.join(f'{ref.name}@{number}' for number in last)}"
+    )
+
+
+def serving(state: State, environment: str, model: str) -> Serving:
+    """What the model does in the environment; nothing where it was never promoted."""
+    return state.environments.get(environment, {}).get(model, Serving())
+
+
+def refuse_frozen(state: State, environment: str, model: str) -> None:
+    """Raise NotAllowedError while promotes of the model are refused there."""
+    reason = serving(state, environment, model).frozen
+    what, command = model, f"mldeploy unfreeze {model}"
+    if reason is None:
+        reason = state.frozen.get(environment)
+        what, command = "every model", "mldeploy unfreeze --all"
+    if reason is not None:
+        why = f": {reason}" if reason else ""
+        raise NotAllowedError(f"{what} is frozen in {environment}{why}", f"`{command}` lets promotes through again")
+
+
+@dataclass(frozen=True, slots=True)
+class PromoteTo:
+    """Give `ref` traffic in `environment`. `today` judges its expiry."""
+
+    ref: ModelRef
+    environment: str
+    steps: tuple[int, ...]
+    hold: int
+    rollout: str
+    today: date
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        version = find_version(state, self.ref)
+        now = serving(state, self.environment, self.ref.name)
+        if now.ramp is None and now.stable == self.ref.version:
+            if self.steps == (FULL_SHARE,):
+                return ()
+            raise NotAllowedError(
+                f"{self.ref} is stable in {self.environment}: it takes all traffic already",
+                "promote the version that is to take some of it",
+            )
+        if now.ramp is not None and _same(now.ramp, self):
+            return ()
+        self._check(state, version)
+        return (self.action(),)
+
+    def action(self) -> Promote:
+        """The action itself."""
+        return Promote(
+            model=self.ref.name, version=self.ref.version, environment=self.environment,
+            steps=self.steps, hold=self.hold, rollout=self.rollout,
+        )  # fmt: skip
+
+    def _check(self, state: State, version: Version) -> None:
+        # the fold cannot know the date, and for a frozen model it does not know our words
+        if version.retired:
+            raise NotAllowedError(f"{self.ref} is retired", f"`mldeploy restore {self.ref}` brings it back")
+        if version.expires < self.today.isoformat():
+            raise NotAllowedError(
+                f"{self.ref} expired on {version.expires}", f"`mldeploy extend {self.ref} 90d` moves its expiry"
+            )
+        refuse_frozen(state, self.environment, self.ref.name)
+
+
+def _same(ramp: Ramp, wanted: PromoteTo) -> bool:
+    return (ramp.version, ramp.steps) == (wanted.ref.version, wanted.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackTo:
+    """End a running rollout; with none, make `to` (the previous version if None) stable. Then freeze if asked.
+
+    A rollback of the stable version swaps it with the previous one, so a second would undo the first:
+    `was_rollback` says of a record number whether it already was this rollback.
+    """
+
+    model: str
+    environment: str
+    to: int | None
+    reason: str
+    freeze: bool
+    was_rollback: Callable[[int], bool]
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        find_model(state, self.model)
+        now = serving(state, self.environment, self.model)
+        actions: list[Action] = []
+        if not self._done(now):
+            self._check(state, now)
+            actions.append(
+                Rollback(model=self.model, environment=self.environment, to=self.to, reason=self.reason)
+            )
+        if self.freeze and now.frozen is None:
+            why = self.reason or "rolled back"
+            actions.append(Freeze(model=self.model, environment=self.environment, reason=why))
+        return actions
+
+    def _done(self, now: Serving) -> bool:
+        if now.ramp is not None:
+            return False
+        return now.stable == self.to if self.to is not None else now.seq > 0 and self.was_rollback(now.seq)
+
+    def _check(self, state: State, now: Serving) -> None:
+        if self.to is not None:
+            find_version(state, ModelRef(self.model, self.to))
+        elif now.ramp is None and now.stable is None:
+            raise NotAllowedError(
+                f"{self.model} has no stable version in {self.environment}", "there is nothing to roll back"
+            )
+        elif now.ramp is None and now.previous is None:
+            raise NotAllowedError(
+                f"no version came before {self.model}@{now.stable} in {self.environment}",
+                "name one with --to, or promote another",
+            )
+
+
+def rolled_back_in(actions: Sequence[Action], model: str, environment: str) -> bool:
+    """Whether a record of these actions rolled the model back to the version before."""
+    return any(
+        isinstance(action, Rollback) and (action.model, action.environment, action.to) == (model, environment, None)
+        for action in actions
+    )
+
+
+def uses(state: State, ref: ModelRef) -> list[str]:
+    """Where a version takes traffic, or stands ready to: "stable in production"."""
+    found = []
+    for environment, models in sorted(state.environments.items()):
+        now = models.get(ref.name)
+        if now is None:
+            continue
+        if now.stable == ref.version:
+            found.append(f"stable in {environment}")
+        if now.ramp is not None and now.ramp.version == ref.version:
+            found.append(f"candidate ({format_share(now.ramp.share)}) in {environment}")
+        if now.previous == ref.version and now.previous != now.stable:
+            found.append(f"previous in {environment}")
+    return found
+
+

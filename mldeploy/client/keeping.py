@@ -1,0 +1,131 @@
+"""What retire, restore, extend, freeze, unfreeze, pause and resume want of a state.
+
+Pure, as `intents.py`: actions to append, or none where it is so already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from mldeploy.client.intents import find_model, find_version, serving, uses
+from mldeploy.core.records import Action, Extend, Freeze, Pause, Restore, Resume, Retire, Unfreeze
+from mldeploy.core.state import State
+from mldeploy.core.types import ModelRef
+from mldeploy.errors import NotAllowedError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class RetireVersion:
+    """Retire `ref`; while it takes traffic only with `force`."""
+
+    ref: ModelRef
+    force: bool
+    reason: str
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        if find_version(state, self.ref).retired:
+            return ()
+        breaks = [use for use in uses(state, self.ref) if not use.startswith("previous")]
+        if breaks and not self.force:
+            raise NotAllowedError(
+                f"{self.ref} is {' and '.join(breaks)}: retiring it takes that traffic's answers away",
+                "promote another version first, or say --force",
+            )
+        return (Retire(model=self.ref.name, version=self.ref.version, force=self.force, reason=self.reason),)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreVersion:
+    """Make a retired version available again, where its files are still in the store."""
+
+    ref: ModelRef
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        if not find_version(state, self.ref).retired:
+            return ()
+        return (Restore(model=self.ref.name, version=self.ref.version),)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendTo:
+    """Move the expiry of `ref`."""
+
+    ref: ModelRef
+    expires: date
+    today: date
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        version = find_version(state, self.ref)
+        if version.expires == self.expires.isoformat():
+            return ()
+        if self.expires < self.today:
+            raise UsageError(f"{self.expires} lies in the past", "give a date ahead, or a duration such as 90d")
+        if version.retired:
+            raise NotAllowedError(f"{self.ref} is retired", f"`mldeploy restore {self.ref}` brings it back")
+        return (Extend(model=self.ref.name, version=self.ref.version, expires=self.expires.isoformat()),)
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeModel:
+    """Refuse promotes of `model` (all if empty)."""
+
+    model: str
+    environment: str
+    reason: str
+    until: str
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        now = frozen(state, self.model, self.environment)
+        if now is not None and self.reason in ("", now):
+            return ()
+        return (Freeze(model=self.model, environment=self.environment, reason=self.reason, until=self.until),)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfreezeModel:
+    """Allow promotes of `model` (all if empty) again."""
+
+    model: str
+    environment: str
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        if frozen(state, self.model, self.environment) is None:
+            if self.model and self.environment in state.frozen:
+                raise NotAllowedError(
+                    f"every model is frozen in {self.environment}", "`mldeploy unfreeze --all` allows promotes again"
+                )
+            return ()
+        return (Unfreeze(model=self.model, environment=self.environment),)
+
+
+def frozen(state: State, model: str, environment: str) -> str | None:
+    """The reason of the model's own freeze (of everybody's where `model` is empty), None where not frozen."""
+    if not model:
+        return state.frozen.get(environment)
+    find_model(state, model)
+    return serving(state, environment, model).frozen
+
+
+@dataclass(frozen=True, slots=True)
+class HoldRollout:
+    """Pause the running rollout of a model, or resume it."""
+
+    model: str
+    environment: str
+    pause: bool
+    reason: str = ""
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        find_model(state, self.model)
+        ramp = serving(state, self.environment, self.model).ramp
+        if ramp is None:
+            raise NotAllowedError(
+                f"no rollout of {self.model} is under way in {self.environment}", "`mldeploy status` shows what is"
+            )
+        if ramp.paused == self.pause:
+            return ()
+        if self.pause:
+            return (Pause(rollout=ramp.rollout, reason=self.reason),)
+        return (Resume(rollout=ramp.rollout),)

@@ -1,0 +1,139 @@
+"""Promote and rollback: from what the caller says to an intent, and what to warn of beforehand.
+
+Rules: a promote without a wish follows the bundle's own rollout; a target that no live host can run is warned
+of, never refused, because hosts come and go. Left out: what forbids it (`intents.py` and the fold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mldeploy.client import fleet, intents
+from mldeploy.client.connection import Connection
+from mldeploy.client.past import record_at
+from mldeploy.client.types import Change
+from mldeploy.core.manifest import Manifest, Rollout
+from mldeploy.core.manifest_check import steps_problem
+from mldeploy.core.state import State, Version
+from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, parse_share
+from mldeploy.errors import NotAllowedError, UsageError
+from mldeploy.store.ids import new_ulid
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a version shall take traffic, as the caller says it. None of them: as the bundle says."""
+
+    to: int | float | str | None = None
+    steps: Sequence[int | float | str] | None = None
+    now: bool = False
+
+    def rollout(self) -> Rollout | None:
+        """The wish as shares; None where there is none. Raises UsageError."""
+        given = [self.to is not None, self.steps is not None, self.now]
+        if sum(given) > 1:
+            raise UsageError("--to, --steps and --now exclude each other", "give one of them")
+        if not any(given):
+            return None
+        wanted = self.steps if self.steps is not None else ("100" if self.now else self.to,)
+        steps = tuple(parse_share(str(step)) for step in wanted)
+        problem = steps_problem(steps)
+        if problem:
+            raise UsageError(*problem)
+        return Rollout(steps=steps)
+
+
+def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run: bool) -> Change:
+    """See Client.promote."""
+    name, number = _target(target, source)
+    rollout = wish.rollout()
+    state = at.refresh()
+    ref = ModelRef(name, number) if number else _stable_in(state, name, source or "")
+    version = intents.find_version(state, ref)
+    if rollout is None:
+        rollout = _own_rollout(at, state, version)
+    intent = intents.PromoteTo(
+        ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date()
+    )
+    warnings = _warnings(at, state, ref, version, rollout)
+    written = at.change(intent, dry_run=dry_run)
+    return at.told(
+        written, dry_run, model=ref.name, version=ref.version, environment=at.environment, warnings=warnings
+    )
+
+
+def _target(text: str, source: str | None) -> tuple[str, int | None]:
+    if source is None:
+        ref = ModelRef.parse(text)
+        return ref.name, ref.version
+    if "@" in text:
+        raise UsageError(f"{text!r} names a version, and --from another", "give the model's name alone with --from")
+    check_name(source, "environment name")
+    return check_name(text), None
+
+
+def _stable_in(state: State, model: str, environment: str) -> ModelRef:
+    intents.find_model(state, model)
+    stable = intents.serving(state, environment, model).stable
+    if stable is None:
+        raise NotAllowedError(f"{model} has no stable version in {environment}", f"promote one in {environment} first")
+    return ModelRef(model, stable)
+
+
+def _own_rollout(at: Connection, state: State, version: Version) -> Rollout:
+    manifest = read_manifest(at, state, version)
+    return manifest.rollout if manifest else Rollout()
+
+
+def read_manifest(at: Connection, state: State, version: Version) -> Manifest | None:
+    """The manifest of a published version; None where its blob was collected."""
+    from mldeploy.core.manifest import parse
+    from mldeploy.store.blobs import blob_key
+
+    blob = state.blobs.get(version.digest)
+    fetched = at.store.get(blob_key(version.digest, blob.push)) if blob else None
+    return parse(_json(fetched.data)) if fetched else None
+
+
+def _json(data: bytes) -> object:
+    import msgspec
+
+    return msgspec.json.decode(data)
+
+
+def _warnings(
+    at: Connection, state: State, ref: ModelRef, version: Version, rollout: Rollout
+) -> tuple[str, ...]:
+    said = []
+    now = intents.serving(state, at.environment, ref.name)
+    if now.stable is None and rollout.steps != (FULL_SHARE,):
+        said.append(f"no version of {ref.name} is stable in {at.environment}: {ref} takes all its traffic")
+    hosts = [host for host in fleet.hosts(at, at.environment) if host.live]
+    if not hosts:
+        said.append(f"no live host in {at.environment}: it serves once one joins")
+        return tuple(said)
+    if not any(version.python in host.report.pythons for host in hosts):
+        said.append(f"{ref} needs Python {version.python}, which no live host in {at.environment} has")
+    if not any(version.platform == host.report.platform for host in hosts):
+        said.append(f"{ref} is for {version.platform}, which no live host in {at.environment} is")
+    return tuple(said)
+
+
+def rollback(
+    at: Connection, model: str, to: int | None, freeze: bool, reason: str, dry_run: bool
+) -> Change:
+    """See Client.rollback."""
+    environment = at.environment
+
+    def was_rollback(seq: int) -> bool:
+        record = record_at(at, seq)
+        return record is not None and intents.rolled_back_in(record.actions, model, environment)
+
+    intent = intents.RollbackTo(check_name(model), environment, to, reason, freeze, was_rollback)
+    written = at.change(intent, dry_run=dry_run)
+    now = intents.serving(written.state, environment, model)
+    after = now.stable
+    if dry_run and written.actions and now.ramp is None:
+        after = to if to is not None else now.previous
+    return at.told(written, dry_run, model=model, version=after, environment=environment)

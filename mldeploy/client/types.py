@@ -1,0 +1,271 @@
+"""What the methods of a Client return.
+
+Every result encodes to JSON as it stands; the command line adds a `schema` field and nothing else. Shares are
+hundredths of a percent, times RFC 3339 in UTC, durations seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mldeploy.core.manifest import Manifest
+from mldeploy.core.types import ModelRef
+
+
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Change(_Result, frozen=True, kw_only=True):
+    """What a mutation did. `seq` is the record it wrote; None where it wrote none.
+
+    `already`: the state was so before. `dry_run`: `actions` is what would have been written.
+    """
+
+    store: str
+    model: str = ""  # empty where it concerns every model
+    version: int | None = None
+    environment: str | None = None  # None where it concerns every environment
+    seq: int | None = None
+    already: bool = False
+    dry_run: bool = False
+    actions: tuple[str, ...] = ()  # in words
+    warnings: tuple[str, ...] = ()
+
+
+class Pushed(Change, frozen=True, kw_only=True):
+    """What a push did. With `already` the bundle was published before, as this version."""
+
+    digest: str
+    new: bool  # a version was assigned
+    promoted: bool = False
+    uploaded_bytes: int = 0
+    reused_bytes: int = 0
+    uploaded_blobs: int = 0
+    reused_blobs: int = 0
+
+    @property
+    def ref(self) -> ModelRef | None:
+        """`churn@7`; None in a dry run of a version not yet assigned."""
+        return ModelRef(self.model, self.version) if self.version is not None else None
+
+
+class Candidate(_Result, frozen=True, kw_only=True):
+    """A rollout under way."""
+
+    version: int
+    share: int
+    steps: tuple[int, ...]
+    paused: bool
+    since: str
+    actor: str
+
+
+class VersionStatus(_Result, frozen=True, kw_only=True):
+    """One version, as the log knows it."""
+
+    version: int
+    digest: str
+    owner: str
+    expires: str
+    expired: bool
+    published: str
+    actor: str
+    size: int
+    python: str
+    platform: str
+    retired: str
+    roles: tuple[str, ...]  # "stable in production", "candidate (25%) in staging"
+    metrics: dict[str, float]
+    measured: dict[str, float]
+
+
+class HostVersion(_Result, frozen=True, kw_only=True):
+    """How one version stands on one live host."""
+
+    host: str
+    hostname: str
+    version: int
+    state: str
+    reason: str = ""
+    routed: str = ""  # "stable", "candidate", "previous" or empty
+
+
+class ModelStatus(_Result, frozen=True, kw_only=True):
+    """One model in one environment. `state`: "serving", "converging", "failing", "no hosts", "not promoted"."""
+
+    model: str
+    environment: str
+    stable: int | None
+    candidate: Candidate | None
+    previous: int | None
+    owner: str
+    expires: str  # of the stable version, else the newest
+    expired: bool
+    hosts: int  # live
+    converged: int
+    state: str
+    reason: str = ""
+    frozen: str | None = None
+    last: str = ""  # how the last rollout ended
+    serving: tuple[HostVersion, ...] = ()
+
+
+class HostStatus(_Result, frozen=True, kw_only=True):
+    """One host that has reported."""
+
+    host: str
+    hostname: str
+    environment: str
+    live: bool
+    age: float  # seconds of store time since its report
+    head: int
+    ready: bool
+    address: str
+    errors: tuple[str, ...] = ()
+
+
+class Status(_Result, frozen=True, kw_only=True):
+    """Every model in every environment, and the hosts."""
+
+    store: str
+    head: int
+    models: tuple[ModelStatus, ...]
+    hosts: tuple[HostStatus, ...]
+    frozen: dict[str, str] = {}
+    unpromoted: tuple[str, ...] = ()  # models with versions and no environment
+
+
+class ModelDetail(_Result, frozen=True, kw_only=True):
+    """One model: its environments and its versions, newest first."""
+
+    store: str
+    head: int
+    model: str
+    environments: tuple[ModelStatus, ...]
+    versions: tuple[VersionStatus, ...]
+
+
+class Event(_Result, frozen=True, kw_only=True):
+    """One record of the log that concerns what was asked."""
+
+    seq: int
+    time: str
+    actor: str
+    actions: tuple[str, ...]  # in words
+    id: str
+    void: bool = False
+
+
+class History(_Result, frozen=True, kw_only=True):
+    """Records, newest first. `more`: older ones were left out by the limit."""
+
+    store: str
+    head: int
+    events: tuple[Event, ...]
+    more: bool = False
+
+
+class WhyVersion(_Result, frozen=True, kw_only=True):
+    """One version on a host."""
+
+    version: int
+    state: str
+    role: str = ""
+    reason: str = ""
+    stage: str = ""
+    attempts: int = 0
+    retry_at: float | None = None
+    workers: int = 0
+    requests: int = 0
+    failures: int = 0
+    log_tail: str = ""
+
+
+class WhyModel(_Result, frozen=True, kw_only=True):
+    """What the log wants of a model on a host, what the host has, and what it does next."""
+
+    model: str
+    desired_stable: int | None
+    desired_candidate: int | None
+    routed_stable: int | None
+    routed_candidate: int | None
+    next: str
+    versions: tuple[WhyVersion, ...]
+
+
+class Why(_Result, frozen=True, kw_only=True):
+    """Why a host serves what it serves."""
+
+    store: str
+    host: HostStatus
+    head: int  # of the log now; host.head is what the host has seen
+    models: tuple[WhyModel, ...]
+
+
+class Arrival(_Result, frozen=True, kw_only=True):
+    """How far one live host is with what is waited for."""
+
+    host: str
+    hostname: str
+    arrived: bool
+    why: str = ""
+
+
+class Waited(_Result, frozen=True, kw_only=True):
+    """Every live host arrived. `seconds`: how long that took."""
+
+    store: str
+    model: str
+    environment: str
+    version: int | None
+    seq: int
+    hosts: tuple[Arrival, ...]
+    seconds: float
+
+
+class Prediction(_Result, frozen=True, kw_only=True):
+    """An answer: `response` is the body (Open Inference Protocol v2)."""
+
+    model: str
+    version: str
+    url: str
+    response: dict[str, Any]
+    request_id: str
+    seconds: float
+
+
+class Inspected(_Result, frozen=True, kw_only=True):
+    """A bundle, in a folder or in the store."""
+
+    source: str
+    digest: str
+    size: int  # files and wheels
+    manifest: Manifest
+    published: VersionStatus | None = None
+
+
+class Validated(_Result, frozen=True, kw_only=True):
+    """What the gates said. `ok` where there is no finding."""
+
+    source: str
+    digest: str
+    ok: bool
+    findings: tuple[dict[str, str], ...]
+    gates_run: tuple[str, ...]
+    gates_skipped: dict[str, str]
+    measured: dict[str, float]
+
+
+class Packed(_Result, frozen=True, kw_only=True):
+    """A bundle that was made."""
+
+    folder: str
+    name: str
+    digest: str
+    size: int
+    gates_run: tuple[str, ...] = ()
+    gates_skipped: dict[str, str] = {}
+    measured: dict[str, float] = {}

@@ -1,0 +1,276 @@
+"""What one host shall do, what it is seen to do, and the actions between the two: the words of `plan.py`.
+
+Everything is a frozen value. `Desired` comes from the log (`wish`), `Observed` from the disk and the
+processes, actions go to whoever carries them out. Left out: the decisions (`plan.py`), and their telling
+(`standing.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from mldeploy.core.state import Ramp, State
+from mldeploy.core.state import Version as Published
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Wanted(_Value, frozen=True, kw_only=True):
+    """A version this host has to do with. Empty `python` or `platform` asks for nothing."""
+
+    model: str
+    version: int
+    digest: str
+    python: str = ""  # minor version of the interpreter
+    platform: str = ""
+
+    @property
+    def ref(self) -> str:
+        """`churn@7`."""
+        return f"{self.model}@{self.version}"
+
+
+class Wish(_Value, frozen=True, kw_only=True):
+    """What the log asks of this host for one model.
+
+    `fallback` may serve while stable does not: the version routed last, else the previous one; never one
+    that was retired. `previous` stays on the disk only.
+    """
+
+    stable: Wanted | None = None
+    candidate: Wanted | None = None
+    previous: Wanted | None = None
+    fallback: Wanted | None = None
+    share: int = 0  # hundredths of a percent for the candidate
+    salt: str = ""  # the rollout's id
+
+
+class Desired(_Value, frozen=True, kw_only=True):
+    """All models of the host's environment. A model that is not in it is to go."""
+
+    models: dict[str, Wish] = {}
+
+
+class Bundle(_Value, frozen=True, kw_only=True):
+    """A bundle on the disk, whole and verified."""
+
+    environment: str
+    replicas: int = 1
+    python: str = ""
+    blobs: frozenset[str] = frozenset()  # sha256 of its files, its manifest and its wheels
+
+
+class Worker(_Value, frozen=True, kw_only=True):
+    """A worker process that is alive."""
+
+    id: str
+    model: str
+    version: int
+    digest: str
+    environment: str = ""
+    replica: int = 0
+    state: str = "loading"  # loading, ready or stopping (was told to stop)
+    since: float = 0.0  # when it got into that state
+    oldest_ms: float = 0.0  # age of its oldest unanswered request
+    routed_last: int | None = None  # the last generation of the table that had it; None: none had
+    routed_until: float = 0.0  # when it left the table
+
+
+class Front(_Value, frozen=True, kw_only=True):
+    """A front that is alive: the generation it acknowledged (0: none yet) and its requests in flight."""
+
+    index: int
+    generation: int = 0
+    inflight: dict[str, int] = {}
+
+
+class Bad(_Value, frozen=True, kw_only=True):
+    """A version (key `model@version`) or an environment (key: its id) that failed here.
+
+    It is not tried again before `retry_at`. `out`: until then it is not routed either.
+    """
+
+    digest: str = ""
+    reason: str = ""
+    stage: str = ""  # fetch, install, zygote, load, samples, warmup, serve
+    attempts: int = 1
+    retry_at: float = 0.0
+    out: bool = True
+    log_tail: str = ""
+
+
+class ModelRoute(_Value, frozen=True, kw_only=True):
+    """How one model is routed: versions by number, and the workers that answer for each."""
+
+    stable: int | None = None
+    candidate: int | None = None
+    previous: int | None = None
+    share: int = 0
+    salt: str = ""
+    workers: dict[int, tuple[str, ...]] = {}
+
+    def has(self, worker: str) -> bool:
+        """Whether requests may be sent to that worker."""
+        return any(worker in ids for ids in self.workers.values())
+
+
+class Observed(_Value, frozen=True, kw_only=True):
+    """What is on this host now. `unused` says since when a file or zygote has been needed by nothing."""
+
+    bundles: dict[str, Bundle] = {}
+    environments: frozenset[str] = frozenset()
+    zygotes: dict[str, str] = {}  # environment -> "starting" or "ready"
+    workers: tuple[Worker, ...] = ()
+    fronts: tuple[Front, ...] = ()
+    routes: dict[str, ModelRoute] = {}  # as last published
+    bad: dict[str, Bad] = {}
+    busy: frozenset[Action] = frozenset()  # actions in progress
+    pythons: frozenset[str] = frozenset()
+    platform: str = ""
+    blobs: frozenset[str] = frozenset()
+    unused: dict[str, float] = {}  # key of `references` -> time
+
+
+class Limits(_Value, frozen=True, kw_only=True):
+    """Seconds, unless said otherwise."""
+
+    grace: float = 3600.0
+    drain: float = 30.0
+    hang: float = 60.0
+    load: float = 300.0
+    stop: float = 30.0
+    idle_zygote: float = 60.0
+    loading: int = 4  # workers that load at the same time
+
+
+class FetchBundle(_Value, frozen=True, kw_only=True):
+    """Bring a bundle's files from the store."""
+
+    model: str
+    version: int
+    digest: str
+
+
+class BuildEnvironment(_Value, frozen=True, kw_only=True):
+    """Build an environment from the wheels of the bundle `digest`."""
+
+    environment: str
+    model: str
+    version: int
+    digest: str
+
+
+class StartZygote(_Value, frozen=True, kw_only=True):
+    """Start the process that forks workers of an environment."""
+
+    environment: str
+    digest: str  # a bundle of that environment: its imports are imported ahead
+
+
+class StartWorker(_Value, frozen=True, kw_only=True):
+    """Fork one replica of a version."""
+
+    model: str
+    version: int
+    digest: str
+    replica: int
+    environment: str
+
+
+class StopWorker(_Value, frozen=True, kw_only=True):
+    """Ask a worker to finish what it has and go."""
+
+    worker: str
+
+
+class KillWorker(_Value, frozen=True, kw_only=True):
+    """End a worker that does not answer."""
+
+    worker: str
+    reason: str
+
+
+class PublishTable(_Value, frozen=True, kw_only=True):
+    """Tell the fronts a new routing."""
+
+    routes: tuple[tuple[str, ModelRoute], ...]
+
+    def __hash__(self) -> int:
+        return hash(repr(self.routes))
+
+
+class StopZygote(_Value, frozen=True, kw_only=True):
+    """End an idle zygote."""
+
+    environment: str
+
+
+class RemoveBundle(_Value, frozen=True, kw_only=True):
+    """Remove a bundle's folder."""
+
+    digest: str
+
+
+class RemoveEnvironment(_Value, frozen=True, kw_only=True):
+    """Remove an environment's folder."""
+
+    environment: str
+
+
+class RemoveBlob(_Value, frozen=True, kw_only=True):
+    """Remove a blob."""
+
+    sha256: str
+
+
+Action = (
+    FetchBundle | BuildEnvironment | StartZygote | StartWorker | StopWorker | KillWorker | PublishTable
+    | StopZygote | RemoveBundle | RemoveEnvironment | RemoveBlob
+)  # fmt: skip
+
+
+def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapping[str, int]) -> Desired:
+    """What the log asks of a host with these labels. `routed`: the stable version each model had last."""
+    models = {}
+    for name, serving in state.environments.get(environment, {}).items():
+        if name not in state.models:
+            continue
+        versions = state.models[name].versions
+        ramp = serving.ramp if serving.ramp is not None and _meant(serving.ramp, labels) else None
+        stable = _wanted(name, versions, serving.stable)
+        previous = _wanted(name, versions, serving.previous)
+        last = _wanted(name, versions, routed.get(name))
+        candidate = _wanted(name, versions, ramp.version) if ramp else None
+        if stable is None and candidate is None:
+            continue  # nothing is to be served: what was routed goes, what is on the disk goes later
+        models[name] = Wish(
+            stable=stable,
+            candidate=None if candidate == stable else candidate,
+            previous=previous,
+            fallback=next((v for v in (last, previous) if v is not None and v != stable), None),
+            share=ramp.share if ramp and candidate else 0,
+            salt=ramp.rollout if ramp and candidate else "",
+        )
+    return Desired(models=models)
+
+
+def _meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
+    """Whether the rollout is for a host with these labels: it must carry every `key=value` of `on`."""
+    return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in ramp.on))
+
+
+def _wanted(name: str, versions: Mapping[int, Published], number: int | None) -> Wanted | None:
+    version = versions.get(number) if number is not None else None
+    if version is None or version.retired:
+        return None
+    return Wanted(
+        model=name,
+        version=version.version,
+        digest=version.digest,
+        python=version.python,
+        platform=version.platform,
+    )

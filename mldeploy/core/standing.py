@@ -1,0 +1,135 @@
+"""Where each version stands on a host, and what comes next, in words: for reports, errors and people.
+
+Pure; it tells what `plan.py` decides and decides nothing. States: absent, fetching, installing, loading,
+ready, failed, sleeping (on the disk, with no process).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mldeploy.core.host import (
+    Action,
+    Bad,
+    BuildEnvironment,
+    Desired,
+    FetchBundle,
+    ModelRoute,
+    Observed,
+    StartWorker,
+    StartZygote,
+    Wanted,
+    Wish,
+)
+from mldeploy.core.plan import answering, failure, replicas
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """One version. `reason` says why it failed or what it waits for; the rest is set for failures."""
+
+    version: int
+    digest: str
+    state: str
+    reason: str = ""
+    stage: str = ""
+    attempts: int = 0
+    retry_at: float = 0.0
+    log_tail: str = ""
+
+
+def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tuple[Standing, ...]]:
+    """Every version each model has to do with, by model."""
+    return {name: _of_model(asked, observed, now) for name, asked in desired.models.items()}
+
+
+def _of_model(asked: Wish, observed: Observed, now: float) -> tuple[Standing, ...]:
+    versions = (asked.stable, asked.candidate, asked.previous, asked.fallback)
+    unique = {version.version: version for version in reversed(versions) if version is not None}
+    active = {v.version for v in (asked.stable, asked.candidate) if v is not None}
+    return tuple(_standing(unique[n], observed, now, active=n in active) for n in sorted(unique))
+
+
+def _standing(version: Wanted, observed: Observed, now: float, *, active: bool) -> Standing:
+    bad = failure(version, observed, now)
+    ready = len(answering(version, observed))
+    remembered = observed.bad.get(version.ref)
+    if ready and (ready >= replicas(version, observed) or bad is None):
+        return _say(version, "ready", remembered if bad else None)
+    if bad is not None:
+        return _say(version, "failed", bad)
+    # a failure whose backoff has passed is still the best explanation of what is going on
+    return _say(version, _progress(version, observed, active=active), remembered)
+
+
+def _say(version: Wanted, state: str, bad: Bad | None) -> Standing:
+    if bad is None or bad.digest not in ("", version.digest):
+        return Standing(version=version.version, digest=version.digest, state=state)
+    return Standing(
+        version=version.version,
+        digest=version.digest,
+        state=state,
+        reason=bad.reason,
+        stage=bad.stage,
+        attempts=bad.attempts,
+        retry_at=bad.retry_at,
+        log_tail=bad.log_tail,
+    )
+
+
+def _progress(version: Wanted, observed: Observed, *, active: bool) -> str:
+    bundle = observed.bundles.get(version.digest)
+    if bundle is None:
+        fetching = any(isinstance(a, FetchBundle) and a.digest == version.digest for a in observed.busy)
+        return "fetching" if fetching else "absent"
+    if bundle.environment not in observed.environments:
+        return "installing"
+    mine = [w for w in observed.workers if w.digest == version.digest and w.state != "stopping"]
+    return "loading" if mine or active else "sleeping"
+
+
+def next_step(
+    asked: Wish, route: ModelRoute, actions: tuple[Action, ...], observed: Observed, now: float
+) -> str:
+    """What the plan does next for a model, in one line; "" when there is nothing to do."""
+    steps: list[str] = []
+    for action in (*observed.busy, *actions):
+        text = _step(action, asked)
+        if text and text not in steps:
+            steps.append(text)
+    for version in (asked.stable, asked.candidate):
+        bad = failure(version, observed, now) if version is not None else None
+        if version is not None and bad is not None and bad.retry_at > now:
+            steps.append(f"try {version.ref} again in {bad.retry_at - now:.0f} s")
+        elif version is not None and bad is not None:
+            steps.append(f"wait: {bad.reason}")
+    if not steps and asked.stable is not None and route.stable != asked.stable.version:
+        steps.append(f"wait until {asked.stable.ref} is ready")
+    return ", ".join(steps)
+
+
+def _step(action: Action, asked: Wish) -> str:
+    versions = [v for v in (asked.stable, asked.candidate, asked.previous, asked.fallback) if v is not None]
+    version = next((v for v in versions if v.digest == getattr(action, "digest", None)), None)
+    if version is None:
+        return ""
+    match action:
+        case FetchBundle():
+            return f"fetch {version.ref}"
+        case BuildEnvironment():
+            return f"build the environment of {version.ref}"
+        case StartZygote():
+            return f"start the zygote of {version.ref}"
+        case StartWorker():
+            return f"start {version.ref}"
+        case _:
+            return ""
+
+
+def why_unserved(asked: Wish, standing: tuple[Standing, ...]) -> str:
+    """Why a model has nothing that serves, for its clients."""
+    if asked.stable is None:
+        return "no version is stable in this environment"
+    found = next((each for each in standing if each.version == asked.stable.version), None)
+    if found is None or not found.reason:
+        return f"{asked.stable.ref} is {found.state if found else 'unknown'}"
+    return f"{asked.stable.ref} is {found.state}: {found.reason}"

@@ -1,0 +1,146 @@
+"""What a process says of itself and sets for itself: identity, memory, threads, randomness, log, status.
+
+Rules: Linux's /proc is the source; nothing here decides anything. A status file is replaced by rename, so a
+reader sees the old one or the new one. Standard library and msgspec; numpy only where it is already imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import random
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+#: A log longer than this is cut to its last LOG_TAIL bytes.
+LOG_LIMIT = 16 << 20
+LOG_TAIL = 1 << 20
+
+_LIBRARIES = ("openblas", "mkl_rt", "libblis", "libgomp", "libomp", "libiomp")
+#: C functions that take a number of threads as an int.
+_SETTERS = (
+    "scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads", "openblas_set_num_threads64_",
+    "openblas_set_num_threads", "MKL_Set_Num_Threads", "bli_thread_set_num_threads", "omp_set_num_threads",
+)  # fmt: skip
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """In bytes. `private` is what ending the process gives back: dirty pages of its own, and its swap."""
+
+    private: int
+    pss: int
+    rss: int
+
+
+def start_ticks(pid: int | str = "self") -> int:
+    """When a process started, in clock ticks since boot: with the pid it names one process for ever.
+
+    Raises FileNotFoundError or ProcessLookupError where there is none.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        # the command's name, in parentheses, may hold spaces and parentheses itself
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def memory(pid: int | str = "self") -> Memory:
+    """Memory of a process, by smaps_rollup. Clean pages of mapped files are not private: they are the cache's."""
+    fields: dict[str, int] = {}
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        for line in file:
+            name, _, rest = line.partition(":")
+            if rest.endswith("kB\n"):
+                fields[name] = int(rest.split()[0]) * 1024
+    private = fields.get("Private_Dirty", 0) + fields.get("Private_Hugetlb", 0) + fields.get("SwapPss", 0)
+    return Memory(private, fields.get("Pss", 0), fields.get("Rss", 0))
+
+
+def thread_count() -> int:
+    """Threads of this process, those of libraries included."""
+    return len(os.listdir("/proc/self/task"))
+
+
+def set_threads(count: int) -> list[str]:
+    """Tell every BLAS and OpenMP library already loaded to use `count` threads; the names of those told.
+
+    The environment variables are read when a library starts and ignored afterwards. Call it again after
+    anything that may have loaded another library.
+    """
+    told = []
+    for path in sorted(_loaded_libraries()):
+        try:
+            # NOLOAD: only a handle on what is there already
+            library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+        except OSError:
+            continue
+        for name in _SETTERS:
+            setter = getattr(library, name, None)
+            if setter is not None:
+                setter(ctypes.c_int(count))
+                told.append(f"{os.path.basename(path)}:{name}")
+    return told
+
+
+def _loaded_libraries() -> set[str]:
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        paths = {line.rstrip("\n").split(maxsplit=5)[-1] for line in file if ".so" in line}
+    return {path for path in paths if any(name in os.path.basename(path) for name in _LIBRARIES)}
+
+
+def reseed() -> None:
+    """New random streams from the system's entropy: a fork begins with its parent's."""
+    random.seed()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def wake_precisely() -> None:
+    """Let this process sleep for microseconds; the kernel rounds to 50 unless asked."""
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1000), 0, 0, 0)
+
+
+def redirect_output(path: str) -> None:
+    """Send stdout and stderr to the end of `path`, and take nothing from stdin. Raises OSError."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(null)
+
+
+def bound_log(path: str, limit: int = LOG_LIMIT, tail: int = LOG_TAIL) -> None:
+    """Cut a log that grew beyond `limit` bytes to its last `tail`: a chatty model must not fill the disk."""
+    try:
+        with open(path, "r+b") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size <= limit:
+                return
+            file.seek(size - tail)
+            kept = file.read()
+            # in place: what is open for appending on it goes on at the new end
+            os.ftruncate(file.fileno(), 0)
+            file.seek(0)
+            file.write(b"... cut ...\n" + kept)
+    except OSError as error:
+        print(f"mldeploy: log {path}: {error.strerror}", file=sys.stderr)
+
+
+def write_status(path: str, status: object) -> None:
+    """Replace the JSON file at `path`. Raises OSError; not flushed, for it means nothing after a power cut."""
+    staged = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(staged, "wb") as file:
+            file.write(msgspec.json.encode(status))
+        os.replace(staged, path)
+    except BaseException:
+        if os.path.exists(staged):
+            os.unlink(staged)
+        raise

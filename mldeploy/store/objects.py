@@ -1,0 +1,184 @@
+"""The five verbs asked of a store, the two streams for blobs, and `open_store`.
+
+A key is a relative path with forward slashes. Every driver keeps these promises (tests/store holds them all
+to one suite): `create` has exactly one winner however many race; a reader sees a whole object or none;
+`get` of what is not there is None and nothing else is. What the verbs are used for is in store/log.py,
+store/blobs.py and store/reports.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from mldeploy.core.records import format_time
+from mldeploy.errors import NotFoundError, StoreError, StoreFormatError
+
+#: The newest format of a store that this code opens.
+FORMAT = 1
+#: The key that says that this is a store, and of which format.
+MARKER = "mldeploy.json"
+#: Called with the number of bytes just moved.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object of a listing. `modified` is the store's own clock, seconds since the epoch."""
+
+    key: str
+    size: int
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object's bytes and when the store says it was written, seconds since the epoch."""
+
+    data: bytes
+    modified: float
+
+
+def check_key(key: str) -> str:
+    """`key` if it may be one; else ValueError (keys are made by this program, never by its users)."""
+    parts = key.split("/")
+    if any(not part or part.startswith(".") for part in parts) or any(c < " " or c == "\\" for c in key):
+        raise ValueError(f"{key!r} is not a key of a store")
+    return key
+
+
+class ObjectStore(Protocol):
+    """A bucket or a folder. Every verb raises StoreError when the store cannot be reached or refuses."""
+
+    @property
+    def url(self) -> str:
+        """The URL it was opened with, without credentials."""
+
+    def get(self, key: str) -> Fetched | None:
+        """The object, or None if there is none."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write `data` at `key` unless something is there. True: written by this call. False: taken.
+
+        Raises OutcomeUnknownError when it may or may not have been written: `get` decides. Any other
+        StoreError or DiskError means that nothing was written and nothing will be.
+        """
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or overwrite; for hosts/ and hints only."""
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """The objects whose keys begin with `prefix`, in order of their keys. Never the truth about anything."""
+
+    def delete(self, key: str) -> None:
+        """Remove; nothing there is no error."""
+
+    def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
+        """Stream a file to `key`, which nobody else uses; whole or not at all. Again after a failure is fine."""
+
+    def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
+        """Stream `key` into the new file `target`, fsync it, and return the sha256 of what was written.
+
+        Raises NotFoundError when there is no such object. The caller removes `target` on failure.
+        """
+
+    def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """Call `wake` (from any thread) when something below `prefix` may have changed; returns what stops
+        the watch, or None where the store cannot tell and has to be polled."""
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """`mldeploy.json`: what makes a bucket or a folder a store."""
+
+    format: int = FORMAT
+    id: str  # ULID of the store
+    created: str  # RFC 3339
+
+
+class Opened(NamedTuple):
+    """What a driver gives: the store, and the same with nothing made durable, for the probe."""
+
+    store: ObjectStore
+    scratch: ObjectStore
+
+
+def open_store(url: str, *, create: bool = False) -> ObjectStore:
+    """The store at `url`: a path, file:///…, memory://NAME (this process alone), or an fsspec URL.
+
+    `create`: make it one if it is none yet; its exclusive create is probed first. One that exists is opened.
+    Raises NotFoundError where there is no store, StoreFormatError for one of a newer mldeploy, StoreError
+    where it cannot be reached or fails the probe, DiskError where a folder cannot be written, UsageError for
+    a URL of no known kind.
+    """
+    opened = _driver(url, create)
+    store = opened.store
+    found = store.get(MARKER)
+    if found is None and create:
+        found = _create(opened)
+    if found is None:
+        raise NotFoundError(
+            f"there is no mldeploy store at {store.url}",
+            f"make one with `mldeploy init --store {store.url}`, or name another with --store",
+        )
+    _check_format(store.url, found.data)
+    return store
+
+
+def _driver(url: str, create: bool) -> Opened:
+    # drivers are imported when asked for: fsspec and its file systems take long to load
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme == "file":
+        from mldeploy.store.file import FileStore, folder_of
+
+        root = folder_of(url)
+        if create:
+            FileStore(root).make_root()
+        return Opened(FileStore(root, marker=MARKER), FileStore(root, durable=False))
+    if scheme == "memory":
+        from mldeploy.store.memory import MemoryStore
+
+        memory = MemoryStore.named(url)
+        return Opened(memory, memory)
+    from mldeploy.store.fsspec_store import FsspecStore
+
+    remote = FsspecStore.open(url)
+    return Opened(remote, remote)
+
+
+def _create(opened: Opened) -> Fetched:
+    from mldeploy.store.ids import new_ulid
+    from mldeploy.store.probe import probe
+
+    probe(opened.scratch)
+    marker = Marker(id=new_ulid(), created=format_time(datetime.now(UTC)))
+    opened.store.create(MARKER, msgspec.json.encode(marker) + b"\n")
+    found = opened.store.get(MARKER)  # another may have been quicker: theirs is the store's
+    if found is None:
+        raise StoreError(
+            f"{opened.store.url} does not show {MARKER} after it was written",
+            "a store must be consistent: a written object is there for every reader at once",
+        )
+    return found
+
+
+def _check_format(url: str, data: bytes) -> None:
+    try:
+        marker = msgspec.json.decode(data, type=_MarkerFormat)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise StoreError(
+            f"{MARKER} of {url} cannot be read: {error}", "put it back from a backup, or name another store"
+        ) from error
+    if marker.format > FORMAT:
+        raise StoreFormatError(
+            f"the store {url} has format {marker.format}, and this mldeploy reads up to {FORMAT}",
+            "upgrade mldeploy",
+        )
+
+
+class _MarkerFormat(msgspec.Struct, frozen=True):
+    format: int
