@@ -2,8 +2,8 @@
 
 The store comes from the argument, MLDEPLOY_STORE, or the nearest `mldeploy.toml` (or `[tool.mldeploy]` of a
 `pyproject.toml`) going up from the working folder; a local folder where none names one. The environment comes
-the same way (MLDEPLOY_ENVIRONMENT), and is `production` where nothing names it. Paths in a file are relative to
-that file. Left out: the daemon's configuration, which is its own.
+the same way (MLDEPLOY_ENVIRONMENT), and is `production` where nothing names it. Paths in a file are
+relative to that file. Left out: the daemon's configuration, which is its own.
 """
 
 from __future__ import annotations
@@ -98,16 +98,23 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", "mend the file, or name the store with --store") from error
+        raise UsageError(
+            f"{path} cannot be read: {error}", "mend the file, or name the store with --store"
+        ) from error
 
 
 def _checked(path: Path, table: Any) -> dict[str, str]:
     if not isinstance(table, dict):
-        raise UsageError(f"{path}: [tool.mldeploy] is not a table", 'write for example store = "s3://bucket/prefix"')
+        raise UsageError(
+            f"{path}: [tool.mldeploy] is not a table", 'write for example store = "s3://bucket/prefix"'
+        )
     for key, value in table.items():
         if key not in KEYS:
             near = get_close_matches(key, KEYS, 1, 0.4)
-            raise UsageError(f"{path}: unknown key {key!r}", f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(KEYS)}")
+            raise UsageError(
+                f"{path}: unknown key {key!r}",
+                f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(KEYS)}",
+            )
         if not isinstance(value, str):
             raise UsageError(f"{path}: {key} is not a string", f'write {key} = "…"')
     return table

@@ -171,7 +171,7 @@ class Disk:
         with _told(path):
             path.parent.mkdir(exist_ok=True)
             staged.chmod(0o444)
-            os.rename(staged, path)
+            staged.rename(path)
             _sync(path.parent)
 
     def put_folder(self, staged: Path, name: str) -> None:
@@ -179,7 +179,7 @@ class Disk:
         path = self.root / name
         with _told(path):
             try:
-                os.rename(staged, path)
+                staged.rename(path)
             except OSError as error:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
@@ -214,7 +214,7 @@ class Disk:
         away = self.root / "staging" / f"removed-{secrets.token_hex(8)}"
         with _told(path):
             try:
-                os.rename(path, away)
+                path.rename(away)
             except FileNotFoundError:
                 return
         _remove(away)

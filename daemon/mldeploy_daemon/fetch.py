@@ -10,33 +10,40 @@ Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import msgspec
 
 from mldeploy.bundle.environment import build, environment_id
+from mldeploy.bundle.files import sha256_file
 from mldeploy.core import manifest as manifests
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import Blob
-from mldeploy.errors import IntegrityError, ManifestError
+from mldeploy.errors import IntegrityError, ManifestError, StoreError
 from mldeploy.store.blobs import fetch_blob
 from mldeploy.store.objects import ObjectStore
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.system import sync_filesystem
 
 
-def fetch_bundle(
-    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], *, model: str, digest: str
-) -> Manifest:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where blobs come from: the store, None while it cannot be reached, and the live blobs of the state."""
+
+    store: ObjectStore | None
+    blobs: Mapping[str, Blob]
+
+
+def fetch_bundle(source: Source, disk: Disk, *, model: str, digest: str) -> Manifest:
     """Put the bundle `digest` of `model` in place, without its wheels; returns its manifest.
 
-    `blobs` are the live ones of the state. Raises StoreError, NotFoundError, IntegrityError, ManifestError
+    Raises StoreError, NotFoundError, IntegrityError, ManifestError
     and DiskError.
     """
-    _bring(store, disk, blobs, digest)
+    _bring(source, disk, digest)
     manifest = read_manifest(disk.blob(digest).read_bytes(), model=model, digest=digest)
     for file in manifest.files:
-        _bring(store, disk, blobs, file.sha256, file.size)
+        _bring(source, disk, file.sha256, file.size)
     with disk.staged() as folder:
         bundle = folder / "bundle"
         bundle.mkdir()
@@ -75,9 +82,7 @@ def lock_sha256(manifest: Manifest) -> str:
     raise ManifestError(f"manifest of {manifest.name}: lock: {manifest.lock} is not listed", "pack it again")
 
 
-def build_environment(
-    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], manifest: Manifest
-) -> str:
+def build_environment(source: Source, disk: Disk, manifest: Manifest) -> str:
     """Put the environment of a bundle in place; returns its id.
 
     Raises what `fetch_bundle` raises, and BuildError.
@@ -85,8 +90,8 @@ def build_environment(
     lock = lock_sha256(manifest)
     identifier = environment_id(manifest, lock)
     for wheel in manifest.wheels:
-        _bring(store, disk, blobs, wheel.sha256, wheel.size)
-    _bring(store, disk, blobs, lock)
+        _bring(source, disk, wheel.sha256, wheel.size)
+    _bring(source, disk, lock)
     with disk.staged() as folder:
         wheels, built = folder / "wheels", folder / "environment"
         wheels.mkdir()
@@ -105,11 +110,28 @@ def build_environment(
     return identifier
 
 
-def _bring(
-    store: ObjectStore, disk: Disk, blobs: Mapping[str, Blob], sha256: str, size: int | None = None
-) -> None:
+def verify_bundle(disk: Disk, manifest: Manifest, digest: str) -> None:
+    """Read again the files of a bundle that do not look as they did, and seal it anew.
+
+    What holds other bytes than its digest says is removed with its bundle, to be fetched again, and
+    IntegrityError is raised.
+    """
+    folder = disk.root / "bundles" / digest
+    suspects = set(disk.broken_seals(digest, manifest))
+    for file in manifest.files:
+        if file.path not in suspects:
+            continue
+        path = folder / file.path
+        if not path.is_file() or sha256_file(path) != file.sha256:
+            disk.remove_bundle(digest)
+            disk.remove(str(disk.blob(file.sha256).relative_to(disk.root)))
+            raise IntegrityError(f"{path} was altered or removed", "it is fetched again by itself")
+    disk.seal(digest, manifest, folder)
+
+
+def _bring(source: Source, disk: Disk, sha256: str, size: int | None = None) -> None:
     """Put a blob in its place, unless it is there."""
-    blob = blobs.get(sha256)
+    blob = source.blobs.get(sha256)
     expected = size if size is not None else blob.size if blob else None
     if expected is not None and disk.has_blob(sha256, expected):
         return
@@ -119,7 +141,9 @@ def _bring(
         )
     if blob.size != expected:
         raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {expected}", "push the model again")
+    if source.store is None:
+        raise StoreError("the store cannot be reached", "it is tried again by itself")
     with disk.staged() as folder:
-        staged: Path = folder / sha256
-        fetch_blob(store, sha256, blob.push, staged, size=blob.size)
+        staged = folder / sha256
+        fetch_blob(source.store, sha256, blob.push, staged, size=blob.size)
         disk.put_blob(staged, sha256)

@@ -109,3 +109,17 @@ def notify(address: str | None, text: str) -> None:
             channel.sendto(text.encode(), address)
     except OSError:
         return  # systemd notices by its own timeouts; nothing here depends on it
+
+
+def processes_in(folder: Path, marker: str) -> list[int]:
+    """The pids of processes whose working folder is `folder` and whose command line holds `marker`."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdecimal() or int(path.name) == os.getpid():
+            continue
+        try:
+            if (path / "cwd").readlink() == folder and marker.encode() in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except OSError:
+            continue  # it has just ended, or is somebody else's
+    return found

@@ -48,7 +48,12 @@ def _identifier(lock_sha256: str, python: str, platform: str) -> str:
 
 
 def resolve(
-    requirements: Iterable[str], python: str, platform: str, index_url: str | None = None, *, pickled: bool = False
+    requirements: Iterable[str],
+    python: str,
+    platform: str,
+    index_url: str | None = None,
+    *,
+    pickled: bool = False,
 ) -> bytes:
     """A lock with every file's hash, for `requirements` and what the runtime itself needs.
 

@@ -171,4 +171,3 @@ def _take(cache: Path, pin: Pin, target: Target, folder: Path) -> Wheel:
     # a bundle's files are read only by us; still it is copied: an edit of one must not reach the other
     shutil.copyfile(path, copy)
     return Wheel(name=path.name, sha256=sha256_file(copy), size=copy.stat().st_size)
-

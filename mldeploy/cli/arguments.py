@@ -15,7 +15,9 @@ VERSION_HELP = "MODEL@VERSION, for example churn@7."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 Ref = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help=VERSION_HELP, show_default=False)]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; shown in history.", show_default=False)]
+Reason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why; shown in history.", show_default=False)
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until every live host has arrived.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long to wait: 45s, 10m, 1h30m.")]

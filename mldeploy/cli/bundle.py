@@ -18,31 +18,44 @@ if TYPE_CHECKING:
 
 app = new_app()
 
-Source = Annotated[str, typer.Argument(metavar="SOURCE", help="A bundle, or a model folder.", show_default=False)]
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A bundle, or a model folder.", show_default=False)
+]
 
 
 @app.command(cls=Command)
 def pack(
     ctx: typer.Context,
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder with a model.yaml.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder with a model.yaml.", show_default=False)
+    ],
     name: Annotated[str | None, typer.Option("--name", help="The model's name.", show_default=False)] = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)
+    ] = None,
     expires: Annotated[
         str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
     ] = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="Where the bundle goes. Default: NAME.bundle.", show_default=False)
+        str | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where the bundle goes. Default: NAME.bundle.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Make a bundle out of a model folder and run the three gates over it; prints the bundle's folder."""
     session = Session(ctx)
     with session.output.reporter() as reporter:
-        packed = session.client().pack(source, name=name, owner=owner, expires=expires, out=out, reporter=reporter)
+        packed = session.client().pack(
+            source, name=name, owner=owner, expires=expires, out=out, reporter=reporter
+        )
     if session.output.json:
         session.output.document("mldeploy.pack/1", packed)
         return
     _note_skipped(session, packed.gates_skipped)
-    session.output.note(f"packed {packed.name} ({size(packed.size)}, digest {packed.digest[:12]}){_speed(packed)}")
+    session.output.note(
+        f"packed {packed.name} ({size(packed.size)}, digest {packed.digest[:12]}){_speed(packed)}"
+    )
     session.output.line(packed.folder)
 
 
@@ -74,7 +87,9 @@ def _show_validated(session: Session, result: Validated) -> None:
         output.finding(finding["file"], finding["key"], finding["message"], finding["hint"])
     if result.ok:
         output.line(f"{result.source}: {', '.join(result.gates_run)}: no findings")
-        output.table(("MEASURED", "VALUE"), [(key, f"{value:g}") for key, value in sorted(result.measured.items())])
+        output.table(
+            ("MEASURED", "VALUE"), [(key, f"{value:g}") for key, value in sorted(result.measured.items())]
+        )
 
 
 def _note_skipped(session: Session, skipped: dict[str, str]) -> None:
@@ -84,7 +99,10 @@ def _note_skipped(session: Session, skipped: dict[str, str]) -> None:
 
 def _speed(packed: Packed) -> str:
     load, latency = packed.measured.get("load_ms"), packed.measured.get("latency_ms")
-    parts = [f"loads in {load:.0f} ms" if load is not None else "", f"answers in {latency:.1f} ms" if latency is not None else ""]
+    parts = [
+        f"loads in {load:.0f} ms" if load is not None else "",
+        f"answers in {latency:.1f} ms" if latency is not None else "",
+    ]
     return "".join(f", {part}" for part in parts if part)
 
 
@@ -92,7 +110,10 @@ def _speed(packed: Packed) -> str:
 def inspect(
     ctx: typer.Context,
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="A bundle's folder, or MODEL@VERSION in the store.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="A bundle's folder, or MODEL@VERSION in the store.", show_default=False
+        ),
     ],
     files: Annotated[bool, typer.Option("--files", help="List files and wheels too.")] = False,
 ) -> None:
@@ -105,7 +126,9 @@ def inspect(
     session.output.table(("FIELD", "VALUE"), _inspected(result))
     if files:
         listed = [(item.path, size(item.size), item.sha256[:12]) for item in result.manifest.files]
-        wheels = [(f"wheels/{item.name}", size(item.size), item.sha256[:12]) for item in result.manifest.wheels]
+        wheels = [
+            (f"wheels/{item.name}", size(item.size), item.sha256[:12]) for item in result.manifest.wheels
+        ]
         session.output.table(("FILE", "SIZE", "SHA256"), listed + wheels)
 
 
@@ -139,4 +162,3 @@ def _inspected(result: Inspected) -> list[tuple[Cell, Cell]]:
 
 def _tensors(tensors: tuple[Tensor, ...]) -> str:
     return ", ".join(f"{tensor.name} {tensor.datatype}{list(tensor.shape)}" for tensor in tensors)
-

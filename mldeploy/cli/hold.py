@@ -42,7 +42,10 @@ def freeze(
     every: All = False,
     reason: Reason = "",
     until: Annotated[
-        str, typer.Option("--until", metavar="WHEN", help="A date or duration; shown, not enforced.", show_default=False)
+        str,
+        typer.Option(
+            "--until", metavar="WHEN", help="A date or duration; shown, not enforced.", show_default=False
+        ),
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
@@ -55,7 +58,9 @@ def freeze(
 
 
 @app.command(cls=Command)
-def unfreeze(ctx: typer.Context, model: MaybeModel = None, every: All = False, dry_run: DryRun = False) -> None:
+def unfreeze(
+    ctx: typer.Context, model: MaybeModel = None, every: All = False, dry_run: DryRun = False
+) -> None:
     """Allow promotes again."""
     session = Session(ctx)
     name = _named(model, every)

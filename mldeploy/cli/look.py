@@ -20,7 +20,9 @@ STYLES = {
     "serving": "green", "ready": "green", "converging": "yellow", "no hosts": "yellow", "failing": "red",
     "failed": "red", "not promoted": "dim", "sleeping": "dim",
 }  # fmt: skip
-MaybeModel = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.", show_default=False)]
+MaybeModel = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="Only this model.", show_default=False)
+]
 
 
 @app.command(cls=Command)
@@ -140,7 +142,9 @@ def history(
 @app.command(cls=Command)
 def why(
     ctx: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)
+    ],
     model: MaybeModel = None,
 ) -> None:
     """Why a host serves what it serves: what it has read, what it wants, has, and does next."""
@@ -178,7 +182,7 @@ def _show_why(session: Session, found: Why) -> None:
             output.line(f"  next: {model.next}")
         for version in model.versions:
             output.line(f"  {model.model}@{version.version}: {_describe_version(version)}")
-            for line in version.log_tail.splitlines()[-5:]:
+            for line in version.log_tail[-5:]:
                 output.line(f"    | {line}")
 
 
@@ -199,7 +203,9 @@ def wait(
     timeout: Timeout = "10m",
     seq: Annotated[
         int | None,
-        typer.Option("--record", metavar="N", min=1, help="This record; default: the last one.", show_default=False),
+        typer.Option(
+            "--record", metavar="N", min=1, help="This record; default: the last one.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Wait until every live host serves what the log says of MODEL.
@@ -213,4 +219,6 @@ def wait(
     if session.output.json:
         session.output.document("mldeploy.wait/1", waited)
         return
-    session.output.note(f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived in {waited.seconds:.1f} s")
+    session.output.note(
+        f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived in {waited.seconds:.1f} s"
+    )

@@ -1,7 +1,7 @@
 """`mldeploy`: finds the command, loads its file, and turns what it raises into lines and an exit code.
 
-The help of `mldeploy` itself comes from the table below, so that it loads no command. Left out: what a command
-does (one file per group) and how anything looks (`output.py`).
+The help of `mldeploy` itself comes from the table below, so that it loads no command. Left out: what a
+command does (one file per group) and how anything looks (`output.py`).
 """
 
 from __future__ import annotations

@@ -35,16 +35,18 @@ def _setter(field: str, value: object = None) -> Callable[[Any, Any, Any], Any]:
     return set_option
 
 
-def _flag(*names: str, help: str, callback: Callable[[Any, Any, Any], Any], eager: bool = False) -> TyperOption:  # noqa: A002
+def _flag(
+    *names: str, text: str, callback: Callable[[Any, Any, Any], Any], eager: bool = False
+) -> TyperOption:
     return TyperOption(
-        param_decls=list(names), is_flag=True, default=False, help=help, callback=callback,
+        param_decls=list(names), is_flag=True, default=False, help=text, callback=callback,
         expose_value=False, is_eager=eager, rich_help_panel=GLOBAL,
     )  # fmt: skip
 
 
-def _value(*names: str, metavar: str, help: str, field: str) -> TyperOption:  # noqa: A002
+def _value(*names: str, metavar: str, text: str, field: str) -> TyperOption:
     return TyperOption(
-        param_decls=list(names), metavar=metavar, help=help, callback=_setter(field), type=str,
+        param_decls=list(names), metavar=metavar, help=text, callback=_setter(field), type=str,
         expose_value=False, rich_help_panel=GLOBAL,
     )  # fmt: skip
 
@@ -64,13 +66,13 @@ def global_options() -> list[TyperOption]:
     """Fresh parameters for one command."""
     return [
         _value("--store", metavar="URL", field="store",
-               help="The store, a URL or a folder. Else MLDEPLOY_STORE, else the nearest mldeploy.toml."),
+               text="The store, a URL or a folder. Else MLDEPLOY_STORE, else the nearest mldeploy.toml."),
         _value("--environment", "-e", metavar="NAME", field="environment",
-               help="The environment. Else MLDEPLOY_ENVIRONMENT, else mldeploy.toml, else production."),
-        _flag("--json", callback=_setter("json"), help="Print one JSON document on standard output."),
-        _flag("--no-progress", callback=_setter("progress", value=0), help="Show no progress."),
-        _flag("--verbose", "-v", callback=_setter("verbose"), help="Log to standard error; show tracebacks."),
-        _flag("--version", callback=_print_version, eager=True, help="Print the version and exit."),
+               text="The environment. Else MLDEPLOY_ENVIRONMENT, else mldeploy.toml, else production."),
+        _flag("--json", callback=_setter("json"), text="Print one JSON document on standard output."),
+        _flag("--no-progress", callback=_setter("progress", value=0), text="Show no progress."),
+        _flag("--verbose", "-v", callback=_setter("verbose"), text="Log to standard error; show tracebacks."),
+        _flag("--version", callback=_print_version, eager=True, text="Print the version and exit."),
     ]  # fmt: skip
 
 

@@ -58,6 +58,13 @@ class Output:
         """Data."""
         print(text, flush=True)
 
+    def value(self, value: object) -> None:
+        """Data that is JSON whether or not --json was given."""
+        import msgspec
+
+        data = msgspec.json.encode(value)
+        print((msgspec.json.format(data, indent=2) if sys.stdout.isatty() else data).decode(), flush=True)
+
     def note(self, text: str) -> None:
         """For people."""
         if not self.json:
@@ -105,7 +112,7 @@ class Output:
             fields |= {key: value for key, value in extra.items() if value}
             self.document("mldeploy.error/1", fields)
             return
-        self._two_lines(message, hint)
+        two_lines(message, hint)
 
     def bug(self, error: Exception) -> int:
         """Something we did not expect."""
@@ -129,13 +136,15 @@ class Output:
 
     def finding(self, file: str, key: str, message: str, hint: str) -> None:
         """What a gate found: two lines that name the place and the cure."""
-        self._two_lines(f"{file}: {key}: {message}" if key else f"{file}: {message}", hint)
+        two_lines(f"{file}: {key}: {message}" if key else f"{file}: {message}", hint)
 
-    def _two_lines(self, message: str, hint: str) -> None:
-        print(f"{paint(sys.stderr, 'error', '1;31')}: {one_line(message)}", file=sys.stderr)
-        if hint:
-            print(f"{paint(sys.stderr, 'hint', '1;36')}: {one_line(hint)}", file=sys.stderr)
-        sys.stderr.flush()
+
+def two_lines(message: str, hint: str) -> None:
+    """An error as people see it."""
+    print(f"{paint(sys.stderr, 'error', '1;31')}: {one_line(message)}", file=sys.stderr)
+    if hint:
+        print(f"{paint(sys.stderr, 'hint', '1;36')}: {one_line(hint)}", file=sys.stderr)
+    sys.stderr.flush()
 
 
 def one_line(text: str) -> str:
@@ -145,7 +154,11 @@ def one_line(text: str) -> str:
 
 def coloured(stream: TextIO) -> bool:
     """Whether `stream` is a terminal that wants colour."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in ("dumb", "unknown")
+    return (
+        stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") not in ("dumb", "unknown")
+    )
 
 
 def paint(stream: TextIO, text: str, code: str) -> str:

@@ -20,20 +20,26 @@ def predict(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", metavar="FILE|-",
-            help="A whole request, or for a model of one input a bare list of rows. Without it: the packed sample.",
+            "--data",
+            metavar="FILE|-",
+            help="A whole request, or rows for a model of one input. Without it: the packed sample.",
             show_default=False,
         ),
-    ] = None,  # fmt: skip
+    ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", metavar="URL", help="A daemon. Default: a live host's.", show_default=False)
+        str | None,
+        typer.Option("--url", metavar="URL", help="A daemon. Default: a live host's.", show_default=False),
     ] = None,
     version: Annotated[
         str | None,
-        typer.Option("--version", metavar="N", help="This version; or stable, candidate, previous.", show_default=False),
+        typer.Option(
+            "--version", metavar="N", help="This version; or stable, candidate, previous.", show_default=False
+        ),
     ] = None,
     curl: Annotated[bool, typer.Option("--curl", help="Print the curl line, and send nothing.")] = False,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long to wait for an answer.")] = "30s",
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="TIME", help="How long to wait for an answer.")
+    ] = "30s",
 ) -> None:
     """Ask a model for a prediction; prints the answer (Open Inference Protocol v2)."""
     from mldeploy.cli.arguments import seconds

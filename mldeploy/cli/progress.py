@@ -28,6 +28,9 @@ class Quiet(Silent):
     def __exit__(self, *args: object) -> None:
         pass
 
+    def problem(self, message: str, hint: str) -> None:
+        """Say nothing."""
+
 
 class Notes(Quiet):
     """Where nothing can be drawn: the lines that stay, and nothing that moves."""
@@ -39,6 +42,10 @@ class Notes(Quiet):
     def warn(self, text: str) -> None:
         """One line, marked."""
         print(f"{out.paint(sys.stderr, 'warning', '1;33')}: {text}", file=sys.stderr, flush=True)
+
+    def problem(self, message: str, hint: str) -> None:
+        """An error that does not end the command, in its two lines."""
+        out.two_lines(message, hint)
 
 
 class Terminal(Notes):
@@ -67,6 +74,11 @@ class Terminal(Notes):
         """One marked line, above the waiting line."""
         self._stop()
         super().warn(text)
+
+    def problem(self, message: str, hint: str) -> None:
+        """An error that does not end the command, above the waiting line."""
+        self._stop()
+        super().problem(message, hint)
 
     @contextmanager
     def bar(self, label: str, total: int | None, unit: str = "bytes") -> Iterator[Advance]:

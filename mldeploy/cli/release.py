@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 app = new_app()
 
 To = Annotated[
-    str | None, typer.Option("--to", metavar="PERCENT", help="This share of the traffic, and no more.", show_default=False)
+    str | None,
+    typer.Option(
+        "--to", metavar="PERCENT", help="This share of the traffic, and no more.", show_default=False
+    ),
 ]
 Steps = Annotated[
-    str | None, typer.Option("--steps", metavar="LIST", help="A ramp, for example 1,10,50,100.", show_default=False)
+    str | None,
+    typer.Option("--steps", metavar="LIST", help="A ramp, for example 1,10,50,100.", show_default=False),
 ]
-Now = Annotated[bool, typer.Option("--now", help="All traffic at once, whatever the bundle's own rollout says.")]
+Now = Annotated[
+    bool, typer.Option("--now", help="All traffic at once, whatever the bundle's own rollout says.")
+]
 
 
 @app.command(cls=Command)
@@ -35,7 +41,9 @@ def push(
         str, typer.Argument(metavar="SOURCE", help="A bundle, or a model folder to pack.", show_default=False)
     ],
     name: Annotated[str | None, typer.Option("--name", help="The model's name.", show_default=False)] = None,
-    owner: Annotated[str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)] = None,
+    owner: Annotated[
+        str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)
+    ] = None,
     expires: Annotated[
         str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
     ] = None,
@@ -54,14 +62,22 @@ def push(
     session = Session(ctx)
     limit = seconds(timeout)
     if not promote and (to or steps or now or wait):
-        raise UsageError("--to, --steps, --now and --wait go with --promote", "add --promote, or promote it afterwards")
+        raise UsageError(
+            "--to, --steps, --now and --wait go with --promote", "add --promote, or promote it afterwards"
+        )
     client = session.client()
     with session.output.reporter() as reporter:
         pushed = client.push(
             source, name=name, owner=owner, expires=expires, promote=promote, to=to, steps=shares(steps),
             now=now, dry_run=dry_run, reporter=reporter,
         )  # fmt: skip
-    _finish(session, client, pushed, lambda: _show_pushed(session, pushed), limit if wait and not dry_run else None)
+    _finish(
+        session,
+        client,
+        pushed,
+        lambda: _show_pushed(session, pushed),
+        limit if wait and not dry_run else None,
+    )
 
 
 def _show_pushed(session: Session, pushed: Pushed) -> None:
@@ -93,7 +109,9 @@ def promote(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL@VERSION", help="For example churn@7; the model alone with --from.", show_default=False
+            metavar="MODEL@VERSION",
+            help="For example churn@7; the model alone with --from.",
+            show_default=False,
         ),
     ],
     to: To = None,
@@ -101,7 +119,9 @@ def promote(
     now: Now = False,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="ENVIRONMENT", help="The version that is stable there.", show_default=False),
+        typer.Option(
+            "--from", metavar="ENVIRONMENT", help="The version that is stable there.", show_default=False
+        ),
     ] = None,
     wait: Wait = False,
     timeout: Timeout = "10m",
@@ -112,7 +132,7 @@ def promote(
     limit = seconds(timeout)
     client = session.client()
     change = client.promote(target, to=to, steps=shares(steps), now=now, source=source, dry_run=dry_run)
-    what = f"{change.model}@{change.version} {'takes traffic' if to or steps else 'is stable'} in {change.environment}"
+    what = f"{change.model}@{change.version} {'takes' if to or steps else 'has all'} traffic in {change.environment}"
     _finish(
         session, client, change, lambda: session.changed("promote", change, what, what),
         limit if wait and not dry_run else None,
@@ -124,7 +144,8 @@ def rollback(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)],
     to: Annotated[
-        int | None, typer.Option("--to", metavar="VERSION", help="This version instead.", show_default=False, min=1)
+        int | None,
+        typer.Option("--to", metavar="VERSION", help="This version instead.", show_default=False, min=1),
     ] = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="Refuse promotes afterwards.")] = False,
     reason: Reason = "",

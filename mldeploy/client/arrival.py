@@ -1,7 +1,7 @@
 """How far a host is with what the log wants of a model: the judgement behind `wait` and `status`.
 
-Pure. A host has arrived when it has read the record and routes the wanted versions, which are ready (or, where
-nothing is wanted, routes nothing). A version that failed on it is a failure, not a delay.
+Pure. A host has arrived when it has read the record and routes the wanted versions, which are ready (or,
+where nothing is wanted, routes nothing). A version that failed on it is a failure, not a delay.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def progress(report: HostReport, model: str, wanted: Serving, seq: int) -> Progr
         (wanted.stable, "stable", said.stable),
         (candidate, "candidate", said.candidate),
     ):
-        version = said.serving.get(str(number)) if number is not None else None
+        version = said.serving.get(number) if number is not None else None
         if version is not None and version.state == "failed":
             return Progress(False, _failure(model, number, version), failed=True)
         if routed != number:

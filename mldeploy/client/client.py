@@ -1,8 +1,8 @@
 """The Client: every command as a method, with typed results.
 
-Rules: a Client opens nothing before its first call; doing again what is done succeeds and says so (`already`);
-a dry run writes nothing and says what it would write. One Client is for one thread. Left out: printing
-(`mldeploy.cli`); how each thing is done (the modules beside this one).
+Rules: a Client opens nothing before its first call; doing again what is done succeeds and says so
+(`already`); a dry run writes nothing and says what it would write. One Client is for one thread. Left out:
+printing (`mldeploy.cli`); how each thing is done (the modules beside this one).
 """
 
 from __future__ import annotations
@@ -16,8 +16,18 @@ from mldeploy.client import keeping
 from mldeploy.client.connection import Connection, utc_now
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import (
-    Change, History, Inspected, ModelDetail, Packed, Prediction, Pushed, Status, Validated, Waited, Why,
-)  # fmt: skip
+    Change,
+    History,
+    Inspected,
+    ModelDetail,
+    Packed,
+    Prediction,
+    Pushed,
+    Status,
+    Validated,
+    Waited,
+    Why,
+)
 from mldeploy.core.types import ModelRef, check_name, parse_expiry
 from mldeploy.progress import Reporter, Silent
 
@@ -30,9 +40,9 @@ Percent = int | float | str
 class Client:
     """Works on one store and one environment.
 
-    `store` is a URL or a folder; without it MLDEPLOY_STORE, the nearest mldeploy.toml or a local folder is taken,
-    and `environment` likewise (default: production). `actor` is who is said to have done it (default: user@host).
-    Every method raises StoreError where the store cannot be reached.
+    `store` is a URL or a folder; without it MLDEPLOY_STORE, the nearest mldeploy.toml or a local folder is
+    taken, and `environment` likewise (default: production). `actor` is who is said to have done it
+    (default: user@host). Every method raises StoreError where the store cannot be reached.
     """
 
     def __init__(
@@ -60,6 +70,10 @@ class Client:
         """The state at the head of the log, read now."""
         return self._at.refresh()
 
+    def create_store(self) -> None:
+        """Make the store if there is none yet; `push` does it by itself. Raises StoreError and DiskError."""
+        self._at.create_store()
+
     # --- bundles
 
     def pack(
@@ -72,7 +86,7 @@ class Client:
         out: str | Path | None = None,
         reporter: Reporter | None = None,
     ) -> Packed:
-        """Make a bundle out of a model folder. Raises ManifestError, BuildError, ValidationError, DiskError."""
+        """Make a bundle of a model folder. Raises ManifestError, BuildError, ValidationError, DiskError."""
         from mldeploy.client import bundles
 
         return bundles.pack(Path(source), name, owner, expires, out, reporter or Silent())
@@ -80,7 +94,7 @@ class Client:
     def validate(
         self, source: str | Path, *, gates: Sequence[str] | None = None, reporter: Reporter | None = None
     ) -> Validated:
-        """Run the gates over a bundle (or a model folder, packed for it). Findings are a result, not an error."""
+        """Run the gates over a bundle or a model folder. Findings are a result, not an error."""
         from mldeploy.client import bundles
 
         return bundles.validate(Path(source), gates, self._at.now(), reporter or Silent())
@@ -128,7 +142,8 @@ class Client:
         source: str | None = None,
         dry_run: bool = False,
     ) -> Change:
-        """Give `churn@7` traffic: what the bundle's own rollout says, `to` a percentage, by `steps`, or all `now`.
+        """Give `churn@7` traffic: what the bundle's own rollout says, `to` a percentage, by `steps`, or all
+        `now`.
 
         With `source` the target is a model, and the version is the one stable in that environment. Raises
         NotAllowedError where it is frozen, retired or expired.
@@ -138,7 +153,13 @@ class Client:
         return traffic.promote(self._at, target, traffic.Wish(to, steps, now), source, dry_run)
 
     def rollback(
-        self, model: str, *, to: int | None = None, freeze: bool = False, reason: str = "", dry_run: bool = False
+        self,
+        model: str,
+        *,
+        to: int | None = None,
+        freeze: bool = False,
+        reason: str = "",
+        dry_run: bool = False,
     ) -> Change:
         """End a running rollout; with none, make `to` (else the version before) stable."""
         from mldeploy.client import traffic
@@ -198,9 +219,12 @@ class Client:
     ) -> Change:
         written = self._at.change(intent, dry_run=dry_run)
         return self._at.told(
-            written, dry_run, model=ref.name if ref else model, version=ref.version if ref else None,
+            written,
+            dry_run,
+            model=ref.name if ref else model,
+            version=ref.version if ref else None,
             environment=environment,
-        )  # fmt: skip
+        )
 
     # --- looking
 
@@ -231,10 +255,11 @@ class Client:
     def wait(
         self, model: str, *, seq: int | None = None, timeout: float = 600.0, reporter: Reporter | None = None
     ) -> Waited:
-        """Wait until every live host serves what the log says of the model at record `seq` (default: the head).
+        """Wait until every live host serves what the log says of the model at record `seq` (default: the
+        head).
 
-        `timeout` in seconds. Raises RolloutHaltedError where a host says that the version failed or the rollout
-        was halted, and WaitTimeoutError naming the hosts that have not arrived.
+        `timeout` in seconds. Raises RolloutHaltedError where a host says that the version failed or the
+        rollout was halted, and WaitTimeoutError naming the hosts that have not arrived.
         """
         from mldeploy.client import waiting
 
@@ -251,7 +276,8 @@ class Client:
         version: str | int | None = None,
         timeout: float = 30.0,
     ) -> Prediction:
-        """Ask a daemon. `data`: a request (dict), rows (list or array), a file's path or "-"; None: the sample.
+        """Ask a daemon. `data`: a request (dict), rows (list or array), a file's path or "-"; None: the
+        sample.
 
         `url` is by default a live host's. Raises PredictionError.
         """

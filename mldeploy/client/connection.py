@@ -1,7 +1,7 @@
 """A store, its log and who is asking: what every method of a Client works through.
 
-Nothing is opened before it is used. Mutations go through `change`, so that doing again what is done and dry runs
-work the same everywhere. Left out: what is wanted of a state (`intents.py`).
+Nothing is opened before it is used. Mutations go through `change`, so that doing again what is done and dry
+runs work the same everywhere. Left out: what is wanted of a state (`intents.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mldeploy.config import Settings, load_settings
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
+from mldeploy.errors import NotFoundError
 from mldeploy.store.log import Log
 from mldeploy.store.objects import ObjectStore, open_store
 
@@ -47,6 +48,7 @@ class Connection:
     environment_name: str | None = None
     actor_name: str | None = None
     now: Callable[[], datetime] = field(default=utc_now)
+    clock: float | None = None  # the store's time minus time.monotonic(), once known
 
     @cached_property
     def settings(self) -> Settings:
@@ -65,8 +67,14 @@ class Connection:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """The store, which must exist. Raises StoreError."""
-        return open_store(self.settings.store)
+        """The store, which must exist. Raises NotFoundError and StoreError."""
+        try:
+            return open_store(self.settings.store)
+        except NotFoundError as error:
+            raise NotFoundError(
+                f"{error.message} (named by {self.settings.store_from})",
+                "`mldeploy push SOURCE` makes it with the first bundle; --store names another",
+            ) from error
 
     def create_store(self) -> ObjectStore:
         """The store, made if there is none there yet."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
-from mldeploy.core.types import FULL_SHARE, format_duration, format_share
+from mldeploy.core.types import FULL_SHARE, format_share
 
 
 def describe(action: r.Action) -> str:
@@ -123,14 +124,13 @@ def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
-def roughly(seconds: float) -> str:
-    """A duration for people: the two largest units."""
-    from datetime import timedelta
-
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds >= 86_400:
-        seconds -= seconds % 3_600
-    elif seconds >= 3_600:
-        seconds -= seconds % 60
-    return format_duration(timedelta(seconds=int(seconds)))
+def why_version(version: WhyVersion) -> str:
+    """How a version stands on a host."""
+    parts = [version.state, f"routed as {version.role}" if version.role else ""]
+    if version.stage or version.reason:
+        parts.append(": ".join(part for part in (version.stage, version.reason) if part))
+    if version.attempts:
+        parts.append(f"{version.attempts} attempts")
+    if version.workers or version.requests:
+        parts.append(f"{version.workers} workers, {version.requests:,} requests, {version.failures:,} failed")
+    return "; ".join(part for part in parts if part)

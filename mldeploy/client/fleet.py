@@ -14,7 +14,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.types import HostStatus, HostVersion
 from mldeploy.core.state import State
 from mldeploy.errors import NotFoundError, StoreError
-from mldeploy.store.reports import HostReport, ModelReport, read_reports
+from mldeploy.store.reports import HostReport, read_reports
 
 #: Seconds of store time after which a silent host counts as gone.
 LIVE = 60.0
@@ -38,7 +38,7 @@ class Seen:
         report = self.report
         return HostStatus(
             host=report.host, hostname=report.hostname, environment=report.environment, live=self.live,
-            age=round(self.age, 1), head=report.head, ready=report.ready, address=report.address,
+            age=round(self.age, 1), head=report.head, ready=report.ready, address=report.listen,
             errors=tuple(report.errors),
         )  # fmt: skip
 
@@ -47,17 +47,15 @@ def hosts(at: Connection, environment: str | None = None) -> list[Seen]:
     """Every host that has reported (in one environment, or in all), by hostname."""
     state = at.log.state
     names = [environment] if environment else environments(state)
-    found = [(name, reported) for name in names for reported in read_reports(at.store, name)]
+    found = [(report, modified) for name in names for report, modified in read_reports(at.store, name)]
     if not found:
         return []
-    now = store_time(at, [reported.modified for _, reported in found])
+    now = store_time(at, [modified for _, modified in found])
     seen = []
-    for name, reported in found:
-        report = reported.report
+    for report, modified in found:
         member = state.hosts.get(report.host)
-        seen.append(
-            Seen(report, max(0.0, now - reported.modified), member is not None and member.environment == name)
-        )
+        belongs = member is not None and member.environment == report.environment
+        seen.append(Seen(report, max(0.0, now - modified), belongs))
     return sorted(seen, key=lambda host: (host.report.hostname, host.report.host))
 
 
@@ -78,14 +76,16 @@ def find_host(at: Connection, text: str) -> Seen:
     names = ", ".join(f"{host.report.hostname} ({host.report.host})" for host in (found or everyone)[:10])
     if found:
         raise NotFoundError(f"{len(found)} hosts are called {text!r}", f"give more of the id: {names}")
-    raise NotFoundError(f"no host {text!r} has reported", f"hosts: {names}" if names else "none has; start mldeployd")
+    raise NotFoundError(
+        f"no host {text!r} has reported", f"hosts: {names}" if names else "none has; start mldeployd"
+    )
 
 
 def store_time(at: Connection, modified: list[float]) -> float:
     """The time by the store's own clock, seconds since the epoch.
 
-    It is asked by writing a hint and reading when the store says it was written, once per Connection; where we
-    may not write, the youngest report stands in, and hosts that died together look alive.
+    It is asked by writing a hint and reading when the store says it was written, once per Connection; where
+    we may not write, the youngest report stands in, and hosts that died together look alive.
     """
     if at.clock is None:
         try:
@@ -107,13 +107,8 @@ def versions_on(host: Seen, model: str) -> list[HostVersion]:
     roles = {report.stable: "stable", report.candidate: "candidate"}
     return [
         HostVersion(
-            host=host.report.host, hostname=host.report.hostname, version=int(number), state=version.state,
-            reason=version.reason, routed=roles.get(int(number), ""),
+            host=host.report.host, hostname=host.report.hostname, version=number, state=version.state,
+            reason=version.reason, routed=roles.get(number, ""),
         )
-        for number, version in sorted(report.serving.items(), key=lambda item: int(item[0]))
+        for number, version in sorted(report.serving.items())
     ]  # fmt: skip
-
-
-def model_on(host: Seen, model: str) -> ModelReport | None:
-    """What a host says of a model; None where it says nothing."""
-    return host.report.models.get(model)

@@ -26,7 +26,9 @@ def find_model(state: State, name: str) -> Model:
         return state.models[name]
     near = get_close_matches(name, state.models, 1, 0.5)
     known = f"models here: {', '.join(sorted(state.models)[:10])}" if state.models else "push one first"
-    raise NotFoundError(f"there is no model {name!r} in this store", f"did you mean {near[0]!r}?" if near else known)
+    raise NotFoundError(
+        f"there is no model {name!r} in this store", f"did you mean {near[0]!r}?" if near else known
+    )
 
 
 def find_version(state: State, ref: ModelRef) -> Version:
@@ -54,7 +56,9 @@ def refuse_frozen(state: State, environment: str, model: str) -> None:
         what, command = "every model", "mldeploy unfreeze --all"
     if reason is not None:
         why = f": {reason}" if reason else ""
-        raise NotAllowedError(f"{what} is frozen in {environment}{why}", f"`{command}` lets promotes through again")
+        raise NotAllowedError(
+            f"{what} is frozen in {environment}{why}", f"`{command}` lets promotes through again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,8 @@ class PromoteTo:
             raise NotAllowedError(f"{self.ref} is retired", f"`mldeploy restore {self.ref}` brings it back")
         if version.expires < self.today.isoformat():
             raise NotAllowedError(
-                f"{self.ref} expired on {version.expires}", f"`mldeploy extend {self.ref} 90d` moves its expiry"
+                f"{self.ref} expired on {version.expires}",
+                f"`mldeploy extend {self.ref} 90d` moves its expiry",
             )
         refuse_frozen(state, self.environment, self.ref.name)
 
@@ -107,7 +112,8 @@ def _same(ramp: Ramp, wanted: PromoteTo) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RollbackTo:
-    """End a running rollout; with none, make `to` (the previous version if None) stable. Then freeze if asked.
+    """End a running rollout; with none, make `to` (the previous version if None) stable. Then freeze if
+    asked.
 
     A rollback of the stable version swaps it with the previous one, so a second would undo the first:
     `was_rollback` says of a record number whether it already was this rollback.
@@ -156,7 +162,8 @@ class RollbackTo:
 def rolled_back_in(actions: Sequence[Action], model: str, environment: str) -> bool:
     """Whether a record of these actions rolled the model back to the version before."""
     return any(
-        isinstance(action, Rollback) and (action.model, action.environment, action.to) == (model, environment, None)
+        isinstance(action, Rollback)
+        and (action.model, action.environment, action.to) == (model, environment, None)
         for action in actions
     )
 
@@ -175,5 +182,3 @@ def uses(state: State, ref: ModelRef) -> list[str]:
         if now.previous == ref.version and now.previous != now.stable:
             found.append(f"previous in {environment}")
     return found
-
-

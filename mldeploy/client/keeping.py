@@ -61,7 +61,9 @@ class ExtendTo:
         if version.expires == self.expires.isoformat():
             return ()
         if self.expires < self.today:
-            raise UsageError(f"{self.expires} lies in the past", "give a date ahead, or a duration such as 90d")
+            raise UsageError(
+                f"{self.expires} lies in the past", "give a date ahead, or a duration such as 90d"
+            )
         if version.retired:
             raise NotAllowedError(f"{self.ref} is retired", f"`mldeploy restore {self.ref}` brings it back")
         return (Extend(model=self.ref.name, version=self.ref.version, expires=self.expires.isoformat()),)
@@ -94,7 +96,8 @@ class UnfreezeModel:
         if frozen(state, self.model, self.environment) is None:
             if self.model and self.environment in state.frozen:
                 raise NotAllowedError(
-                    f"every model is frozen in {self.environment}", "`mldeploy unfreeze --all` allows promotes again"
+                    f"every model is frozen in {self.environment}",
+                    "`mldeploy unfreeze --all` allows promotes again",
                 )
             return ()
         return (Unfreeze(model=self.model, environment=self.environment),)
@@ -122,7 +125,8 @@ class HoldRollout:
         ramp = serving(state, self.environment, self.model).ramp
         if ramp is None:
             raise NotAllowedError(
-                f"no rollout of {self.model} is under way in {self.environment}", "`mldeploy status` shows what is"
+                f"no rollout of {self.model} is under way in {self.environment}",
+                "`mldeploy status` shows what is",
             )
         if ramp.paused == self.pause:
             return ()

@@ -1,7 +1,7 @@
 """Records of the log, read one by one: `history`, and what a single record said.
 
-Rules: records are immutable, so whatever is read here needs no second look; one that cannot be read is shown as
-void. Left out: the state they fold into (`store/log.py`).
+Rules: records are immutable, so whatever is read here needs no second look; one that cannot be read is
+shown as void. Left out: the state they fold into (`store/log.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from mldeploy.client.describe import describe, models_of
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
+from mldeploy.core.fold import Folding
 from mldeploy.core.records import Record
+from mldeploy.core.state import State
 from mldeploy.errors import IntegrityError
 from mldeploy.store.log import record_key
 
@@ -35,29 +37,61 @@ def history(at: Connection, model: str | None, limit: int) -> History:
     state = at.refresh()
     if model is not None:
         find_model(state, model)
+    void = _void(at, state)
     events: list[Event] = []
     seq = state.head
     while seq > 0 and len(events) < limit and state.head - seq < MAX_SCAN:
-        event = _event(at, seq, model)
+        event = _event(at, state, seq, model, seq in void)
         if event is not None:
             events.append(event)
         seq -= 1
     return History(store=at.settings.store, head=state.head, events=tuple(events), more=seq > 0)
 
 
-def _event(at: Connection, seq: int, model: str | None) -> Event | None:
+def _event(at: Connection, state: State, seq: int, model: str | None, void: bool) -> Event | None:
     record = record_at(at, seq)
     if record is None:
         return None if model else Event(seq=seq, time="", actor="", actions=("unreadable",), id="", void=True)
-    if model is not None and not any(_concerns(action, model) for action in record.actions):
+    if model is not None and not any(_concerns(state, action, model) for action in record.actions):
         return None
     return Event(
-        seq=seq, time=record.time, actor=record.actor, id=record.id,
-        actions=tuple(describe(action) for action in record.actions),
+        seq=seq, time=record.time, actor=record.actor, id=record.id, void=void,
+        actions=tuple(_told(state, action, seq) for action in record.actions),
     )  # fmt: skip
 
 
-def _concerns(action: records.Action, model: str) -> bool:
+def _told(state: State, action: records.Action, seq: int) -> str:
+    """The action in words; a publish with the version it became."""
+    text = describe(action)
+    if isinstance(action, records.Publish) and action.model in state.models:
+        for version in state.models[action.model].versions.values():
+            if (version.seq, version.digest) == (seq, action.digest):
+                return text.replace(action.model, f"{action.model}@{version.version}", 1)
+    return text
+
+
+def _void(at: Connection, state: State) -> frozenset[int]:
+    """The numbers of records that changed nothing; only a fold knows, so a log without any is spared."""
+    if not state.voids or state.head > MAX_SCAN:
+        return frozenset()
+    folding, found = Folding(State()), set()
+    for seq in range(1, state.head + 1):
+        fetched = at.store.get(record_key(seq))
+        if fetched is None:
+            break
+        if folding.take(seq, fetched.data).void is not None:
+            found.add(seq)
+    return frozenset(found)
+
+
+def _concerns(state: State, action: records.Action, model: str) -> bool:
     named = models_of(action)
-    # a freeze of every model concerns this one too
-    return model in named or (not named and isinstance(action, records.Freeze | records.Unfreeze))
+    if named or isinstance(action, records.Freeze | records.Unfreeze):
+        # a freeze of every model concerns this one too
+        return model in named or not named
+    rollout = getattr(action, "rollout", None)
+    return rollout is not None and any(
+        rollout in {said.rollout for said in (now.ramp, now.ended) if said is not None}
+        for now in (models.get(model) for models in state.environments.values())
+        if now is not None
+    )

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.past import record_at
 from mldeploy.client.types import Change
-from mldeploy.core.manifest import Manifest, Rollout
+from mldeploy.core.manifest import Manifest, Rollout, parse
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.state import State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, parse_share
 from mldeploy.errors import NotAllowedError, UsageError
+from mldeploy.store.blobs import blob_key
 from mldeploy.store.ids import new_ulid
 
 
@@ -53,10 +56,8 @@ def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run
     version = intents.find_version(state, ref)
     if rollout is None:
         rollout = _own_rollout(at, state, version)
-    intent = intents.PromoteTo(
-        ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date()
-    )
-    warnings = _warnings(at, state, ref, version, rollout)
+    intent = intents.PromoteTo(ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date())
+    warnings = warnings_for(at, state, ref, version, rollout)
     written = at.change(intent, dry_run=dry_run)
     return at.told(
         written, dry_run, model=ref.name, version=ref.version, environment=at.environment, warnings=warnings
@@ -68,7 +69,9 @@ def _target(text: str, source: str | None) -> tuple[str, int | None]:
         ref = ModelRef.parse(text)
         return ref.name, ref.version
     if "@" in text:
-        raise UsageError(f"{text!r} names a version, and --from another", "give the model's name alone with --from")
+        raise UsageError(
+            f"{text!r} names a version, and --from another", "give the model's name alone with --from"
+        )
     check_name(source, "environment name")
     return check_name(text), None
 
@@ -77,7 +80,9 @@ def _stable_in(state: State, model: str, environment: str) -> ModelRef:
     intents.find_model(state, model)
     stable = intents.serving(state, environment, model).stable
     if stable is None:
-        raise NotAllowedError(f"{model} has no stable version in {environment}", f"promote one in {environment} first")
+        raise NotAllowedError(
+            f"{model} has no stable version in {environment}", f"promote one in {environment} first"
+        )
     return ModelRef(model, stable)
 
 
@@ -88,23 +93,15 @@ def _own_rollout(at: Connection, state: State, version: Version) -> Rollout:
 
 def read_manifest(at: Connection, state: State, version: Version) -> Manifest | None:
     """The manifest of a published version; None where its blob was collected."""
-    from mldeploy.core.manifest import parse
-    from mldeploy.store.blobs import blob_key
-
     blob = state.blobs.get(version.digest)
     fetched = at.store.get(blob_key(version.digest, blob.push)) if blob else None
-    return parse(_json(fetched.data)) if fetched else None
+    return parse(msgspec.json.decode(fetched.data)) if fetched else None
 
 
-def _json(data: bytes) -> object:
-    import msgspec
-
-    return msgspec.json.decode(data)
-
-
-def _warnings(
+def warnings_for(
     at: Connection, state: State, ref: ModelRef, version: Version, rollout: Rollout
 ) -> tuple[str, ...]:
+    """What a promote should say beforehand."""
     said = []
     now = intents.serving(state, at.environment, ref.name)
     if now.stable is None and rollout.steps != (FULL_SHARE,):
@@ -120,9 +117,7 @@ def _warnings(
     return tuple(said)
 
 
-def rollback(
-    at: Connection, model: str, to: int | None, freeze: bool, reason: str, dry_run: bool
-) -> Change:
+def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: str, dry_run: bool) -> Change:
     """See Client.rollback."""
     environment = at.environment
 

@@ -94,7 +94,10 @@ class HostVersion(_Result, frozen=True, kw_only=True):
 
 
 class ModelStatus(_Result, frozen=True, kw_only=True):
-    """One model in one environment. `state`: "serving", "converging", "failing", "no hosts", "not promoted"."""
+    """One model in one environment.
+
+    `state`: "serving", "converging", "failing", "no hosts" or "not promoted".
+    """
 
     model: str
     environment: str
@@ -181,7 +184,7 @@ class WhyVersion(_Result, frozen=True, kw_only=True):
     workers: int = 0
     requests: int = 0
     failures: int = 0
-    log_tail: str = ""
+    log_tail: tuple[str, ...] = ()
 
 
 class WhyModel(_Result, frozen=True, kw_only=True):
@@ -269,3 +272,23 @@ class Packed(_Result, frozen=True, kw_only=True):
     gates_run: tuple[str, ...] = ()
     gates_skipped: dict[str, str] = {}
     measured: dict[str, float] = {}
+
+
+class Served(_Result, frozen=True, kw_only=True):
+    """A folder that is served locally. `seconds`: from the change until it answered."""
+
+    model: str
+    version: int
+    url: str
+    curl: str
+    seconds: float
+
+
+class Scaffolded(_Result, frozen=True, kw_only=True):
+    """A model folder to start from. `written` leaves out the files that were there and were kept."""
+
+    folder: str
+    name: str
+    files: tuple[str, ...]
+    written: tuple[str, ...]
+    dry_run: bool = False

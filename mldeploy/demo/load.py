@@ -36,7 +36,7 @@ class Tally:
         return sum(self.answers.values()) + len(self.failures) + len(self.disagreements)
 
     def percentile(self, share: float, since: float, until: float) -> float:
-        """The latency in seconds that `share` of the answers between two moments did not pass; NaN if none."""
+        """The latency in seconds that `share` of the answers between two moments kept to; NaN if none."""
         window = sorted(
             taken for end, taken in zip(self.ended, self.latencies, strict=True) if since <= end < until
         )

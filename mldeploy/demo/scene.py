@@ -51,6 +51,12 @@ class HeldOut(msgspec.Struct, frozen=True):
         right = sum(a == b for a, b in zip(self.answers[version], self.labels, strict=True))
         return right / len(self.labels)
 
+    def renumbered(self, versions: dict[int, int]) -> HeldOut:
+        """The same, by the versions that the log assigned."""
+        return HeldOut(
+            self.rows, self.labels, {versions[trained]: said for trained, said in self.answers.items()}
+        )
+
     def bodies(self) -> list[bytes]:
         """One request of one row for each row."""
         return [v2_request("x", "FP64", [row]) for row in self.rows]

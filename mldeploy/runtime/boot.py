@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 PACKAGE = "mldeploy_runtime"
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
 def _start(mode: str, options: dict[str, Any]) -> int:
     confine = importlib.import_module(f"{PACKAGE}.confine")
     errors = importlib.import_module(f"{PACKAGE}.errors")
-    environment = os.path.abspath(options["environment"])
+    environment = str(Path(options["environment"]).absolute())
     write = [*options.get("write", ()), *filter(None, [options.get("scratch")])]
     read = [*options.get("read", ()), *filter(None, [options.get("bundle"), options.get("manifest")])]
     _set_variables(write)
@@ -57,9 +58,9 @@ def _start(mode: str, options: dict[str, Any]) -> int:
 
 
 def _load_package() -> None:
-    folder = os.path.dirname(os.path.abspath(__file__))
+    folder = Path(__file__).absolute().parent
     spec = importlib.util.spec_from_file_location(
-        PACKAGE, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+        PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
     )
     if spec is None or spec.loader is None:
         raise ImportError(f"{folder} cannot be loaded as a package")
@@ -73,7 +74,7 @@ def _set_variables(write: list[str]) -> None:
     for name in _THREADS:
         os.environ[name] = "1"
     if write:
-        scratch = os.path.abspath(write[-1])
+        scratch = str(Path(write[-1]).absolute())
         for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"):
             os.environ[name] = scratch
 

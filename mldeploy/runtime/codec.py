@@ -1,6 +1,6 @@
 """Open Inference Protocol v2 in JSON: request bytes to arrays, arrays to response bytes.
 
-Rules: decoding is typed and bounded, against the signature: nothing is read as an untyped tree, whose memory a
+Rules: decoding is typed and bounded, against the signature: nothing is read as an untyped tree, whose size a
 client could choose. Whatever is wrong with a request is a BadRequestError that names the input. NaN and
 Infinity are not JSON: refused on the way in, an OutputError on the way out. Unknown fields and `parameters`
 are accepted and ignored. Left out: the binary tensor extension (its frames are refused).
@@ -93,7 +93,8 @@ class RequestDecoder:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise BadRequestError(_explain(body, error)) from error
         arrays = self._arrays(infer.inputs)
-        rows, key = 1, ()
+        rows = 1
+        key: tuple[tuple[int, ...], ...] = ()
         if self._batchable:
             rows = self._rows(arrays)
             if not self._uniform:
@@ -122,7 +123,7 @@ class RequestDecoder:
         return f"the model takes {', '.join(map(repr, self._index))}"
 
     def _rows(self, arrays: tuple[Array, ...]) -> int:
-        rows = arrays[0].shape[0]
+        rows = int(arrays[0].shape[0])
         for reader, array in zip(self._readers, arrays, strict=True):
             if array.shape[0] != rows:
                 raise BadRequestError(

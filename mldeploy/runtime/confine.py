@@ -3,8 +3,8 @@
 Rules: called with one thread and before anything of an environment or a bundle is imported. A confined
 process reads what it was given and the system, writes what it was given, opens no socket but Unix streams it
 listens on, reaches no process outside, and cannot undo it. `require` fails closed: either both parts hold or
-ConfinementError. `best-effort` takes what the kernel gives. What was reached is said in a short string. Standard
-library only: the environment's packages are not importable yet.
+ConfinementError. `best-effort` takes what the kernel gives. What was reached is said in a short string.
+Standard library only: the environment's packages are not importable yet.
 Left out: limits of memory and CPU (the daemon's cgroups), and grants of network (a later format).
 """
 
@@ -18,6 +18,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import ConfinementError
 from .syscalls import MACHINES, build_filter
@@ -66,7 +67,7 @@ def confine(
         raise ConfinementError(f"confine: {want!r} is none of {', '.join(LEVELS)}")
     if want == "off":
         return Confinement()
-    base = (*base, os.path.dirname(os.path.abspath(__file__)))
+    base = (*base, str(Path(__file__).absolute().parent))
     write = tuple(write)
     reached, failures, abi = [], [], 0
     try:
@@ -105,7 +106,7 @@ def _landlock(read: Iterable[str], write: Iterable[str]) -> int:
     ruleset = _syscall(_CREATE_RULESET, attributes, len(attributes), 0)
     try:
         programs = {*_SYSTEM, *(os.path.realpath(path) for path in (sys.base_prefix, sys.base_exec_prefix))}
-        programs.add(os.path.dirname(os.path.dirname(os.path.realpath(sys.executable))))
+        programs.add(str(Path(sys.executable).resolve().parent.parent))
         for path in programs:
             _allow(ruleset, path, _READ | _EXECUTE)
         for path in (*_SYSTEM_FILES, *read):

@@ -1,7 +1,7 @@
 """From a bundle's folder to the function that predicts.
 
-Rules: for a Python object, its pickle is read with every large buffer mapped from its own file, private and copy
-on write, so that replicas and versions share the pages; for a Python class, its module is imported from
+Rules: for a Python object, its pickle is read with every large buffer mapped from its own file, private and
+copy on write, so that replicas and versions share the pages; for a Python class, its module is imported from
 `code/`, made without arguments, and `load(path of model/)` called where it has one. Whatever goes wrong is a
 BundleError of stage `load`. This runs the model's code: only in a confined process, after the digests were
 verified. Left out: other kinds of model, which come as classes of their own.
@@ -27,9 +27,9 @@ KINDS = ("python-object", "python-class")
 
 def load(bundle: str, entry: Entry) -> Callable[..., Any]:
     """The method to call for a prediction. Raises BundleError; the traceback goes to stderr."""
-    code = os.path.abspath(os.path.join(bundle, "code"))
-    if os.path.isdir(code) and code not in sys.path:
-        sys.path.insert(0, code)
+    code = Path(bundle).absolute() / "code"
+    if code.is_dir() and str(code) not in sys.path:
+        sys.path.insert(0, str(code))
     try:
         if entry.kind == "python-object":
             model = _unpickle(bundle, entry)
@@ -79,13 +79,13 @@ def _instantiate(bundle: str, entry: Entry) -> object:
         raise BundleError("load", "manifest.yaml", "entry.module", "names no module and class")
     model = getattr(importlib.import_module(entry.module), entry.name)()
     if hasattr(model, "load"):
-        model.load(Path(os.path.abspath(os.path.join(bundle, "model"))))
+        model.load(Path(bundle).absolute() / "model")
     return model
 
 
 def _inside(bundle: str, path: str, key: str) -> str:
     """`path` within the bundle. The manifest was checked before; a second look costs nothing."""
-    if os.path.isabs(path) or ".." in path.split("/"):
+    if path.startswith("/") or ".." in path.split("/"):
         raise BundleError("load", "manifest.yaml", key, f"{path!r} leaves the bundle")
     return os.path.join(bundle, path)
 

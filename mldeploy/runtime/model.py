@@ -80,7 +80,7 @@ class Engine:
         try:
             columns = zip(*(request.arrays for request in requests), strict=True)
             outputs = self._model([np.concatenate(column) for column in columns])
-        except (Exception, SystemExit):
+        except (Exception, SystemExit):  # noqa: BLE001 - the edge of a request
             # whoever is at fault fails alone, and says so in the log
             return [self._alone(request) for request in requests]
         check = not all(map(finite, outputs))
@@ -96,7 +96,7 @@ class Engine:
             outputs = self._model(request.arrays)
         except OutputError as error:
             return 500, error_body(str(error))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge of a request
             traceback.print_exc()
             return 500, error_body(f"{type(error).__name__}: {error}")
         return self._encode(request, outputs, check=True)

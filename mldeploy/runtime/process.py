@@ -10,7 +10,9 @@ import ctypes
 import os
 import random
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -48,7 +50,7 @@ def start_ticks(pid: int | str = "self") -> int:
 
 
 def memory(pid: int | str = "self") -> Memory:
-    """Memory of a process, by smaps_rollup. Clean pages of mapped files are not private: they are the cache's."""
+    """Memory of a process, by smaps_rollup. Clean pages of a mapped file are the cache's, not private."""
     fields: dict[str, int] = {}
     with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         for line in file:
@@ -61,7 +63,7 @@ def memory(pid: int | str = "self") -> Memory:
 
 def thread_count() -> int:
     """Threads of this process, those of libraries included."""
-    return len(os.listdir("/proc/self/task"))
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 def set_threads(count: int) -> list[str]:
@@ -81,14 +83,14 @@ def set_threads(count: int) -> list[str]:
             setter = getattr(library, name, None)
             if setter is not None:
                 setter(ctypes.c_int(count))
-                told.append(f"{os.path.basename(path)}:{name}")
+                told.append(f"{Path(path).name}:{name}")
     return told
 
 
 def _loaded_libraries() -> set[str]:
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         paths = {line.rstrip("\n").split(maxsplit=5)[-1] for line in file if ".so" in line}
-    return {path for path in paths if any(name in os.path.basename(path) for name in _LIBRARIES)}
+    return {path for path in paths if any(name in Path(path).name for name in _LIBRARIES)}
 
 
 def reseed() -> None:
@@ -134,13 +136,13 @@ def bound_log(path: str, limit: int = LOG_LIMIT, tail: int = LOG_TAIL) -> None:
 
 
 def write_status(path: str, status: object) -> None:
-    """Replace the JSON file at `path`. Raises OSError; not flushed, for it means nothing after a power cut."""
+    """Replace the JSON file at `path`. Raises OSError; not flushed: it means nothing after a power cut."""
     staged = f"{path}.{os.getpid()}.tmp"
     try:
         with open(staged, "wb") as file:
             file.write(msgspec.json.encode(status))
         os.replace(staged, path)
     except BaseException:
-        if os.path.exists(staged):
+        with suppress(FileNotFoundError):
             os.unlink(staged)
         raise

@@ -121,7 +121,7 @@ class CheckOptions(msgspec.Struct, frozen=True):
 def read_manifest(bundle: str, path: str = "") -> Manifest:
     """The manifest of `bundle`, or the one at `path`. Raises BundleError."""
     path = path or os.path.join(bundle, "manifest.yaml")
-    name = os.path.basename(path)
+    name = path.rpartition("/")[2]
     try:
         with open(path, "rb") as file:
             manifest = msgspec.json.decode(file.read(), type=Manifest)

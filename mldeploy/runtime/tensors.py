@@ -2,7 +2,8 @@
 
 Rules: a value is never changed silently. JSON numbers must lie in the range of the datatype; an answer of the
 model may be cast within its kind (integers that fit, floats that stay finite) and no further. BYTES are
-Python strings in object arrays. FP16 has no JSON form. Left out: requests and responses as a whole (codec.py).
+Python strings in object arrays. FP16 has no JSON form.
+Left out: requests and responses as a whole (codec.py).
 """
 
 from __future__ import annotations

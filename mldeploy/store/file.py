@@ -103,7 +103,7 @@ class FileStore:
                     raise _no_links(self._root, error) from error
                 raise
             self._unlink(name)
-            self._sync_folder(path.parent)
+            self._confirm(path.parent)
         return True
 
     def put(self, key: str, data: bytes) -> None:
@@ -162,7 +162,7 @@ class FileStore:
             missing = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
             for folder in reversed(missing):
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder)
+                    folder.mkdir()
                 self._sync_folder(folder.parent)
             if not self._root.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._root))
@@ -176,7 +176,8 @@ class FileStore:
         try:
             yield name, fd
         finally:
-            os.close(fd)
+            with contextlib.suppress(OSError):  # whatever it says, fsync has spoken
+                os.close(fd)
             self._unlink(name)
 
     def _open_new(self, name: Path) -> int:
@@ -185,7 +186,7 @@ class FileStore:
             return os.open(name, flags, 0o666)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(name.parent)  # need not survive a power cut
+                name.parent.mkdir()  # need not survive a power cut
             return os.open(name, flags, 0o666)
 
     def _seal(self, fd: int, length: int, name: Path) -> None:
@@ -200,7 +201,7 @@ class FileStore:
 
     def _replace(self, name: Path, path: Path) -> None:
         os.replace(name, path)
-        self._sync_folder(path.parent)
+        self._confirm(path.parent)
 
     def _make_folders(self, folder: Path) -> None:
         if folder in self._ready or folder == self._root:
@@ -208,10 +209,20 @@ class FileStore:
         if folder.parent != self._root:
             self._make_folders(folder.parent)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(folder)
+            folder.mkdir()
         # also where another made it: its name must be durable before anything inside is acknowledged
         self._sync_folder(folder.parent)
         self._ready.add(folder)
+
+    def _confirm(self, folder: Path) -> None:
+        """The name is there; from here on no error may say that nothing was written."""
+        try:
+            self._sync_folder(folder)
+        except OSError as error:
+            raise OutcomeUnknownError(
+                f"what was written to {folder} may not survive: {error.strerror}",
+                "check the disk, then look whether it is there before writing again",
+            ) from error
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._durable:
@@ -219,11 +230,6 @@ class FileStore:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
-        except OSError as error:
-            raise OutcomeUnknownError(
-                f"what was written to {folder} may not survive: {error.strerror}",
-                "check the disk, then look whether it is there before writing again",
-            ) from error
         finally:
             os.close(fd)
 
@@ -279,6 +285,7 @@ class FileStore:
         try:
             yield
         except OSError as error:
+            self._ready.clear()  # someone may have removed a folder
             raise disk_error(error, path) from error
 
 
@@ -296,7 +303,9 @@ def disk_error(error: OSError, path: Path) -> FolderError:
         return FolderError(f"no space to write {path}: {said}", "free some space, then run it again")
     if error.errno in _FORBIDDEN:
         return FolderError(f"not allowed to use {path}: {said}", f"give this user the right to {path.parent}")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+    if error.errno == errno.EEXIST:
+        return FolderError(f"{path} is already there", "remove it, or name another file")
+    if error.errno == errno.ENOTDIR:
         return FolderError(f"{path} lies below something that is no folder", "name another folder")
     return FolderError(f"cannot use {path}: {said}", "check the disk, then run it again")
 

@@ -73,13 +73,13 @@ class ObjectStore(Protocol):
         """Write or overwrite; for hosts/ and hints only."""
 
     def list(self, prefix: str) -> Iterator[Entry]:
-        """The objects whose keys begin with `prefix`, in order of their keys. Never the truth about anything."""
+        """The objects whose keys begin with `prefix`, in order of their keys. Never the truth."""
 
     def delete(self, key: str) -> None:
         """Remove; nothing there is no error."""
 
     def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
-        """Stream a file to `key`, which nobody else uses; whole or not at all. Again after a failure is fine."""
+        """Stream a file to `key`, which nobody else uses; whole or not at all, and again if need be."""
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
         """Stream `key` into the new file `target`, fsync it, and return the sha256 of what was written.

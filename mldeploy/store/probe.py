@@ -23,12 +23,12 @@ RACERS = 16
 
 def probe(store: ObjectStore, *, rounds: int = ROUNDS, racers: int = RACERS) -> None:
     """Race creates below `probe/`, and remove them again. Raises StoreError if the store fails."""
-    folder = f"probe/{new_ulid()}"
+    base = f"probe/{new_ulid()}"
     barrier = threading.Barrier(racers)
 
     def race(racer: int) -> list[bool | None]:
         try:
-            return [_attempt(store, barrier, f"{folder}/{turn}", racer) for turn in range(rounds)]
+            return [_attempt(store, barrier, f"{base}-{turn}", racer) for turn in range(rounds)]
         except BaseException:
             barrier.abort()  # or the others would wait for ever
             raise
@@ -42,11 +42,11 @@ def probe(store: ObjectStore, *, rounds: int = ROUNDS, racers: int = RACERS) -> 
                 raise error
         won = [future.result() for future in running]
         for turn in range(rounds):
-            _judge(store, f"{folder}/{turn}", [answers[turn] for answers in won])
+            _judge(store, f"{base}-{turn}", [answers[turn] for answers in won])
     finally:
         for turn in range(rounds):
             with contextlib.suppress(MldeployError):  # what stays behind below probe/ harms nothing
-                store.delete(f"{folder}/{turn}")
+                store.delete(f"{base}-{turn}")
 
 
 def _attempt(store: ObjectStore, barrier: threading.Barrier, key: str, racer: int) -> bool | None:

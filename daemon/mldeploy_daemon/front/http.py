@@ -47,6 +47,9 @@ class Application(Protocol):
     def answered(self, exchange: Exchange, status: int, sent: int, now: float) -> None:
         """It has been answered with `status` and `sent` bytes."""
 
+    def gone(self, connection: Connection) -> None:
+        """A connection has ended."""
+
     def forget(self, exchange: Exchange) -> None:
         """Its body is not held any more."""
 
@@ -77,7 +80,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone; what a worker has of it goes on, and is dropped when it comes."""
-        self._app.connections.discard(self)
+        self._app.gone(self)
         self._transport, self.deadline = None, math.inf
         gone = [*self.queue, *filter(None, (self._reader.close(), self._current))]
         self.queue.clear()

@@ -41,7 +41,7 @@ class RequestReader:
         self._conn = conn
         self._limits = limits
         self._budget = budget
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
         self.phase = IDLE
         self.refused = False
         self.incoming: Exchange | None = None
@@ -52,7 +52,7 @@ class RequestReader:
 
     def feed(self, data: bytes) -> None:
         """Take what arrived. Never raises: what cannot be taken becomes a refusal."""
-        if self.phase == SHUT:
+        if self.phase == SHUT or self._parser is None:
             return
         if self.phase != IDLE:
             self._idle_bytes += len(data)
@@ -87,7 +87,8 @@ class RequestReader:
 
     # httptools' callbacks
 
-    def on_message_begin(self) -> None:  # noqa: D102
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
         if self._upgrading:
             return
         if len(self._conn.queue) >= self._limits.pipeline:
@@ -98,14 +99,16 @@ class RequestReader:
         self._head = self._count = self._idle_bytes = 0
         self.incoming = Exchange(self._conn)
 
-    def on_url(self, url: bytes) -> None:  # noqa: D102
+    def on_url(self, url: bytes) -> None:
+        """A piece of the request target."""
         if not self._upgrading and (exchange := self.incoming):
             exchange.url += url
             self._head += len(url)
             if self._head > self._limits.header_bytes:
                 self._stop(431, "the request's address is too long")
 
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or one trailer."""
         if self._upgrading:
             return
         self._head += len(name) + len(value) + 4
@@ -117,25 +120,30 @@ class RequestReader:
             headers = exchange.headers
             headers[name] = headers[name] + b", " + value if name in headers else value
 
-    def on_headers_complete(self) -> None:  # noqa: D102
+    def on_headers_complete(self) -> None:
+        """The head is whole: judge it."""
         exchange, parser = self.incoming, self._parser
-        if exchange is None:
+        if exchange is None or parser is None:
             raise _Refused
         if self._upgrading:  # the second head of a declined upgrade
             self._upgrading = False
             return
         self.phase = BODY
+        headers = exchange.headers
         exchange.method = parser.get_method().decode()
         exchange.keep = parser.should_keep_alive()
-        exchange.old = parser.get_http_version() == "1.0"
-        exchange.request_id = request_id(exchange.headers.get(b"x-request-id"))
-        self._check_head(exchange, exchange.headers)
+        # HTTP/1.0 closes unless it says otherwise; asking for the version costs more than the rest of this
+        if not exchange.keep or b"connection" in headers:
+            exchange.old = parser.get_http_version() == "1.0"
+        exchange.request_id = request_id(headers.get(b"x-request-id"))
+        self._check_head(exchange, headers)
         if parser.should_upgrade():
             if exchange.method == "CONNECT":
                 self._stop(405, "this is not a proxy")
             self._upgrading = True
 
-    def on_body(self, chunk: bytes) -> None:  # noqa: D102
+    def on_body(self, chunk: bytes) -> None:
+        """A piece of the body."""
         exchange = self.incoming
         if exchange is None:
             raise _Refused
@@ -149,7 +157,8 @@ class RequestReader:
             self._stop(503, "too many bodies are held at once, try again")
         self._chunks.append(chunk)
 
-    def on_message_complete(self) -> None:  # noqa: D102
+    def on_message_complete(self) -> None:
+        """The request is whole."""
         exchange = self.incoming
         if self._upgrading or exchange is None:
             return

@@ -34,7 +34,9 @@ def pick_version(model: Model, named: str | None, exchange: Exchange) -> Version
     if named is None:
         version = _split(model, exchange)
         if version is None:
-            return Refusal(503, f"model {model.name!r} is not ready: {model.routes.reason or 'no version serves'}")
+            return Refusal(
+                503, f"model {model.name!r} is not ready: {model.routes.reason or 'no version serves'}"
+            )
     elif named in model.parts:
         version = model.parts[named]
         if version is None:
@@ -54,10 +56,9 @@ def not_ready(model: Model, version: Version) -> Refusal:
 
 def _split(model: Model, exchange: Exchange) -> Version | None:
     candidate, share = model.candidate, model.routes.share
-    if candidate is not None and share > 0 and candidate.workers:
-        if choose(routing_key(model, exchange), model.routes.salt, share):
-            return candidate
-    return model.stable
+    if candidate is None or not share or not candidate.workers:
+        return model.stable
+    return candidate if choose(routing_key(model, exchange), model.routes.salt, share) else model.stable
 
 
 def pick_worker(version: Version, avoid: tuple[str, ...]) -> Worker | None:

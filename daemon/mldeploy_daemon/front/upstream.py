@@ -31,9 +31,7 @@ log = logging.getLogger(__name__)
 class Handlers:
     """What happens to exchanges that come back: `answered` by a frame, `lost` without one (sent or not)."""
 
-    def __init__(
-        self, answered: Callable[[Exchange, Frame], None], lost: Callable[[Exchange], None]
-    ) -> None:
+    def __init__(self, answered: Callable[[Exchange, Frame], None], lost: Callable[[Exchange], None]) -> None:
         self.answered = answered
         self.lost = lost
 
@@ -49,6 +47,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.pending: dict[int, Exchange] = {}
         self.stuffed = False
+        self._out: list[bytes] = []  # goes out together, before the event loop waits again
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Connected; the worker sends nothing before it is asked."""
@@ -63,6 +62,7 @@ class Link(asyncio.Protocol):
     def send(self, exchange: Exchange, now: float) -> None:
         """Send it, with the time that is left for it."""
         exchange.sent = True
+        alone = not self.pending
         self.pending[exchange.ident] = exchange
         body = exchange.body
         budget = max(1, int((exchange.deadline - now) * 1_000))
@@ -70,10 +70,18 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return  # connection_lost is about to hand it back
-        if len(body) < _JOIN:
-            transport.write(head + body)
+        if alone:
+            transport.writelines((head, body)) if len(body) > _JOIN else transport.write(head + body)
         else:
-            transport.writelines((head, body))
+            # with others in flight, a system call for each costs more than anything else here
+            if not self._out:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._out += (head, body)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport:
+            self._transport.writelines(out)
 
     def data_received(self, data: bytes) -> None:
         """Answers; anything else ends the connection."""
@@ -222,7 +230,7 @@ class Pool:
         for ident, route in named.items():
             if ident not in self.workers:
                 self.workers[ident] = Worker(route, self._handlers, self._limits)
-                self.workers[ident].connect()
+            self.workers[ident].connect()
         for worker in tuple(self.workers.values()):
             worker.routed = worker.id in named
             self.settle(worker)

@@ -1,0 +1,105 @@
+"""What failed on this host, and when it may be tried again: bad.json.
+
+A version that never became ready, and an environment that did not build or start, are out until their
+backoff has passed (5 s, doubled up to 10 min). A ready worker that ends is started again at once after a long
+life; dying young again and again it waits 2, 4, 8 … seconds, and from the fifth time on its version is out.
+The book survives the agent; it holds nothing that could not be found out again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from mldeploy.core.host import Bad
+from mldeploy.errors import DiskError
+from mldeploy_daemon.disk import Disk
+
+logger = logging.getLogger(__name__)
+SHORTEST = 5.0
+LONGEST = 600.0
+#: A worker that was ready for less than this many seconds died young.
+YOUNG = 60.0
+#: So many young deaths take a version out of rotation.
+TOO_MANY = 5
+
+
+def backoff(attempts: int) -> float:
+    """Seconds after the n-th failure in a row."""
+    return min(LONGEST, SHORTEST * 2.0 ** min(attempts - 1, 20))
+
+
+class Book:
+    """By `model@version`, or by id for an environment. Every change goes to the disk."""
+
+    def __init__(self, disk: Disk, now: Callable[[], float]) -> None:
+        self.disk, self.now = disk, now
+        self.bad: dict[str, Bad] = {}
+
+    def load(self) -> None:
+        """Read bad.json."""
+        self.bad = self.disk.load_bad()
+
+    def failed(self, key: str, digest: str, stage: str, reason: str, log_tail: str = "") -> None:
+        """Something that was started did not come up."""
+        attempts = self._attempts(key, digest) + 1
+        retry_at = self.now() + backoff(attempts)
+        logger.warning("%s failed (%s, attempt %d): %s", key, stage, attempts, reason)
+        bad = Bad(
+            digest=digest,
+            reason=reason,
+            stage=stage,
+            attempts=attempts,
+            retry_at=retry_at,
+            log_tail=log_tail,
+        )
+        self._write(key, bad)
+
+    def died(self, key: str, digest: str, lived: float, reason: str, log_tail: str = "") -> None:
+        """A worker that had been ready ended by itself after `lived` seconds."""
+        attempts = self._attempts(key, digest) + 1 if lived < YOUNG else 1
+        out = attempts >= TOO_MANY
+        delay = backoff(attempts) if out else 0.0 if attempts == 1 else 2.0 ** (attempts - 1)
+        logger.warning("a worker of %s ended after %.0f s (%d times): %s", key, lived, attempts, reason)
+        bad = Bad(
+            digest=digest,
+            reason=reason,
+            stage="serve",
+            attempts=attempts,
+            retry_at=self.now() + delay,
+            out=out,
+            log_tail=log_tail,
+        )
+        self._write(key, bad)
+
+    def came_up(self, key: str) -> None:
+        """It works now. Deaths of ready workers are remembered until one has grown old (`grew_old`)."""
+        if key in self.bad and self.bad[key].stage != "serve":
+            self.forget([key])
+
+    def grew_old(self, key: str) -> None:
+        """A worker of it has been ready for YOUNG seconds."""
+        self.forget([key])
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Nothing is held against these any more."""
+        left = {key: bad for key, bad in self.bad.items() if key not in set(keys)}
+        if len(left) != len(self.bad):
+            self.bad = left
+            self._save()
+
+    def _attempts(self, key: str, digest: str) -> int:
+        bad = self.bad.get(key)
+        return bad.attempts if bad is not None and bad.digest == digest else 0
+
+    def _write(self, key: str, bad: Bad) -> None:
+        self.bad = {**self.bad, key: bad}
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            self.disk.write("bad.json", msgspec.json.encode(self.bad))
+        except DiskError as error:
+            logger.error("%s", error)  # remembered in memory; written with the next change

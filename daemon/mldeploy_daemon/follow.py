@@ -1,0 +1,170 @@
+"""Follows the log: keeps the state it folds to, on disk as desired.json, and the host's membership.
+
+All of it runs in one thread of its own, because the log is for one thread and the store may take long to
+answer. A store that cannot be reached is asked again for ever; what was known goes on being true.
+Left out: what follows from the state (`mldeploy.core.host.wish`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import random
+import socket
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import msgspec
+
+from mldeploy.core.records import Action, Join, Leave
+from mldeploy.core.state import State
+from mldeploy.errors import MldeployError, StoreError, StoreFormatError, UsageError
+from mldeploy.store.log import Log, record_key
+from mldeploy.store.objects import ObjectStore, open_store
+from mldeploy_daemon.config import Config
+from mldeploy_daemon.disk import Disk
+
+logger = logging.getLogger(__name__)
+#: Hosts that may poll one store in a second.
+POLLS_PER_SECOND = 2000
+#: Seconds a joining or leaving host tries to append.
+JOIN_DEADLINE = 10.0
+LEAVE_DEADLINE = 2.0
+
+
+class Follower:
+    """The log as this host knows it. `state` is None until there is anything to know."""
+
+    def __init__(self, config: Config, disk: Disk, host: str, changed: Callable[[], None]) -> None:
+        self.config, self.disk, self.host, self.changed = config, disk, host, changed
+        self.pool = ThreadPoolExecutor(1, "log")
+        self.state: State | None = None
+        self.store: ObjectStore | None = None
+        self.log: Log | None = None
+        self.read_head = False  # whether the store's head has been read, ever
+        self.unreachable = False  # whether the last attempt failed
+        self.errors: deque[str] = deque(maxlen=5)
+        self.woken = asyncio.Event()
+        self.refused: UsageError | None = None
+        self._unwatch: Callable[[], None] | None = None
+
+    def load(self) -> None:
+        """Start from what is on the disk."""
+        self.state = self.disk.load_state()
+
+    async def run(self) -> None:
+        """Look at the log for ever; ends only where the store's URL makes no sense (`refused`)."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self.woken.clear()
+            try:
+                await loop.run_in_executor(self.pool, self._look, loop)
+                self.unreachable = False
+            except UsageError as error:
+                self.refused = error
+                self.changed()
+                return
+            except MldeployError as error:
+                self._failed(error)
+            except Exception:
+                logger.exception("following the log")
+                self._failed(StoreError("the log cannot be followed: see the daemon's log"))
+            self.changed()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.woken.wait(), self._pause())
+
+    def _pause(self) -> float:
+        hosts = len(self.state.hosts) if self.state else 0
+        return max(self.config.poll, hosts / POLLS_PER_SECOND) * random.uniform(0.8, 1.2)
+
+    def _failed(self, error: MldeployError) -> None:
+        if not self.unreachable:
+            logger.warning("the store: %s", error)
+        self.unreachable = True
+        self.note(error)
+
+    def note(self, error: MldeployError) -> None:
+        """Remember an error for the report, once in a row."""
+        if not self.errors or self.errors[-1] != str(error):
+            self.errors.append(str(error))
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """One look, in the thread."""
+        log = self._open(loop)
+        try:
+            log.refresh()
+        except StoreFormatError:
+            self._take(log.state)  # what a newer mldeploy wrote stops us; what came before it counts
+            raise
+        self._take(log.state)
+        self.read_head = True
+        if self._join_action(log.state):
+            appended = log.append(
+                self._join_action, actor=self._actor(), now=datetime.now(UTC), deadline=JOIN_DEADLINE
+            )
+            if appended is not None:
+                logger.info("joined %s as %s", self.config.environment, self.host)
+                self._take(log.state)
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> Log:
+        if self.log is not None:
+            return self.log
+        store = open_store(self.config.store)
+        known = self.state or State()
+        if known.head:
+            found = store.get(record_key(known.head))
+            if found is None or hashlib.sha256(found.data).hexdigest() != known.head_sha256:
+                raise StoreError(
+                    f"{store.url} is not the store this host has followed up to record {known.head}",
+                    "give the right --store, or a new --state folder for a new store",
+                )
+        log = Log(store, state=known)
+        self._unwatch = store.watch("log/", lambda: loop.call_soon_threadsafe(self.woken.set))
+        self.store, self.log = store, log
+        return log
+
+    def _take(self, state: State) -> None:
+        """From now on this is what the log says. Only at the head: old records are not acted on."""
+        if self.state is None or state.head_sha256 != self.state.head_sha256:
+            self.disk.write("desired.json", msgspec.json.encode(state))
+        self.state = state
+
+    def _actor(self) -> str:
+        return f"host:{self.host}"
+
+    def _join_action(self, state: State) -> list[Action]:
+        there = state.hosts.get(self.host)
+        labels, hostname = self.config.labels, socket.gethostname()
+        if there is not None and (there.environment, there.labels, there.hostname) == (
+            self.config.environment, labels, hostname,
+        ):  # fmt: skip
+            return []
+        return [Join(host=self.host, environment=self.config.environment, hostname=hostname, labels=labels)]
+
+    async def leave(self) -> None:
+        """Say good-bye, if that is possible within LEAVE_DEADLINE."""
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.wait_for(loop.run_in_executor(self.pool, self._leave), LEAVE_DEADLINE + 0.5)
+        except (MldeployError, TimeoutError) as error:
+            logger.warning("could not leave: %s", error)
+
+    def _leave(self) -> None:
+        if self.log is None:
+            return
+
+        def intent(state: State) -> list[Action]:
+            return [Leave(host=self.host)] if self.host in state.hosts else []
+
+        self.log.append(intent, actor=self._actor(), now=datetime.now(UTC), deadline=LEAVE_DEADLINE)
+        self._take(self.log.state)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None

@@ -1,0 +1,166 @@
+"""What is on this host now, as one value for the plan. Looks, and changes nothing but its own memory.
+
+Folders are read again only after something was put there or removed; the blobs only for a collection, now
+and then. Left out: deciding and doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from mldeploy.bundle.environment import available_interpreters, environment_id
+from mldeploy.core.host import Action, Bundle, Desired, Observed
+from mldeploy.core.manifest import Manifest
+from mldeploy.core.plan import references
+from mldeploy.errors import MldeployError
+from mldeploy_daemon.book import Book
+from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.fetch import lock_sha256
+from mldeploy_daemon.fronts import Fronts
+from mldeploy_daemon.publish import Publisher
+from mldeploy_daemon.workers import Workers
+from mldeploy_daemon.zygotes import Zygotes
+
+logger = logging.getLogger(__name__)
+#: Seconds between looks for interpreters that were installed or removed.
+INTERPRETERS = 300.0
+#: Seconds between collections of blobs, at most; and between looks for workers nobody told us of.
+COLLECT = 60.0
+ADOPT = 2.0
+
+
+def this_platform() -> str:
+    """For example linux-x86_64, as manifests say it."""
+    return f"{sys.platform}-{platform.machine()}"
+
+
+class Observer:
+    """Puts one Observed together."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        workers: Workers,
+        zygotes: Zygotes,
+        fronts: Fronts,
+        publisher: Publisher,
+        book: Book,
+        *,
+        grace: float,
+        now: Callable[[], float],
+    ) -> None:
+        self.disk, self.workers, self.zygotes, self.fronts = disk, workers, zygotes, fronts
+        self.publisher, self.book, self.grace, self.now = publisher, book, grace, now
+        self.busy: set[Action] = set()
+        self.pythons: frozenset[str] = frozenset()
+        self.platform = this_platform()
+        self.manifests: dict[str, Manifest] = {}
+        self.bundles: dict[str, Bundle] = {}
+        self.environments: frozenset[str] = frozenset()
+        self.unused: dict[str, float] = {}
+        self._stale = True
+        self._collected = self._adopted = self._asked = 0.0
+
+    def disk_changed(self) -> None:
+        """Folders are read again at the next look."""
+        self._stale = True
+
+    async def look(self, desired: Desired) -> Observed:
+        """Everything, as it is now. Raises DiskError."""
+        if time.monotonic() - self._asked > INTERPRETERS or not self.pythons:
+            self._asked = time.monotonic()
+            self.pythons = frozenset(await asyncio.to_thread(available_interpreters))
+        if self._stale:
+            self._stale = False
+            self._read_folders()
+        if time.monotonic() - self._adopted > ADOPT or self.workers.waiting():
+            self._adopted = time.monotonic()
+            self.adopt()
+        fronts = await self.fronts.look()
+        oldest = self.fronts.oldest_ms()
+        observed = Observed(
+            bundles=self.bundles,
+            environments=self.environments,
+            zygotes=self.zygotes.seen(),
+            workers=tuple(self.publisher.placed(w, oldest.get(w.id, 0.0)) for w in self.workers.seen()),
+            fronts=fronts,
+            routes=self.publisher.routes,
+            bad=self.book.bad,
+            busy=frozenset(self.busy),
+            pythons=self.pythons,
+            platform=self.platform,
+            blobs=self._blobs(),
+        )
+        return self._aged(desired, observed)
+
+    def adopt(self) -> None:
+        """Take over workers that run and are not known."""
+        environments = {digest: bundle.environment for digest, bundle in self.bundles.items()}
+        self.workers.adopt(lambda digest: environments.get(digest, ""))
+        self.publisher.adopted(self.workers.seen())
+
+    def manifest(self, digest: str) -> Manifest | None:
+        """The manifest of a bundle in place."""
+        return self.manifests.get(digest)
+
+    def _read_folders(self) -> None:
+        there = self.disk.bundles()
+        self.environments = self.disk.environments()
+        for digest in there - self.manifests.keys():
+            manifest = self.disk.manifest(digest)
+            if manifest is not None:
+                self.manifests[digest] = manifest
+        self.manifests = {digest: self.manifests[digest] for digest in there if digest in self.manifests}
+        self.bundles = {}
+        for digest, manifest in self.manifests.items():
+            try:
+                self.bundles[digest] = _bundle(digest, manifest)
+            except MldeployError as error:
+                logger.error("bundle %s: %s", digest, error)
+
+    def _blobs(self) -> frozenset[str]:
+        """The blobs when it is time to collect, else none."""
+        if time.monotonic() - self._collected < min(COLLECT, self.grace):
+            return frozenset()
+        self._collected = time.monotonic()
+        return self.disk.blobs()
+
+    def _aged(self, desired: Desired, observed: Observed) -> Observed:
+        """With the times since when things have been needed by nothing."""
+        needed = references(desired, observed, self.now())
+        there = (
+            set(observed.bundles) | observed.environments | {f"zygote {name}" for name in observed.zygotes}
+        )
+        there |= observed.blobs
+        keep_blobs = not observed.blobs  # not looked at this time: their ages go on
+        now = self.now()
+        ages = {key: self.unused.get(key, now) for key in there - needed}
+        if keep_blobs:
+            known = set(observed.bundles) | observed.environments
+            ages |= {
+                key: since
+                for key, since in self.unused.items()
+                if key not in ages
+                and key not in needed
+                and key not in known
+                and not key.startswith("zygote ")
+            }
+        self.unused = ages
+        return msgspec.structs.replace(observed, unused=ages)
+
+
+def _bundle(digest: str, manifest: Manifest) -> Bundle:
+    blobs = {digest, *(file.sha256 for file in manifest.files), *(wheel.sha256 for wheel in manifest.wheels)}
+    return Bundle(
+        environment=environment_id(manifest, lock_sha256(manifest)),
+        replicas=max(1, manifest.resources.replicas),
+        python=manifest.python,
+        blobs=frozenset(blobs),
+    )

@@ -1,0 +1,163 @@
+"""The routing table as the fronts get it: written to run/routes.json, then told.
+
+It keeps what was published, which the plan starts from, and by worker which generation had it last, so that
+the agent knows when no front can send it anything. Left out: the decision (`mldeploy.core.plan.table`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.core.host import Desired, ModelRoute, Worker
+from mldeploy.core.manifest import Manifest
+from mldeploy.core.standing import Standing, why_unserved
+from mldeploy.errors import DiskError
+from mldeploy_daemon.table import (
+    ROUTES,
+    ModelRoutes,
+    Table,
+    VersionRoutes,
+    WorkerRoute,
+    read_table,
+    write_table,
+)
+
+#: What a former run of the keeper published; its fronts are gone.
+LAST = Path("run/routes.last.json")
+
+
+class Publisher:
+    """What the fronts were told last."""
+
+    def __init__(self, environment: str, host: str, now: Callable[[], float]) -> None:
+        self.environment, self.host, self.now = environment, host, now
+        self.table = Table()
+        self.routes: dict[str, ModelRoute] = {}
+        self.left: dict[
+            str, tuple[int, float]
+        ] = {}  # worker -> last generation that had it, and when it left
+        self.own = False  # whether this run of the keeper published self.table
+
+    def load(self) -> None:
+        """Go on from what is on the disk, if anything readable is."""
+        for path, own in ((ROUTES, True), (LAST, False)):
+            try:
+                self.table = read_table(path)
+            except (OSError, msgspec.MsgspecError):
+                continue
+            self.own = own
+            self.routes = {name: _route(model, keep_workers=own) for name, model in self.table.models.items()}
+            return
+
+    def adopted(self, workers: Iterable[Worker]) -> None:
+        """Of workers of a former agent it is not known which front still has them: the table before had."""
+        if self.own:
+            for worker in workers:
+                if not any(route.has(worker.id) for route in self.routes.values()):
+                    self.left.setdefault(worker.id, (self.table.generation - 1, self.now()))
+
+    def placed(self, worker: Worker, oldest_ms: float) -> Worker:
+        """The worker with what the tables and the fronts say of it."""
+        generation, until = self.left.get(worker.id, (None, 0.0))
+        if any(route.has(worker.id) for route in self.routes.values()):
+            generation = self.table.generation
+        return msgspec.structs.replace(
+            worker, routed_last=generation, routed_until=until, oldest_ms=oldest_ms
+        )
+
+    def routed(self) -> dict[str, int]:
+        """The stable version each model was routed to last."""
+        return {name: route.stable for name, route in self.routes.items() if route.stable is not None}
+
+    def publish(
+        self,
+        routes: dict[str, ModelRoute],
+        desired: Desired,
+        standings: Mapping[str, tuple[Standing, ...]],
+        manifests: Callable[[str], Manifest | None],
+        ready: bool,
+    ) -> bool:
+        """Write the table if it says anything new; returns whether it did. Raises DiskError."""
+        models = {
+            name: _model(route, desired, name, standings.get(name, ()), manifests)
+            for name, route in sorted(routes.items())
+        }
+        table = Table(
+            generation=self.table.generation,
+            ready=ready,
+            environment=self.environment,
+            host=self.host,
+            models=models,
+        )
+        if table == self.table and self.own:
+            return False
+        table = msgspec.structs.replace(table, generation=self.table.generation + 1)
+        try:
+            write_table(table)
+        except OSError as error:
+            raise DiskError(f"{ROUTES}: {error.strerror}", "make room on that disk") from error
+        self._note(routes)
+        self.table, self.routes, self.own = table, routes, True
+        return True
+
+    def _note(self, routes: dict[str, ModelRoute]) -> None:
+        before = {w for route in self.routes.values() for ids in route.workers.values() for w in ids}
+        after = {w for route in routes.values() for ids in route.workers.values() for w in ids}
+        for worker in before - after:
+            self.left[worker] = (self.table.generation, self.now())
+        for worker in after:
+            self.left.pop(worker, None)
+
+    def forget(self, worker: str) -> None:
+        """It has ended."""
+        self.left.pop(worker, None)
+
+
+def _route(model: ModelRoutes, *, keep_workers: bool) -> ModelRoute:
+    served = {model.stable, model.candidate} - {None}
+    workers = {
+        int(number): tuple(worker.id for worker in version.workers) if keep_workers else ()
+        for number, version in model.versions.items()
+        if int(number) in served
+    }
+    return ModelRoute(
+        stable=model.stable,
+        candidate=model.candidate,
+        previous=model.previous,
+        share=model.share,
+        salt=model.salt,
+        workers=workers,
+    )
+
+
+def _model(
+    route: ModelRoute,
+    desired: Desired,
+    name: str,
+    standings: tuple[Standing, ...],
+    manifests: Callable[[str], Manifest | None],
+) -> ModelRoutes:
+    asked = desired.models.get(name)
+    versions = {}
+    for standing in standings:
+        manifest = manifests(standing.digest)
+        workers = route.workers.get(standing.version, ())
+        versions[str(standing.version)] = VersionRoutes(
+            workers=tuple(WorkerRoute(id=worker, socket=f"run/{worker}.sock") for worker in workers),
+            inputs=manifest.signature.inputs if manifest else (),
+            outputs=manifest.signature.outputs if manifest else (),
+            state="ready" if workers else standing.state,
+            reason="" if workers else standing.reason,
+        )
+    return ModelRoutes(
+        stable=route.stable,
+        candidate=route.candidate,
+        previous=route.previous,
+        share=route.share,
+        salt=route.salt,
+        versions=versions,
+        reason=why_unserved(asked, standings) if asked is not None and route.stable is None else "",
+    )

@@ -1,0 +1,336 @@
+"""The worker processes of this host: forked through zygotes, adopted after a restart, signalled, mourned.
+
+A worker is known by its status file (run/<id>.json), its pid with its start ticks, and while it lives by a
+pidfd, whose end wakes the agent. Workers outlive the agent; what a former agent started is adopted whenever
+its status file is seen. What happened to a worker comes out as one `Ending`.
+Left out: which workers there should be (`mldeploy.core.plan`) and what an ending means (`book.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mldeploy.core.host import StartWorker, Worker
+from mldeploy.core.manifest import Manifest
+from mldeploy_daemon.system import start_ticks
+
+logger = logging.getLogger(__name__)
+RUN = Path("run")
+#: Bytes of a worker's log that are kept when it has failed.
+TAIL = 4096
+#: Seconds a dead worker's zygote has to say in its status file how it died.
+LAST_WORDS = 1.0
+
+
+class Status(msgspec.Struct):
+    """What a worker says of itself, in its status file and while it starts."""
+
+    id: str = ""
+    pid: int = 0
+    start_ticks: int = 0
+    model: str = ""
+    version: int = 0
+    digest: str = ""
+    replica: int = 0
+    state: str = ""
+    stage: str = ""
+    reason: str = ""
+
+
+@dataclass
+class Live:
+    """A worker that is alive, or about to be."""
+
+    id: str
+    model: str
+    version: int
+    digest: str
+    environment: str
+    replica: int
+    state: str  # loading, ready, stopping
+    since: float
+    pid: int = 0
+    pidfd: int = -1
+    adopted: bool = False
+    ready_at: float = 0.0  # 0: never was
+    told: str = ""  # why we ended it: "stop", or the reason it was killed for
+    stage: str = ""
+    reason: str = ""
+    fork: asyncio.Task[None] | None = None
+
+    @property
+    def ref(self) -> str:
+        """`churn@7`."""
+        return f"{self.model}@{self.version}"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A worker is gone. `lived`: seconds since it was ready; None if it never was."""
+
+    worker: Live
+    lived: float | None
+    asked: bool  # we stopped it in good order
+    stage: str
+    reason: str
+    log_tail: str
+
+
+class Workers:
+    """All of them by id. `changed` is called when there is something new to look at."""
+
+    def __init__(self, changed: Callable[[], None], now: Callable[[], float] = time.time) -> None:
+        self.changed, self.now = changed, now
+        self.live: dict[str, Live] = {}
+        self.endings: list[Ending] = []
+        self.came_up: list[Live] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def seen(self) -> tuple[Worker, ...]:
+        """The workers as values, without what the fronts know of them."""
+        return tuple(
+            Worker(
+                id=w.id,
+                model=w.model,
+                version=w.version,
+                digest=w.digest,
+                environment=w.environment,
+                replica=w.replica,
+                state=w.state,
+                since=w.since,
+            )
+            for w in self.live.values()
+        )
+
+    def start(self, action: StartWorker, manifest: Manifest, zygote: str) -> None:
+        """Ask the zygote at that socket for a worker."""
+        name = sha256(action.model.encode()).hexdigest()[:12]
+        identifier = f"w-{name}-{action.version}-{action.replica}-{secrets.token_hex(3)}"
+        live = Live(
+            id=identifier,
+            model=action.model,
+            version=action.version,
+            digest=action.digest,
+            environment=action.environment,
+            replica=action.replica,
+            state="loading",
+            since=self.now(),
+        )
+        self.live[identifier] = live
+        spec = {
+            "id": identifier,
+            "model": action.model,
+            "version": action.version,
+            "digest": action.digest,
+            "bundle": f"bundles/{action.digest}",
+            "socket": f"run/{identifier}.sock",
+            "status": f"run/{identifier}.json",
+            "log": f"run/{identifier}.log",
+            "replica": action.replica,
+            "threads": manifest.resources.threads,
+            "max_batch": manifest.batching.max_size,
+            "hold": True,
+        }
+        live.fork = self._task(self._fork(live, spec, zygote))
+
+    async def _fork(self, live: Live, spec: dict[str, Any], zygote: str) -> None:
+        writer = None
+        try:
+            reader, writer = await asyncio.open_unix_connection(zygote)
+            writer.write(msgspec.json.encode({"op": "fork", "worker": spec}) + b"\n")
+            while line := await reader.readline():
+                self._progress(live, msgspec.json.decode(line, type=_Progress))
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            live.reason = live.reason or f"its zygote cannot be asked: {error}"
+        finally:
+            if writer is not None:
+                writer.close()
+        if live.pidfd < 0:  # else the pidfd tells
+            live.stage = live.stage or "zygote"
+            live.reason = live.reason or "its zygote ended"
+            self._gone(live)
+
+    def _progress(self, live: Live, said: _Progress) -> None:
+        if said.pid and live.pidfd < 0 and live.id in self.live:
+            self._follow(live, said.pid)
+        if said.error or said.reason:
+            live.reason = said.error or said.reason
+        if said.stage:
+            live.stage = said.stage
+        if said.state == "ready":
+            self._ready(live)
+        self.changed()
+
+    def _ready(self, live: Live) -> None:
+        if live.state == "loading":
+            live.state, live.since = "ready", self.now()
+            live.ready_at = live.since
+            self.came_up.append(live)
+            self.changed()
+
+    def _follow(self, live: Live, pid: int) -> None:
+        """Be told when the process ends."""
+        live.pid = pid
+        try:
+            live.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._gone(live)
+            return
+        asyncio.get_running_loop().add_reader(live.pidfd, self._gone, live)
+
+    def _gone(self, live: Live) -> None:
+        if live.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(live.pidfd)
+            os.close(live.pidfd)
+            live.pidfd = -2
+        if self.live.get(live.id) is live and live.state != "gone":
+            was, live.state = live.state, "gone"
+            self._task(self._mourn(live, was))
+
+    async def _mourn(self, live: Live, was: str) -> None:
+        """Find out why it ended, remove what it left, and say so."""
+        path = RUN / f"{live.id}.json"
+        asked = was == "stopping" and live.told == "stop"
+        status = _read_status(path)
+        deadline = time.monotonic() + LAST_WORDS
+        while not asked and live.pid and status is not None and status.state not in ("failed", "exited"):
+            if live.ready_at or time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.02)  # the zygote writes it when it reaps; there is no event for that
+            status = _read_status(path)
+        reason, stage = live.reason, live.stage
+        if status is not None and status.state in ("failed", "exited") and not live.ready_at:
+            reason, stage = status.reason or reason, status.stage or stage
+        elif status is not None and live.ready_at and status.reason:
+            reason = status.reason
+        if live.told not in ("", "stop"):
+            reason = live.told
+        lived = self.now() - live.ready_at if live.ready_at else None
+        self.endings.append(
+            Ending(
+                worker=live,
+                lived=lived,
+                asked=asked,
+                stage="serve" if live.ready_at else stage or "load",
+                reason=reason or "its process ended without a word",
+                log_tail=_tail(RUN / f"{live.id}.log"),
+            )
+        )
+        for suffix in ("json", "sock", "log"):
+            (RUN / f"{live.id}.{suffix}").unlink(missing_ok=True)
+        self.live.pop(live.id, None)
+        self.changed()
+
+    def stop(self, identifier: str) -> None:
+        """SIGTERM: it answers what it has received, and goes."""
+        self._end(identifier, signal.SIGTERM, "stop")
+
+    def kill(self, identifier: str, reason: str) -> None:
+        """SIGKILL."""
+        live = self.live.get(identifier)
+        if live is not None:
+            logger.warning("%s (%s) is killed: %s", live.ref, live.id, reason)
+        self._end(identifier, signal.SIGKILL, "stop" if live and live.told == "stop" else reason)
+
+    def _end(self, identifier: str, number: signal.Signals, told: str) -> None:
+        live = self.live.get(identifier)
+        if live is None:
+            return
+        live.state, live.since, live.told = "stopping", self.now(), told
+        if live.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(live.pidfd, number)
+        elif live.fork is not None:  # not forked yet; should it appear after all, it is adopted as surplus
+            live.fork.cancel()
+            live.reason, live.stage = told, "zygote"
+            self._gone(live)
+
+    def adopt(self, environment_of: Callable[[str], str]) -> None:
+        """Take over every worker that lives and is not known yet; remove what dead ones left."""
+        for path in RUN.glob("w-*.json"):
+            known = self.live.get(path.stem)
+            if known is not None:
+                if known.adopted and known.state == "loading":
+                    self._look_again(known, path)
+                continue
+            status = _read_status(path)
+            if (
+                status is not None
+                and status.id == path.stem
+                and start_ticks(status.pid) == status.start_ticks
+            ):
+                self._take_over(status, environment_of(status.digest))
+            else:
+                for suffix in ("json", "sock", "log"):
+                    path.with_suffix(f".{suffix}").unlink(missing_ok=True)
+
+    def _take_over(self, status: Status, environment: str) -> None:
+        now = self.now()
+        live = Live(
+            id=status.id,
+            model=status.model,
+            version=status.version,
+            digest=status.digest,
+            environment=environment,
+            replica=status.replica,
+            state="loading",
+            since=now,
+            adopted=True,
+        )
+        self.live[live.id] = live
+        self._follow(live, status.pid)
+        if status.state == "ready":
+            self._ready(live)
+        logger.info("%s goes on as %s (pid %d)", live.ref, live.id, status.pid)
+
+    def _look_again(self, live: Live, path: Path) -> None:
+        status = _read_status(path)
+        if status is not None and status.state == "ready":
+            self._ready(live)
+
+    def waiting(self) -> bool:
+        """Whether an adopted worker loads: its file has to be looked at, for it tells nobody else."""
+        return any(live.adopted and live.state == "loading" for live in self.live.values())
+
+    def _task(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+class _Progress(msgspec.Struct):
+    state: str = ""
+    pid: int = 0
+    stage: str = ""
+    reason: str = ""
+    error: str = ""
+
+
+def _read_status(path: Path) -> Status | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            return file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""

@@ -1,0 +1,205 @@
+"""`status` and `why`: the state of the log beside what the hosts say of themselves.
+
+Read-only. Left out: what a host does next is its own word (the report's `next`), never guessed here.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+from mldeploy.client import fleet, intents
+from mldeploy.client.arrival import Progress, progress
+from mldeploy.client.connection import Connection
+from mldeploy.client.types import (
+    Candidate,
+    ModelDetail,
+    ModelStatus,
+    Status,
+    VersionStatus,
+    Why,
+    WhyModel,
+    WhyVersion,
+)
+from mldeploy.core.state import Model, Serving, State, Version
+from mldeploy.core.types import ModelRef
+from mldeploy.store.reports import ModelReport
+
+
+def status(at: Connection) -> Status:
+    """See Client.status."""
+    state = at.refresh()
+    seen = fleet.hosts(at)
+    today = at.now().date()
+    models = tuple(
+        model_in(state, environment, name, seen, today)
+        for name in sorted(state.models)
+        for environment in _environments_of(state, name)
+    )
+    return Status(
+        store=at.settings.store,
+        head=state.head,
+        models=models,
+        hosts=tuple(host.status() for host in seen),
+        frozen=state.frozen,
+        unpromoted=tuple(n for n in sorted(state.models) if not _environments_of(state, n)),
+    )
+
+
+def model_status(at: Connection, name: str) -> ModelDetail:
+    """See Client.model_status."""
+    state = at.refresh()
+    model = intents.find_model(state, name)
+    seen, today = fleet.hosts(at), at.now().date()
+    return ModelDetail(
+        store=at.settings.store,
+        head=state.head,
+        model=name,
+        environments=tuple(model_in(state, e, name, seen, today) for e in _environments_of(state, name)),
+        versions=tuple(
+            version_status(state, name, version, today)
+            for _, version in sorted(model.versions.items(), reverse=True)
+        ),
+    )
+
+
+def version_status(state: State, name: str, version: Version, today: date) -> VersionStatus:
+    """One version as the log knows it."""
+    return VersionStatus(
+        version=version.version,
+        digest=version.digest,
+        owner=version.owner,
+        expires=version.expires,
+        expired=version.expires < today.isoformat(),
+        published=version.published,
+        actor=version.actor,
+        size=version.size,
+        python=version.python,
+        platform=version.platform,
+        retired=version.retired,
+        roles=tuple(intents.uses(state, ModelRef(name, version.version))),
+        metrics=version.metrics,
+        measured=version.measured,
+    )
+
+
+def model_in(state: State, environment: str, name: str, seen: list[fleet.Seen], today: date) -> ModelStatus:
+    """One model in one environment."""
+    now = intents.serving(state, environment, name)
+    live = [host for host in seen if host.live and host.report.environment == environment]
+    far = [(host, progress(host.report, name, now, now.seq)) for host in live]
+    shown = _shown_version(state.models[name], now)
+    verdict, reason = _verdict(now, far)
+    ramp, ended = now.ramp, now.ended
+    return ModelStatus(
+        model=name,
+        environment=environment,
+        stable=now.stable,
+        previous=now.previous,
+        candidate=Candidate(
+            version=ramp.version,
+            share=ramp.share,
+            steps=ramp.steps,
+            paused=ramp.paused,
+            since=ramp.started,
+            actor=ramp.actor,
+        )
+        if ramp
+        else None,
+        owner=shown.owner,
+        expires=shown.expires,
+        expired=shown.expires < today.isoformat(),
+        hosts=len(live),
+        converged=sum(one.arrived for _, one in far),
+        state=verdict,
+        reason=reason,
+        frozen=now.frozen,
+        last=_last(name, now) if ended else "",
+        serving=tuple(version for host in live for version in fleet.versions_on(host, name)),
+    )
+
+
+def _last(name: str, now: Serving) -> str:
+    assert now.ended is not None
+    because = f": {now.ended.reason}" if now.ended.reason else ""
+    return f"the last rollout, of {name}@{now.ended.version}, was {now.ended.outcome}{because}"
+
+
+def _shown_version(model: Model, now: Serving) -> Version:
+    number = now.stable if now.stable is not None else max(model.versions)
+    return model.versions[number]
+
+
+def _verdict(now: Serving, far: list[tuple[fleet.Seen, Progress]]) -> tuple[str, str]:
+    """The state in a word, and the reason where it is not well."""
+    if now.stable is None and now.ramp is None:
+        waiting = [(host, one) for host, one in far if not one.arrived]
+        return ("converging", _words(waiting)) if waiting else ("not promoted", "")
+    if not far:
+        return "no hosts", "no live host has reported"
+    failed = [(host, one) for host, one in far if one.failed]
+    if failed:
+        return "failing", _words(failed)
+    waiting = [(host, one) for host, one in far if not one.arrived]
+    return ("converging", _words(waiting)) if waiting else ("serving", "")
+
+
+def _words(far: list[tuple[fleet.Seen, Progress]]) -> str:
+    host, first = far[0]
+    more = f" (and {len(far) - 1} more hosts)" if len(far) > 1 else ""
+    return f"{host.report.hostname}: {first.why}{more}"
+
+
+def _environments_of(state: State, name: str) -> list[str]:
+    return sorted(environment for environment, models in state.environments.items() if name in models)
+
+
+def why(at: Connection, host: str, model: str | None) -> Why:
+    """See Client.why."""
+    state = at.refresh()
+    if model is not None:
+        intents.find_model(state, model)
+    found = fleet.find_host(at, host)
+    environment = found.report.environment
+    wanted = {
+        name: now for name, now in state.environments.get(environment, {}).items()
+        if now.stable is not None or now.ramp is not None or name in found.report.models
+    }  # fmt: skip
+    names = [model] if model is not None else sorted({*wanted, *found.report.models})
+    return Why(
+        store=at.settings.store,
+        host=found.status(),
+        head=state.head,
+        models=tuple(
+            _why_model(name, intents.serving(state, environment, name), found.report.models.get(name))
+            for name in names
+        ),
+    )
+
+
+def _why_model(name: str, now: Serving, said: ModelReport | None) -> WhyModel:
+    roles = {said.stable: "stable", said.candidate: "candidate"} if said else {}
+    versions = sorted(said.serving.items()) if said else []
+    return WhyModel(
+        model=name,
+        desired_stable=now.stable,
+        desired_candidate=now.ramp.version if now.ramp else None,
+        routed_stable=said.stable if said else None,
+        routed_candidate=said.candidate if said else None,
+        next=said.next if said else "the host says nothing of it yet",
+        versions=tuple(
+            WhyVersion(
+                version=number,
+                state=version.state,
+                role=roles.get(number, ""),
+                reason=version.reason,
+                stage=version.stage,
+                attempts=version.attempts,
+                retry_at=version.retry_at or None,
+                workers=len(version.workers),
+                requests=version.requests,
+                failures=version.failures,
+                log_tail=tuple(version.log_tail),
+            )
+            for number, version in versions
+        ),
+    )

@@ -1,0 +1,204 @@
+"""The log: records 1, 2, 3… in the store, each created exclusively, folded into the State.
+
+How a record is written (`append`): read to the head, ask the intent what to do in that state, freeze the
+bytes of the next number, create that key. Every answer but success is resolved by reading the key:
+  - our own bytes are there: written, whatever was answered (a driver may have retried its own success);
+  - another's are there: fold them, ask the intent again, go for the next number with the same id. That is
+    safe, because a number that is taken can never become ours any more;
+  - nothing is there: the same bytes at the same number again, never the next number, because the first
+    attempt may still arrive;
+  - the deadline passes: OutcomeUnknownError. Nothing is deleted; reading the log will tell.
+Reading (`refresh`) asks for the number after the head until there is none: one request when nothing is new,
+no listing, and never back behind a head once seen. A record that is void keeps its number (`core/fold.py`).
+Left out: checkpoints, which will only move where reading starts; and who may write what.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from mldeploy.core.fold import Folding, refusal
+from mldeploy.core.records import Action, Record, encode, format_time
+from mldeploy.core.state import State
+from mldeploy.errors import (
+    MldeployError,
+    NotAllowedError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RaceLostError,
+    StoreError,
+)
+from mldeploy.store.ids import new_ulid
+from mldeploy.store.objects import Fetched, ObjectStore
+
+#: Seconds that `append` goes on trying.
+DEADLINE = 30.0
+
+Intent = Callable[[State], Sequence[Action]]
+
+
+def record_key(seq: int) -> str:
+    """log/00000000000000000042.json"""
+    return f"log/{seq:020d}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A record that was written: its number and id, and the state right after it."""
+
+    seq: int
+    id: str
+    state: State
+
+
+class Log:
+    """One reader and writer of a store's log. Not for several threads at once, but `state` may be read by
+    any: it is replaced whole. The constructor does no I/O; `state` is what the last `refresh` saw.
+    """
+
+    def __init__(self, store: ObjectStore, *, state: State | None = None) -> None:
+        self._store = store
+        self._state = state or State()
+
+    @property
+    def state(self) -> State:
+        """Everything up to the head last seen."""
+        return self._state
+
+    def refresh(self, limit: int | None = None) -> int:
+        """Read what is new, at most `limit` records; returns how many were read.
+
+        Raises StoreError when the store cannot be reached and StoreFormatError at a record of a newer
+        format; the state then stands at the last record before that.
+        """
+        folding: Folding | None = None
+        count = 0
+        try:
+            while limit is None or count < limit:
+                found = self._store.get(record_key(self._state.head + count + 1))
+                if found is None:
+                    break
+                folding = folding or Folding(self._state)
+                folding.take(folding.head + 1, found.data)
+                count += 1
+        finally:
+            if folding is not None:
+                self._state = folding.state()
+        return count
+
+    def append(
+        self,
+        intent: Intent,
+        *,
+        actor: str,
+        now: datetime,
+        ids: Callable[[], str] = new_ulid,
+        deadline: float | None = DEADLINE,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Appended | None:
+        """Write one record of the actions that `intent` gives for the present state; None if it gives none.
+
+        `intent` is asked again whenever another writer was quicker, so it must decide from the state it is
+        given alone. `now` is shown to people, `deadline` is in seconds (None: no limit). Raises what the
+        intent raises; NotAllowedError or NotFoundError where the actions do not fit the state; RaceLostError
+        where they did until another record came first; OutcomeUnknownError at the deadline; StoreError or
+        DiskError where certainly nothing was written.
+        """
+        until = None if deadline is None else monotonic() + deadline
+        clock = _Clock(until, monotonic, sleep)
+        record_id = ids()
+        self.refresh()
+        lost = 0
+        while True:
+            actions = self._decide(intent, lost)
+            if not actions:
+                return None
+            state = self._state
+            seq = state.head + 1
+            record = Record(
+                seq=seq,
+                id=record_id,
+                prev=state.head_sha256,
+                time=format_time(now),
+                actor=actor,
+                actions=actions,
+            )
+            data = encode(record)
+            there = self._commit(seq, data, clock)
+            self._take(seq, there)
+            if there == data:
+                return Appended(seq, record_id, self._state)
+            lost += 1
+            if clock.late():
+                raise RaceLostError(
+                    f"{lost} other records came first, and the deadline has passed", "run it again"
+                )
+            self.refresh()
+
+    def _decide(self, intent: Intent, lost: int) -> tuple[Action, ...]:
+        try:
+            actions = tuple(intent(self._state))
+            problem = refusal(self._state, actions) if actions else None
+            if problem is not None:
+                raise problem
+        except (NotAllowedError, NotFoundError) as error:
+            if not lost:
+                raise
+            raise RaceLostError(f"another record came first, and now: {error.message}", error.hint) from error
+        return actions
+
+    def _commit(self, seq: int, data: bytes, clock: _Clock) -> bytes:
+        """Try to write `data` at `seq`; returns the bytes that stand there for ever, ours or another's."""
+        key = record_key(seq)
+        unsure = False  # an attempt of ours may have been written, or may still be
+        pause = 0.01
+        while True:
+            try:
+                if self._store.create(key, data):
+                    return data
+                unsure = True  # "taken" may be our own write, retried on the way
+            except OutcomeUnknownError:
+                unsure = True
+            except MldeployError:
+                if not unsure:
+                    raise
+            found = self._look(key)
+            if found is not None:
+                return found.data
+            if clock.late():
+                raise OutcomeUnknownError(
+                    f"it is not known whether record {seq} was written: the store did not answer in time",
+                    "nothing was undone; look with `mldeploy history` before you run it again",
+                )
+            clock.pause(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _look(self, key: str) -> Fetched | None:
+        try:
+            return self._store.get(key)
+        except (StoreError, OutcomeUnknownError):
+            return None  # tried again until the deadline
+
+    def _take(self, seq: int, data: bytes) -> None:
+        folding = Folding(self._state)
+        folding.take(seq, data)
+        self._state = folding.state()
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    until: float | None
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+
+    def late(self) -> bool:
+        return self.until is not None and self.monotonic() >= self.until
+
+    def pause(self, seconds: float) -> None:
+        if self.until is not None:
+            seconds = min(seconds, max(self.until - self.monotonic(), 0.0))
+        self.sleep(seconds)

@@ -1,0 +1,103 @@
+"""What each host says of itself: hosts/<environment>/<host>.json, overwritten by that host alone.
+
+Rules: a report is a statement, not a truth; readers take what they can read and leave out the rest, also
+fields that a newer daemon adds. The store's own time of a report is the only clock that is compared.
+Left out: what follows from the reports.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mldeploy.core.types import check_name
+from mldeploy.store.objects import ObjectStore
+
+FORMAT = 1
+
+
+class _Report(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    pass
+
+
+class WorkerReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
+    """One process that serves a version."""
+
+    pid: int
+    private_bytes: int = 0
+    pss_bytes: int = 0  # its share of the pages it shares included
+
+
+class VersionReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
+    """One version on one host."""
+
+    state: str  # "absent", "fetching", "installing", "loading", "ready", "failed" or "sleeping"
+    reason: str = ""
+    stage: str = ""  # where it failed: "fetch", "install", "load", "samples", "warmup" …
+    attempts: int = 0
+    retry_at: float = 0.0  # unix seconds of the host's clock; 0: not waiting
+    workers: tuple[WorkerReport, ...] = ()
+    requests: int = 0
+    failures: int = 0
+    last_used: float = 0.0  # unix seconds of the host's clock
+    log_tail: tuple[str, ...] = ()  # the last words of a failed worker
+
+
+class ModelReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
+    """One model on one host: what is routed, and how its versions are."""
+
+    stable: int | None = None
+    candidate: int | None = None
+    previous: int | None = None
+    serving: dict[int, VersionReport] = {}
+    next: str = ""  # what the plan does next, in words
+
+
+class HostReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
+    """All that a host says of itself."""
+
+    format: int = FORMAT
+    host: str
+    environment: str
+    hostname: str = ""
+    labels: dict[str, str] = {}
+    version: str = ""  # of the daemon
+    boot: str = ""  # boot id
+    pid: int = 0  # of the agent
+    listen: str = ""  # HOST:PORT
+    head: int = 0  # the last record it has folded
+    time: str = ""  # RFC 3339, the host's own clock: shown, never compared
+    ready: bool = False
+    pythons: tuple[str, ...] = ()  # minor versions of the interpreters it found
+    platform: str = ""
+    models: dict[str, ModelReport] = {}
+    errors: tuple[str, ...] = ()  # the last ones, newest last
+
+
+def report_key(environment: str, host: str) -> str:
+    """hosts/<environment>/<host>.json"""
+    return f"hosts/{check_name(environment, 'environment')}/{check_name(host, 'host')}.json"
+
+
+def write_report(store: ObjectStore, report: HostReport) -> None:
+    """Overwrite this host's report. Raises StoreError, DiskError or OutcomeUnknownError."""
+    store.put(report_key(report.environment, report.host), msgspec.json.encode(report))
+
+
+def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport, float]]:
+    """Every readable report of an environment and when the store says it was written (unix seconds).
+
+    Sorted by host id. What is garbage, or under another host's key, is left out. Raises StoreError.
+    """
+    prefix = f"hosts/{check_name(environment, 'environment')}/"
+    found = []
+    for key in [entry.key for entry in store.list(prefix)]:
+        fetched = store.get(key)
+        if fetched is None:
+            continue
+        try:
+            report = msgspec.json.decode(fetched.data, type=HostReport)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            continue
+        if key == f"{prefix}{report.host}.json" and report.environment == environment:
+            found.append((report, fetched.modified))
+    return sorted(found, key=lambda pair: pair[0].host)

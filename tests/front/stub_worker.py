@@ -1,0 +1,93 @@
+"""A worker that speaks frames and does what the body says: `stub_worker.py '{"id", "socket", "version", ...}'`.
+
+Bodies are JSON objects: {} is answered at once; {"do": "hold"} when a {"do": "release"} comes;
+{"do": "die"} ends the process before any answer; {"do": "status", "status": 400} answers that status;
+{"do": "big", "bytes": N} answers with N bytes; {"do": "close"} ends the connection; {"do": "never"} is
+never answered; {"do": "garbage"} answers what is no frame. With "die_on": N in its options it dies when its
+N-th request comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+
+import uvloop
+
+from mldeploy.runtime.frames import HEADER, RESPONSE, Frame, FrameReader
+
+
+class Worker:
+    def __init__(self, options: dict[str, object]) -> None:
+        self.options = options
+        self.held: list[tuple[Stub, Frame]] = []
+        self.seen = 0
+        answer = {
+            "model_name": options.get("model", "m"),
+            "model_version": str(options["version"]),
+            "id": "x",
+            "worker": options["id"],
+            "outputs": [{"name": "y", "shape": [1], "datatype": "FP64", "data": [float(options["version"])]}],
+        }
+        self.body = json.dumps(answer).encode()
+        self.head = HEADER.pack
+
+    def act(self, stub: Stub, frame: Frame) -> None:
+        self.seen += 1
+        if self.seen == self.options.get("die_on"):
+            os._exit(1)
+        order = json.loads(frame.body) if frame.body.startswith(b'{"do"') else {}
+        match order.get("do"):
+            case None:
+                stub.answer(frame, 200, self.body)
+            case "hold":
+                self.held.append((stub, frame))
+            case "release":
+                for other, held in self.held:
+                    other.answer(held, 200, self.body)
+                self.held.clear()
+                stub.answer(frame, 200, self.body)
+            case "die":
+                os._exit(1)
+            case "status":
+                stub.answer(frame, order["status"], b'{"error":"as asked"}')
+            case "big":
+                stub.answer(frame, 200, b"x" * order["bytes"])
+            case "close":
+                stub.transport.abort()
+            case "garbage":
+                stub.transport.write(b"\xff" * 64)
+            case "echo":
+                stub.answer(frame, 200, json.dumps({"budget": frame.budget, "header": frame.header}).encode())
+
+
+class Stub(asyncio.Protocol):
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.reader = FrameReader()
+        self.out: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def answer(self, frame: Frame, status: int, body: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(HEADER.pack(len(body), RESPONSE, 0, status, frame.id, 1, 0) + body)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self.reader.feed(data):
+            self.worker.act(self, frame)
+
+
+async def main() -> None:
+    options = json.loads(sys.argv[1])
+    worker = Worker(options)
+    server = await asyncio.get_running_loop().create_unix_server(lambda: Stub(worker), options["socket"])
+    print("listening", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+uvloop.run(main())
