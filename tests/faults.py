@@ -19,7 +19,8 @@ It is armed through the environment; `armed(...)` makes it, with a `sitecustomiz
 
 A process started with `-I` ignores PYTHONPATH and is never struck (the runtime's zygotes and workers).
 For a struck child of a long-lived program (an agent under its keeper), give `argv="mldeploy_daemon.agent"`;
-the restarted child runs through, because the marker file says that the fault has struck.
+the restarted child runs through, because the marker file says that the fault has struck. Errors can also be
+had in the test's own process, with `striking(...)`.
 
 `action` is "kill" (SIGKILL to itself) or the name of an errno ("ENOSPC", "EIO", "EROFS", "EACCES"): then the
 step fails with that OSError instead (for os.write after half the bytes; a call that the program wraps in
@@ -28,12 +29,13 @@ C is struck at its audit event). Standard library only, so that it loads in any 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +87,48 @@ def fired(scratch: Path) -> bool:
     return (scratch / "fired").exists()
 
 
+@contextlib.contextmanager
+def striking(under: Path, *, at: int, action: str) -> Iterator[Struck]:
+    """Strike in this very process, for as long as the `with` lasts: `action` names an errno."""
+    struck = Struck()
+
+    def mark(number: int, line: str) -> bool:
+        if number == at:
+            struck.step = line
+        return number == at
+
+    faults = _Faults((str(under.resolve()),), action, mark)
+    restore = _install(faults)
+    try:
+        yield struck
+    finally:
+        faults.over = True  # an audit hook cannot be taken out again
+        restore()
+
+
+class Struck:
+    """The step that `striking` struck at, as "<event> <path>"; empty if there were fewer steps."""
+
+    def __init__(self) -> None:
+        self.step = ""
+
+
 def arm() -> None:
     """Install the hook in this process, as its environment says; nothing if it says nothing."""
     under = os.environ.get("FAULT_UNDER")
     if not under or not _meant():
         return
-    faults = _Faults(
-        tuple(under.split(os.pathsep)), int(os.environ["FAULT_AT"]), os.environ.get("FAULT_ACTION", "kill")
-    )
+    at = int(os.environ["FAULT_AT"])
+    log, marker = os.environ["FAULT_STEPS"], os.environ["FAULT_MARKER"]
+
+    def mark(number: int, line: str) -> bool:
+        _append(log, f"{os.getpid()} {line}\n")
+        return number == at and _first(marker)
+
+    _install(_Faults(tuple(under.split(os.pathsep)), os.environ.get("FAULT_ACTION", "kill"), mark))
+
+
+def _install(faults: _Faults) -> Callable[[], None]:
     sys.addaudithook(faults.audit)
     real_write, real_fsync = os.write, os.fsync
 
@@ -105,17 +141,24 @@ def arm() -> None:
         faults.step("os.fsync", _path_of(fd))
         real_fsync(fd)
 
+    def restore() -> None:
+        os.write, os.fsync = real_write, real_fsync
+
     os.write, os.fsync = write, fsync  # type: ignore[assignment]
+    return restore
 
 
 class _Faults:
-    def __init__(self, under: tuple[str, ...], at: int, action: str) -> None:
-        self.under, self.at, self.action = under, at, action
+    def __init__(self, under: tuple[str, ...], action: str, mark: Callable[[int, str], bool]) -> None:
+        self.under, self.action, self.mark = under, action, mark
         self.count = 0
+        self.over = False
         self.lock = threading.Lock()
         self.own = threading.local()  # what this module itself does is no step
 
     def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        if self.over:
+            return
         if event == "open":
             path, _, flags = args
             if isinstance(flags, int) and flags & _WRITING:
@@ -139,15 +182,14 @@ class _Faults:
         return any(text == root or text.startswith(root + os.sep) for root in self.under)
 
     def step(self, event: str, path: object, before: Callable[[], object] | None = None) -> None:
-        if getattr(self.own, "busy", False) or not self.concerns(path):
+        if self.over or getattr(self.own, "busy", False) or not self.concerns(path):
             return
         self.own.busy = True
         try:
             with self.lock:
                 self.count += 1
                 number = self.count
-            _append(os.environ["FAULT_STEPS"], f"{os.getpid()} {event} {os.fsdecode(path)}\n")  # type: ignore[arg-type]
-            if number == self.at and _mark(os.environ["FAULT_MARKER"]):
+            if self.mark(number, f"{event} {os.fsdecode(path)}"):  # type: ignore[arg-type]
                 if before is not None:
                     before()
                 self.strike(path)
@@ -184,7 +226,7 @@ def _append(path: str, line: str) -> None:
     os.close(fd)
 
 
-def _mark(path: str) -> bool:
+def _first(path: str) -> bool:
     """True for the one process that strikes."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))

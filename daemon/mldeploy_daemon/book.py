@@ -90,6 +90,10 @@ class Book:
             self.bad = left
             self._save()
 
+    def keep(self, refs: frozenset[str]) -> None:
+        """Forget versions that are not asked for any more: who asks again wants them tried at once."""
+        self.forget([key for key in self.bad if "@" in key and key not in refs])
+
     def _attempts(self, key: str, digest: str) -> int:
         bad = self.bad.get(key)
         return bad.attempts if bad is not None and bad.digest == digest else 0

@@ -123,7 +123,11 @@ class Follower:
                     "give the right --store, or a new --state folder for a new store",
                 )
         log = Log(store, state=known)
-        self._unwatch = store.watch("log/", lambda: loop.call_soon_threadsafe(self.woken.set))
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(self.woken.set)
+
+        self._unwatch = store.watch("log/", wake)
         self.store, self.log = store, log
         return log
 

@@ -23,18 +23,40 @@ logger = logging.getLogger(__name__)
 _LONGEST_LINE = 16 << 20
 
 
+class _Counter(msgspec.Struct):
+    model: str
+    version: int
+    requests: dict[str, int] = {}  # by class of status
+    failures: int = 0
+    last_used: float | None = None
+
+
 class _Answer(msgspec.Struct):
     generation: int = 0
     inflight: dict[str, int] = {}
     oldest_ms: dict[str, float] = {}
-    counters: list[Any] = []
+    counters: list[_Counter] | None = None
+
+
+class Total(msgspec.Struct):
+    """What all fronts have answered for one version, those that ended included."""
+
+    requests: int = 0
+    failures: int = 0
+    last_used: float = 0.0
+
+    def add(self, counter: _Counter) -> None:
+        """Count one front's in."""
+        self.requests += sum(counter.requests.values())
+        self.failures += counter.failures
+        self.last_used = max(self.last_used, counter.last_used or 0.0)
 
 
 class Line:
     """The connection to one front."""
 
-    def __init__(self, index: int, changed: Callable[[], None]) -> None:
-        self.index, self.changed = index, changed
+    def __init__(self, index: int, changed: Callable[[], None], ended: Callable[[Line], None]) -> None:
+        self.index, self.changed, self.ended = index, changed, ended
         self.last = _Answer()
         self.writer: asyncio.StreamWriter | None = None
         self.reading: asyncio.Task[None] | None = None
@@ -67,7 +89,7 @@ class Line:
             while line := await reader.readline():
                 answer = msgspec.json.decode(line, type=_Answer)
                 self.unanswered = max(0, self.unanswered - 1)
-                if not answer.counters:
+                if answer.counters is None:  # only `stats` tells them
                     answer.counters = self.last.counters
                 self.last = answer
                 self.changed()
@@ -83,19 +105,23 @@ class Line:
             with contextlib.suppress(OSError):
                 self.writer.close()
             self.writer = None
+            self.ended(self)
 
 
 class Fronts:
     """All of them."""
 
     def __init__(self, count: int, changed: Callable[[], None]) -> None:
-        self.lines = [Line(index, changed) for index in range(count)]
+        self.lines = [Line(index, changed, self._ended) for index in range(count)]
+        self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
+        self.generation = 0
 
     async def look(self) -> tuple[Front, ...]:
         """The fronts that are alive, after trying to connect to those that seemed not to be."""
         for line in self.lines:
             if line.writer is None and Path(f"run/front-{line.index}.sock").exists():
                 await line.connect()
+                line.say({"op": "table", "generation": self.generation})
         return tuple(
             Front(index=line.index, generation=line.last.generation, inflight=line.last.inflight)
             for line in self.lines
@@ -103,7 +129,8 @@ class Fronts:
         )
 
     def tell(self, generation: int) -> None:
-        """A new table lies on the disk."""
+        """A new table lies on the disk. Who connects later is told then."""
+        self.generation = generation
         for line in self.lines:
             line.say({"op": "table", "generation": generation})
 
@@ -121,11 +148,23 @@ class Fronts:
                     oldest[worker] = max(age, oldest.get(worker, 0.0))
         return oldest
 
-    def counters(self) -> list[list[Any]]:
-        """The counters of each front that has sent any."""
-        return [line.last.counters for line in self.lines if line.last.counters]
+    def totals(self) -> dict[tuple[str, int], Total]:
+        """By model and version, what has been answered since the agent started."""
+        totals = {key: msgspec.structs.replace(total) for key, total in self.past.items()}
+        for line in self.lines:
+            if line.writer is not None:
+                _add(totals, line)
+        return totals
+
+    def _ended(self, line: Line) -> None:
+        _add(self.past, line)
 
     def close(self) -> None:
         """End all connections."""
         for line in self.lines:
             line.close()
+
+
+def _add(totals: dict[tuple[str, int], Total], line: Line) -> None:
+    for counter in line.last.counters or ():
+        totals.setdefault((counter.model, counter.version), Total()).add(counter)

@@ -175,7 +175,7 @@ class Hands:
         match action:
             case FetchBundle():
                 self.book.came_up(f"{action.model}@{action.version}")
-            case StartZygote():
+            case BuildEnvironment() | StartZygote():
                 self.book.came_up(action.environment)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from mldeploy.bundle.environment import available_interpreters, environment_id
+from mldeploy.bundle.environment import available_interpreters, environment_id, find_interpreter
 from mldeploy.core.host import Action, Bundle, Desired, Observed
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.plan import references
@@ -66,7 +66,9 @@ class Observer:
         self.environments: frozenset[str] = frozenset()
         self.unused: dict[str, float] = {}
         self._stale = True
-        self._collected = self._adopted = self._asked = 0.0
+        self._collected = self._adopted = self._scanned = 0.0
+        self._looked_for: set[str] = set()
+        self._scan: asyncio.Task[None] | None = None
 
     def disk_changed(self) -> None:
         """Folders are read again at the next look."""
@@ -74,9 +76,7 @@ class Observer:
 
     async def look(self, desired: Desired) -> Observed:
         """Everything, as it is now. Raises DiskError."""
-        if time.monotonic() - self._asked > INTERPRETERS or not self.pythons:
-            self._asked = time.monotonic()
-            self.pythons = frozenset(await asyncio.to_thread(available_interpreters))
+        await self._find_pythons(desired)
         if self._stale:
             self._stale = False
             self._read_folders()
@@ -100,11 +100,27 @@ class Observer:
         )
         return self._aged(desired, observed)
 
+    async def _find_pythons(self, desired: Desired) -> None:
+        """Those asked for before anything else; all others in the background, for the report."""
+        needed = {v.python for asked in desired.models.values() for v in asked.versions if v.python}
+        for minor in sorted(needed - self._looked_for):
+            self._looked_for.add(minor)
+            if await asyncio.to_thread(find_interpreter, minor):
+                self.pythons |= {minor}
+        if self._scan is None or (self._scan.done() and time.monotonic() - self._scanned > INTERPRETERS):
+            self._scanned = time.monotonic()
+            self._scan = asyncio.create_task(self._find_all())
+
+    async def _find_all(self) -> None:
+        found = frozenset(await asyncio.to_thread(available_interpreters))
+        self._looked_for |= found
+        self.pythons = found
+
     def adopt(self) -> None:
         """Take over workers that run and are not known."""
         environments = {digest: bundle.environment for digest, bundle in self.bundles.items()}
         self.workers.adopt(lambda digest: environments.get(digest, ""))
-        self.publisher.adopted(self.workers.seen())
+        self.publisher.adopted(w for w in self.workers.seen() if self.workers.live[w.id].adopted)
 
     def manifest(self, digest: str) -> Manifest | None:
         """The manifest of a bundle in place."""

@@ -60,7 +60,7 @@ class Live:
     digest: str
     environment: str
     replica: int
-    state: str  # loading, ready, stopping
+    state: str  # loading, ready, stopping, gone
     since: float
     pid: int = 0
     pidfd: int = -1
@@ -207,15 +207,13 @@ class Workers:
         status = _read_status(path)
         deadline = time.monotonic() + LAST_WORDS
         while not asked and live.pid and status is not None and status.state not in ("failed", "exited"):
-            if live.ready_at or time.monotonic() > deadline:
+            if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)  # the zygote writes it when it reaps; there is no event for that
             status = _read_status(path)
         reason, stage = live.reason, live.stage
-        if status is not None and status.state in ("failed", "exited") and not live.ready_at:
+        if status is not None and status.state in ("failed", "exited"):
             reason, stage = status.reason or reason, status.stage or stage
-        elif status is not None and live.ready_at and status.reason:
-            reason = status.reason
         if live.told not in ("", "stop"):
             reason = live.told
         lived = self.now() - live.ready_at if live.ready_at else None
@@ -247,7 +245,7 @@ class Workers:
 
     def _end(self, identifier: str, number: signal.Signals, told: str) -> None:
         live = self.live.get(identifier)
-        if live is None:
+        if live is None or live.state == "gone":
             return
         live.state, live.since, live.told = "stopping", self.now(), told
         if live.pidfd >= 0:
@@ -300,6 +298,11 @@ class Workers:
         status = _read_status(path)
         if status is not None and status.state == "ready":
             self._ready(live)
+
+    @staticmethod
+    def statuses() -> list[Status]:
+        """What is said in run/ by workers, dead ones included."""
+        return [status for path in RUN.glob("w-*.json") if (status := _read_status(path)) is not None]
 
     def waiting(self) -> bool:
         """Whether an adopted worker loads: its file has to be looked at, for it tells nobody else."""

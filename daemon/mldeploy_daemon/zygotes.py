@@ -104,6 +104,7 @@ class Zygotes:
             "confine": self.confine,
             "read": ["bundles"],
             "write": ["run"],
+            "scratch": "run/scratch",
         }
         try:
             with stem.with_suffix(".log").open("wb") as log:

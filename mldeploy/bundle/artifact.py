@@ -1,7 +1,7 @@
 """Gate 1: everything that serving needs is in the folder, and is what the manifest says.
 
-Rules: reads and hashes, runs nothing; every finding names the file, the key and the cure; links and devices are
-never followed. Left out: whether the environment builds and the model answers (`validate.py`).
+Rules: reads and hashes, runs nothing; every finding names the file, the key and the cure; links and devices
+are never followed. Left out: whether the environment builds and the model answers (`validate.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-from mldeploy.bundle.assemble import WHEELS
-from mldeploy.bundle.files import MANIFEST, PACKED, kind_of, normal_mode, sha256_file, walk
+from mldeploy.bundle.files import MANIFEST, PACKED, WHEELS, kind_of, normal_mode, sha256_file, walk
 from mldeploy.bundle.lock import Pin, parse, runtime_problems
 from mldeploy.bundle.targets import Target
 from mldeploy.bundle.wheels import fits, wheel_name

@@ -7,45 +7,25 @@ come from (`pack.py`, `sources/`).
 
 from __future__ import annotations
 
+import math
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from mldeploy.bundle.files import MANIFEST, PACKED, disk_errors, normal_mode, sha256_file, walk
+from mldeploy.bundle.about import About, write_about
+from mldeploy.bundle.files import MANIFEST, PACKED, WHEELS, disk_errors, normal_mode, sha256_file, walk
 from mldeploy.bundle.manifest_file import write_manifest
+from mldeploy.bundle.validate import ValidationReport, validate
 from mldeploy.core.manifest import File, Manifest, Wheel, check, digest
 from mldeploy.core.records import format_time
-from mldeploy.core.types import check_name, parse_expiry
+from mldeploy.core.types import check_name, format_duration, parse_expiry
 from mldeploy.errors import ManifestError, UsageError
-
-WHEELS = "wheels"
-
-
-class About(msgspec.Struct, frozen=True, kw_only=True):
-    """packed.json: what travels in the `publish` record, outside the digest."""
-
-    packed: str = ""  # RFC 3339
-    metrics: dict[str, float] = {}
-    measured: dict[str, float] = {}
-
-
-def read_about(folder: Path) -> About:
-    """What packed.json says; nothing where it is missing or cannot be read, for nothing depends on it."""
-    try:
-        return msgspec.json.decode((folder / PACKED).read_bytes(), type=About)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return About()
-
-
-def write_about(folder: Path, about: About) -> None:
-    """Write packed.json. Raises DiskError."""
-    with disk_errors(folder):
-        (folder / PACKED).write_bytes(msgspec.json.encode(about, order="sorted") + b"\n")
+from mldeploy.progress import Reporter
 
 
 def finish(folder: Path, manifest: Manifest, wheels: Iterable[Wheel], known: Iterable[File] = ()) -> Manifest:
@@ -85,7 +65,8 @@ class Identity:
 def identify(name: object, owner: object, expires: object, now: datetime | None = None) -> Identity:
     """Check what every bundle must say. Raises UsageError with what is missing or wrong.
 
-    `expires` is a date, a text such as 90d or 2027-06-30, or a timedelta; `owner` defaults to git's user.email.
+    `expires` is a date, a text such as 90d or 2027-06-30, or a timedelta; `owner` defaults to git's
+    user.email.
     """
     if not name or not isinstance(name, str):
         raise UsageError("the model has no name", "name it: name='churn' (--name churn)")
@@ -107,10 +88,6 @@ def identify(name: object, owner: object, expires: object, now: datetime | None 
 
 def expiry_text(expires: object) -> str:
     """An expiry as a manifest holds it. Raises UsageError where there is none, or it is no such thing."""
-    from datetime import timedelta
-
-    from mldeploy.core.types import format_duration
-
     if expires is None or expires == "":
         raise UsageError(
             "the expiry is missing: every bundle expires",
@@ -134,15 +111,8 @@ def git_email() -> str:
     return done.stdout.strip()
 
 
-def stamp(now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> str:
-    """The time for packed.json."""
-    return format_time(now())
-
-
-def numbers(metrics: Any) -> dict[str, float]:
+def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """The model's own metrics as finite numbers. Raises UsageError."""
-    import math
-
     found = {}
     for key, value in (metrics or {}).items():
         try:
@@ -155,7 +125,45 @@ def numbers(metrics: Any) -> dict[str, float]:
     return found
 
 
-__all__ = [
-    "About", "Identity", "digest", "expiry_text", "finish", "git_email", "identify", "numbers", "read_about", "stamp",
-    "write_about",
-]  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A bundle that was made. `report` is None where it was not validated."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    report: ValidationReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """What the last steps need: see `complete`."""
+
+    manifest: Manifest  # without files and wheels
+    wheels: tuple[Wheel, ...]
+    metrics: dict[str, float]
+    validate: bool = True
+    confine: str = "best-effort"
+    environment: Path | None = None  # one just built from the same lock
+    known: tuple[File, ...] = ()  # files hashed already
+
+
+def complete(staging: Path, out: Path, last: Last, progress: Reporter) -> Packed:
+    """Write the manifest into `staging`, run the gates; what is returned says `out`, where it will stand.
+
+    Raises ManifestError, ValidationError with every finding, DiskError.
+    """
+    manifest = finish(staging, last.manifest, last.wheels, last.known)
+    report = None
+    now = datetime.now(UTC)
+    if last.validate:
+        report = validate(
+            staging, now=now, confine=last.confine, progress=progress, environment=last.environment
+        )  # fmt: skip
+        report.raise_findings()
+    about = About(
+        packed=format_time(now), metrics=last.metrics, measured=report.measured if report else {},
+        validated=report.digest if report and not report.gates_skipped else "",
+    )  # fmt: skip
+    write_about(staging, about)
+    return Packed(out, manifest, digest(manifest), report)

@@ -86,8 +86,8 @@ def collect_wheels(
 ) -> tuple[Wheel, ...]:
     """Put the wheels of `lock` into `folder`, one for each distribution; returns them sorted by name.
 
-    The target is this interpreter's unless said. Asks no index for what `cache` (by default in the user's cache
-    folder) holds. Raises BuildError and DiskError.
+    The target is this interpreter's unless said. Asks no index for what `cache` (by default in the user's
+    cache folder) holds. Raises BuildError and DiskError.
     """
     target = Target(python or this_python(), platform or default_platform())
     return collect(read_pins(lock, target), target, folder, index_url=index_url, cache=cache)

@@ -22,6 +22,7 @@ from pathlib import Path
 from mldeploy.errors import DiskError, UsageError
 
 MANIFEST = "manifest.yaml"
+WHEELS = "wheels"
 #: What was measured and when it was packed; beside the manifest and outside the digest.
 PACKED = "packed.json"
 CHUNK = 1 << 20
@@ -76,8 +77,13 @@ def walk(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 def kind_of(mode: int) -> str:
     """What an entry is, in a word."""
-    kinds = {stat.S_IFREG: "file", stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe",
-             stat.S_IFSOCK: "socket"}  # fmt: skip
+    kinds = {
+        stat.S_IFREG: "file",
+        stat.S_IFLNK: "symbolic link",
+        stat.S_IFDIR: "folder",
+        stat.S_IFIFO: "pipe",
+        stat.S_IFSOCK: "socket",
+    }
     return kinds.get(stat.S_IFMT(mode), "device")
 
 

@@ -58,21 +58,28 @@ def run_check(
     to the sample requests are asked for instead of compared. Never raises for what the model does.
     """
     options = {
-        "bundle": str(bundle.resolve()), "manifest": str(manifest.resolve()), "record": record, "threads": threads,
-        "environment": str(environment.resolve()), "scratch": str(scratch.resolve()), "confine": confine,
-    }  # fmt: skip
+        "bundle": str(bundle.resolve()),
+        "manifest": str(manifest.resolve()),
+        "environment": str(environment.resolve()),
+        "scratch": str(scratch.resolve()),
+        "confine": confine,
+        "record": record,
+        "threads": threads,
+    }
     process = subprocess.Popen(
-        runtime_command(python, "check", options), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, start_new_session=True, cwd=scratch,
-    )  # fmt: skip
+        runtime_command(python, "check", options),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        cwd=scratch,
+    )
     try:
         out, err = process.communicate(timeout=deadline)
     except subprocess.TimeoutExpired:
         _end(process)
         process.communicate()
-        return _failed(
-            f"did not load and answer its samples within {deadline:g} s", "make loading quicker", b""
-        )
+        return _failed(f"did not load and answer its samples within {deadline:g} s", "make it quicker", b"")
     except BaseException:
         _end(process)
         process.communicate()

@@ -1,7 +1,7 @@
 """manifest.yaml on a disk: read strictly from YAML or JSON, written as YAML for people.
 
-Rules: errors name the file and the key; the digest is that of the canonical form, so layout and comments do not
-count. On a host the file is the canonical JSON itself. Left out: whether the values make sense
+Rules: errors name the file and the key; the digest is that of the canonical form, so layout and comments do
+not count. On a host the file is the canonical JSON itself. Left out: whether the values make sense
 (`core/manifest.py`) and whether the files are there (`artifact.py`).
 """
 
@@ -33,13 +33,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `folder`/manifest.yaml. Raises DiskError."""
     import yaml
 
-    text = yaml.safe_dump(
-        json.loads(canonical(manifest)),
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-        default_flow_style=None,
-    )
+    data = json.loads(canonical(manifest))
+    ordered = {name: data[name] for name in manifest.__struct_fields__ if name in data}
+    text = yaml.safe_dump(ordered, sort_keys=False, allow_unicode=True, width=4096, default_flow_style=None)
     with disk_errors(folder):
         (folder / MANIFEST).write_text(text, encoding="utf-8")
 

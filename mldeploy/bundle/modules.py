@@ -1,8 +1,8 @@
 """Which modules a pickle or a piece of code needs, and where each comes from.
 
-Rules: nothing is unpickled and nothing imported to find out: pickles are read opcode by opcode, code is parsed.
-A module is of the standard library, of an installed distribution, or local: a file of the user's own, which
-travels in `code/`. Editable installs are local. Left out: what functions written by value import
+Rules: nothing is unpickled and nothing imported to find out: pickles are read opcode by opcode, code is
+parsed. A module is of the standard library, of an installed distribution, or local: a file of the user's
+own, which travels in `code/`. Editable installs are local. Left out: what functions written by value import
 (`pickling.py`).
 """
 

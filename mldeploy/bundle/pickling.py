@@ -1,10 +1,10 @@
 """A Python object as a pickle, its large buffers in files of their own.
 
-Rules: protocol 5; a buffer of 64 KiB or more goes straight from the object's memory to `model/buffers/NNN.bin`
-and is hashed on the way, so that an array is never held twice and is mapped where it is served; smaller ones
-stay in the pickle. cloudpickle writes functions and classes of `__main__` by value: their bytes depend on the
-folder and the hash seed, so such a pickle may differ from one run to the next; objects of imported classes do
-not. Left out: reading pickles, which happens in a confined worker alone.
+Rules: protocol 5; a buffer of 64 KiB or more goes straight from the object's memory to
+`model/buffers/NNN.bin` and is hashed on the way, so that an array is never held twice and is mapped where it
+is served; smaller ones stay in the pickle. cloudpickle writes functions and classes of `__main__` by value:
+their bytes depend on the folder and the hash seed, so such a pickle may differ from one run to the next;
+objects of imported classes do not. Left out: reading pickles, which happens in a confined worker alone.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ _HINT = "keep locks, open files and connections out of the model, or pack a fold
 
 @dataclass(frozen=True, slots=True)
 class Pickled:
-    """What was written: the files (hashed), the buffers in order, and modules imported inside functions."""
+    """What was written: the files (hashed) and the buffers in order; modules imported inside functions.
+
+    `by_value`: the pickle holds bytecode, which one minor version of Python reads and no other.
+    """
 
     files: tuple[File, ...]
     buffers: tuple[str, ...]
     imports: frozenset[str]
+    by_value: bool
 
 
 def dump(model: object, folder: Path, advance: Callable[[int], None] = lambda _: None) -> Pickled:
@@ -60,7 +64,9 @@ def dump(model: object, folder: Path, advance: Callable[[int], None] = lambda _:
     if not buffers:
         (folder / "model" / "buffers").rmdir()
     whole = File(path=PICKLE, sha256=file.digest.hexdigest(), size=file.size)
-    return Pickled((whole, *buffers), tuple(buffer.path for buffer in buffers), frozenset(imports))
+    return Pickled(
+        (whole, *buffers), tuple(buffer.path for buffer in buffers), frozenset(imports - {""}), bool(imports)
+    )
 
 
 class _Hashing:
@@ -70,7 +76,7 @@ class _Hashing:
         self._raw, self._advance = raw, advance
         self.digest, self.size = hashlib.sha256(), 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         view = memoryview(data)
         self.digest.update(view)
         self._raw.write(view)
@@ -81,7 +87,7 @@ class _Hashing:
 
 def _write_buffer(folder: Path, path: str, view: memoryview, advance: Callable[[int], None]) -> File:
     with (folder / path).open("wb", buffering=0) as raw:
-        file = _Hashing(raw, advance)  # type: ignore[arg-type]
+        file = _Hashing(raw, advance)
         for start in range(0, view.nbytes, CHUNK):
             file.write(view[start : start + CHUNK])
     return File(path=path, sha256=file.digest.hexdigest(), size=file.size)
@@ -95,7 +101,7 @@ def _pickler(file: _Hashing, keep: Callable[[Any], bool], note: Callable[[str], 
 
         def reducer_override(self, value: Any) -> Any:
             if type(value) is CodeType:
-                for name in _imported(value):
+                for name in ("", *_imported(value)):
                     note(name)
             return super().reducer_override(value)
 

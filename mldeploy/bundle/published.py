@@ -1,7 +1,7 @@
 """Reads what was published: manifests and single files of a version, out of the store.
 
-Rules: the key of a blob comes from the folded state, never from a listing, and what is fetched is compared with
-its digest. Left out: fetching whole bundles, which hosts do.
+Rules: the key of a blob comes from the folded state, never from a listing, and what is fetched is compared
+with its digest. Left out: fetching whole bundles, which hosts do.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def fetch_blob_bytes(store: ObjectStore, state: State, sha256: str) -> bytes:
 
 
 def fetch_manifest(store: ObjectStore, state: State, name: str, version: int) -> Manifest:
-    """The manifest of a published version. Raises NotFoundError, IntegrityError, ManifestError, StoreError."""
+    """The manifest of a version. Raises NotFoundError, IntegrityError, ManifestError and StoreError."""
     found = find_version(state, name, version)
     data = fetch_blob_bytes(store, state, found.digest)
     try:

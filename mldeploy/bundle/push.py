@@ -1,29 +1,36 @@
 """Publishes a bundle: blobs first, then one record that names them.
 
-Rules: what is live already, as the folded state says, is not written again: neither blobs nor, for a bundle that
-is published, a record. Until the record stands nothing of a push is visible, so a push that was cut off is
-simply run again. A file is hashed before it goes up. Left out: the gates (`validate.py`), which run before.
+Rules: what is live already, as the folded state says, is not written again: neither blobs nor, for a bundle
+that is published, a record. Until the record stands nothing of a push is visible, so a push that was cut off
+is simply run again. A file is hashed before it goes up. Left out: the gates (`validate.py`), which run
+before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import queue
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from mldeploy.bundle.assemble import WHEELS, About, read_about
-from mldeploy.bundle.files import disk_errors, sha256_file
+import msgspec
+
+from mldeploy.bundle.about import About, read_about
+from mldeploy.bundle.artifact import GATE as ARTIFACT
+from mldeploy.bundle.files import WHEELS, disk_errors, sha256_file
 from mldeploy.bundle.manifest_file import read_manifest
+from mldeploy.bundle.validate import GATES
+from mldeploy.bundle.validate import validate as run_gates
 from mldeploy.core.manifest import Manifest, canonical, check, digest
 from mldeploy.core.records import Action, Publish
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef, parse_expiry
 from mldeploy.errors import IntegrityError, ManifestError, OutcomeUnknownError, RaceLostError, UsageError
+from mldeploy.progress import Reporter, Silent
 from mldeploy.store.blobs import upload_blob
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import Log
@@ -34,17 +41,16 @@ THREADS = 4
 #: Times a push begins anew because a collection took a blob it meant to reuse.
 ATTEMPTS = 5
 
-#: Called with the number of bytes just uploaded, from one thread at a time.
-Progress = Callable[[int], None]
-#: More actions for the same record, given the state and the version being published (or published already).
-Then = Callable[[State, ModelRef], Sequence[Action]]
+#: More actions for the same record, given the version being published, as a promote of it.
+Then = Callable[[ModelRef], Sequence[Action]]
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """What a push did. `new` is false, and nothing was uploaded, where the bundle was published already.
 
-    `seq` is the record that was written, None where none was.
+    `seq` is the record that was written, None where none was. `gates_skipped`: gates that did not run, and
+    why.
     """
 
     ref: ModelRef
@@ -55,6 +61,7 @@ class Pushed:
     reused_bytes: int = 0
     uploaded_blobs: int = 0
     reused_blobs: int = 0
+    gates_skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class _Bundle:
     digest: str
     about: About
     pieces: dict[str, _Piece] = field(default_factory=dict)  # by sha256
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 class _SweptError(Exception):
@@ -84,24 +92,32 @@ def push(
     log: Log,
     actor: str,
     now: datetime,
-    progress: Progress | None = None,
+    progress: Reporter | None = None,
     then: Then | None = None,
-    measured: Mapping[str, float] | None = None,
+    validate: bool = True,
+    confine: str = "best-effort",
     ids: Callable[[], str] = new_ulid,
 ) -> Pushed:
     """Publish the bundle in `folder` as the next version of its model, or find the version it has.
 
-    `then` adds actions to the same record, for example a promote of the version; for a bundle that is
-    published already its actions make a record of their own, and none makes none. `measured` (from gate 3)
-    replaces what packed.json says. An expiry given as a duration counts from `now`. Raises ManifestError,
-    UsageError (expired), IntegrityError (a file is not what the manifest says), NotAllowedError, StoreError,
-    DiskError, RaceLostError and OutcomeUnknownError.
+    A bundle that is not published yet passes the gates first (`validate`), but for those it passed when it
+    was packed, as packed.json says. `then` adds actions to the same record, for example a promote of the
+    version; it is not asked for a bundle that is published already. An expiry given as a duration counts
+    from `now`. Raises ManifestError, UsageError (expired), ValidationError, IntegrityError (a file changed
+    meanwhile), NotAllowedError, StoreError, DiskError, RaceLostError and OutcomeUnknownError.
     """
+    reporter = progress or Silent()
     with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
-        bundle = _read(folder, Path(scratch), measured)
+        bundle = _read(folder, Path(scratch))
         expires = _expiry(bundle.manifest, now)
+        log.refresh()
+        live = live_version(log.state, bundle.manifest.name, bundle.digest)
+        if live is not None:
+            return Pushed(live, bundle.digest, False, None)
+        if validate:
+            _pass_gates(folder, bundle, now, confine, reporter)
         for _ in range(ATTEMPTS):
-            attempt = _Attempt(store, bundle, expires, ids(), then, progress or (lambda _: None))
+            attempt = _Attempt(store, bundle, expires, ids(), then, reporter)
             # a collection took a blob this push meant to reuse: everything again, under a new id
             with contextlib.suppress(_SweptError):
                 return attempt.publish(log, actor, now)
@@ -117,67 +133,103 @@ def live_version(state: State, name: str, bundle_digest: str) -> ModelRef | None
     return None
 
 
+def _pass_gates(folder: Path, bundle: _Bundle, now: datetime, confine: str, reporter: Reporter) -> None:
+    """Raises ValidationError. What was measured goes into the record."""
+    about = bundle.about
+    gates = [gate for gate in GATES if gate == ARTIFACT or about.validated != bundle.digest]
+    report = run_gates(folder, now=now, gates=gates, confine=confine, progress=reporter)
+    report.raise_findings()
+    bundle.skipped = report.gates_skipped
+    for gate, why in report.gates_skipped.items():
+        reporter.warn(f"gate {gate} was not run: {why}; the first host to get it runs it")
+    if report.measured:
+        bundle.about = msgspec.structs.replace(about, measured=report.measured)
+
+
 class _Attempt:
     """One push id: which blobs it brings, which it reuses, and the record."""
 
     def __init__(
-        self, store: ObjectStore, bundle: _Bundle, expires: str, push_id: str, then: Then | None,
-        progress: Progress,
-    ) -> None:  # fmt: skip
+        self,
+        store: ObjectStore,
+        bundle: _Bundle,
+        expires: str,
+        push_id: str,
+        then: Then | None,
+        reporter: Reporter,
+    ) -> None:
         self.store, self.bundle, self.expires, self.id = store, bundle, expires, push_id
-        self.then, self.progress = then, progress
-        self.lock = threading.Lock()
+        self.then, self.reporter = then, reporter
         self.published: ModelRef | None = None
-        self.new = False
 
     def publish(self, log: Log, actor: str, now: datetime) -> Pushed:
+        bundle = self.bundle
         log.refresh()
-        name = self.bundle.manifest.name
-        brought = {}
-        if live_version(log.state, name, self.bundle.digest) is None:
-            brought = {sha: piece for sha, piece in self.bundle.pieces.items() if sha not in log.state.blobs}
-            self._upload(brought)
+        brought = {sha: piece for sha, piece in bundle.pieces.items() if sha not in log.state.blobs}
+        self._upload(brought)
+        self.reporter.step("writing the record")
         appended = log.append(lambda state: self._intent(state, brought), actor=actor, now=now)
         assert self.published is not None
-        seq = appended.seq if appended else None
-        if not self.new:
-            return Pushed(self.published, self.bundle.digest, False, seq)
-        reused = {sha: piece for sha, piece in self.bundle.pieces.items() if sha not in brought}
+        if appended is None:  # someone else published the same bundle meanwhile
+            return Pushed(self.published, bundle.digest, False, None)
+        reused = {sha: piece for sha, piece in bundle.pieces.items() if sha not in brought}
         return Pushed(
-            self.published, self.bundle.digest, True, seq, _size(brought), _size(reused), len(brought), len(reused)
+            self.published, bundle.digest, True, appended.seq, uploaded_bytes=_size(brought),
+            reused_bytes=_size(reused), uploaded_blobs=len(brought), reused_blobs=len(reused),
+            gates_skipped=bundle.skipped,
         )  # fmt: skip
 
     def _intent(self, state: State, brought: Mapping[str, _Piece]) -> Sequence[Action]:
         """What to write in this state. Asked again after every lost race."""
         manifest = self.bundle.manifest
         live = live_version(state, manifest.name, self.bundle.digest)
-        self.new, self.published = live is None, live or next_version(state, manifest.name)
-        more = tuple(self.then(state, self.published)) if self.then else ()
+        self.published = live or next_version(state, manifest.name)
         if live is not None:
-            return more
+            return ()
         reused = sorted(set(self.bundle.pieces) - set(brought))
         if self.id < state.horizon or any(sha not in state.blobs for sha in reused):
             raise _SweptError
         about = self.bundle.about
         record = Publish(
-            model=manifest.name, digest=self.bundle.digest, push=self.id, owner=manifest.owner, expires=self.expires,
-            brought={sha: brought[sha].size for sha in sorted(brought)}, reused=tuple(reused),
-            python=manifest.python, platform=manifest.platform, packed=about.packed, metrics=about.metrics,
+            model=manifest.name,
+            digest=self.bundle.digest,
+            push=self.id,
+            brought={sha: brought[sha].size for sha in sorted(brought)},
+            reused=tuple(reused),
+            owner=manifest.owner,
+            expires=self.expires,
+            python=manifest.python,
+            platform=manifest.platform,
+            packed=about.packed,
+            metrics=about.metrics,
             measured=about.measured,
-        )  # fmt: skip
-        return (record, *more)
+        )
+        return (record, *(self.then(self.published) if self.then else ()))
 
     def _upload(self, brought: Mapping[str, _Piece]) -> None:
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool:
-            futures = [pool.submit(self._upload_one, sha, piece) for sha, piece in brought.items()]
+        """Upload, several at a time; the bar is moved from this thread alone."""
+        moved: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
+        with (
+            self.reporter.bar("uploading", _size(brought)) as advance,
+            ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool,
+        ):
+            futures = [pool.submit(self._upload_one, sha, piece, moved.put) for sha, piece in brought.items()]
+            for future in futures:
+                future.add_done_callback(moved.put)
+            running = len(futures)
             try:
-                for future in futures:
-                    future.result()
+                while running:
+                    told = moved.get()
+                    if isinstance(told, Future):
+                        told.result()
+                        running -= 1
+                    else:
+                        advance(told)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _upload_one(self, sha256: str, piece: _Piece) -> None:
+    def _upload_one(self, sha256: str, piece: _Piece, advance: Callable[[int], None]) -> None:
         with disk_errors(piece.path):
             if piece.path.stat().st_size != piece.size or sha256_file(piece.path) != sha256:
                 raise IntegrityError(
@@ -185,14 +237,10 @@ class _Attempt:
                     "pack the bundle again, or take a whole copy of it",
                 )
         try:
-            upload_blob(self.store, sha256, self.id, piece.path, self._advance)
+            upload_blob(self.store, sha256, self.id, piece.path, advance)
         except OutcomeUnknownError:
             # the same bytes under the same key: writing them twice is no harm
             upload_blob(self.store, sha256, self.id, piece.path)
-
-    def _advance(self, amount: int) -> None:
-        with self.lock:
-            self.progress(amount)
 
 
 def next_version(state: State, name: str) -> ModelRef:
@@ -201,16 +249,13 @@ def next_version(state: State, name: str) -> ModelRef:
     return ModelRef(name, max(model.versions, default=0) + 1 if model else 1)
 
 
-def _read(folder: Path, scratch: Path, measured: Mapping[str, float] | None) -> _Bundle:
+def _read(folder: Path, scratch: Path) -> _Bundle:
     manifest = read_manifest(folder)
     problems = check(manifest)
     if problems:
         key, message, hint = problems[0]
         raise ManifestError(f"{folder}: {key}: {message}", hint)
-    about = read_about(folder)
-    if measured is not None:
-        about = About(packed=about.packed, metrics=about.metrics, measured=dict(measured))
-    bundle = _Bundle(manifest, digest(manifest), about)
+    bundle = _Bundle(manifest, digest(manifest), read_about(folder))
     text = canonical(manifest)
     with disk_errors(scratch):
         (scratch / "manifest").write_bytes(text)

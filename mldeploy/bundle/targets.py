@@ -80,12 +80,19 @@ class Target:
     def markers(self) -> dict[str, str]:
         """The environment that a requirement's marker is judged in."""
         return {
-            "implementation_name": "cpython", "implementation_version": f"{self.python}.0", "os_name": "posix",
-            "platform_machine": self.machine, "platform_release": "", "platform_system": "Linux",
-            "platform_version": "", "python_full_version": f"{self.python}.0",
-            "platform_python_implementation": "CPython", "python_version": self.python,
-            "sys_platform": "linux", "extra": "",
-        }  # fmt: skip
+            "implementation_name": "cpython",
+            "implementation_version": f"{self.python}.0",
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": f"{self.python}.0",
+            "python_version": self.python,
+            "sys_platform": "linux",
+            "extra": "",
+        }
 
 
 def this_python() -> str:

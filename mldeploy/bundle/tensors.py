@@ -1,8 +1,8 @@
 """Arrays and their signature: sample input and answers as named tensors, and as JSON of the protocol.
 
-Rules: the first dimension is the batch and stands as -1; what the protocol's JSON cannot say (complex numbers,
-dates, half precision, NaN) is refused with the name of the tensor. numpy is imported when used. Left out:
-calling the model (`samples.py`).
+Rules: the first dimension is the batch and stands as -1; what the protocol's JSON cannot say (complex
+numbers, dates, half precision, NaN) is refused with the name of the tensor. numpy is imported when used.
+Left out: calling the model (`samples.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from mldeploy.errors import UsageError
 
 #: numpy's dtypes by the protocol's names. Half precision has no JSON form.
 _NAMES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float32": "FP32", "float64": "FP64",
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64",
+    "int8": "INT8", "int16": "INT16", "int32": "INT32", "int64": "INT64", "float32": "FP32",
+    "float64": "FP64",
 }  # fmt: skip
 Arrays = dict[str, Any]  # name -> numpy array
 
@@ -47,7 +48,7 @@ def named_inputs(sample: object, name: str = "x") -> Arrays:
 
 
 def named_outputs(answer: object, names: Sequence[str] | None) -> Arrays:
-    """A model's answer as arrays by name: y, or y0, y1… of a tuple, or the keys of a dict; `names` renames."""
+    """A model's answer as arrays by name: y, or y0, y1… of a tuple, or a dict's keys; `names` renames."""
     if isinstance(answer, Mapping):
         return {str(key): _array(f"output {key!r}", value) for key, value in answer.items()}
     parts = list(answer) if _several(answer, names) else [answer]  # type: ignore[call-overload]

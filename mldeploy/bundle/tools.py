@@ -22,15 +22,17 @@ _MARKS = re.compile(r"^[\s×│╰├─▶|]*(?:(?:error|ERROR|cause|Caused by)
 _CREDENTIALS = re.compile(r"://[^/\s@]+@")
 _NETWORK = re.compile(
     r"error sending request|failed to (?:fetch|download)|dns error|tcp connect error|operation timed out|"
-    r"failed to establish a new connection|NewConnectionError|ConnectTimeout|ReadTimeout|connection broken|"
-    r"Request failed after|Max retries exceeded|HTTP status (?:server|client) error|Temporary failure in name|"
-    r"ConnectionRefusedError|Connection refused",
+    r"failed to establish a new connection|NewConnectionError|ConnectTimeout|ReadTimeout|Connection refused|"
+    r"connection broken|Request failed after|Max retries exceeded|HTTP status (?:server|client) error|"
+    r"Temporary failure in name",
     re.IGNORECASE,
 )
 _NO_WHEEL = re.compile(r"([\w.\-]+)(?:==([\w.!+]+))?\)? (?:has|have) no (?:usable )?wheels")
-_INDEX_NAMES = {
-    "UV_DEFAULT_INDEX": "PIP_INDEX_URL", "UV_INDEX_URL": "PIP_INDEX_URL", "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
-}  # fmt: skip
+_INDEX_NAMES = {  # what uv calls it -> what pip calls it
+    "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
+    "UV_INDEX_URL": "PIP_INDEX_URL",
+    "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
+}
 
 
 def uv() -> str:
@@ -44,7 +46,7 @@ def uv() -> str:
 
 
 def index_environment() -> dict[str, str]:
-    """This process's environment, in which uv and pip look at the same index where only one was told of it."""
+    """This process's environment, where uv and pip look at the same index if only one was told of it."""
     env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
     for ours, theirs in _INDEX_NAMES.items():
         if env.get(ours) and not env.get(theirs):
@@ -65,7 +67,7 @@ def offline_environment() -> dict[str, str]:
 def run(
     what: str, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes = b"", folder: Path | None = None
 ) -> bytes:
-    """What the tool printed on standard output. Raises BuildError and DiskError; `what` begins the message."""
+    """What the tool printed on stdout. Raises BuildError and DiskError; `what` begins the message."""
     try:
         done = subprocess.run(
             argv, input=stdin, capture_output=True, env=dict(env), cwd=folder, timeout=DEADLINE, check=False

@@ -3,8 +3,9 @@
 1. artifact: everything is there, whole, and in date (`artifact.py`).
 2. compilation: the environment builds offline, in a scratch folder, from the bundle's own wheels.
 3. serving: the runtime loads the bundle in it, confined as in production, and answers the samples.
-Rules: nothing of the bundle is changed, and none of its code runs in this process. A gate that cannot run here
-is skipped and says why; gates after one with findings are skipped. Left out: pushing.
+
+Rules: nothing of the bundle is changed, and none of its code runs in this process. A gate that cannot run
+here is skipped and says why; gates after one with findings are skipped. Left out: pushing.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from pathlib import Path
 
 from mldeploy.bundle.artifact import GATE as ARTIFACT
 from mldeploy.bundle.artifact import examine
-from mldeploy.bundle.assemble import WHEELS
 from mldeploy.bundle.environment import build
-from mldeploy.bundle.files import MANIFEST, disk_errors
+from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors
 from mldeploy.bundle.interpreters import find_interpreter
 from mldeploy.bundle.launch import SERVING, run_check
 from mldeploy.bundle.manifest_file import read_manifest

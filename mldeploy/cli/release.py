@@ -132,7 +132,8 @@ def promote(
     limit = seconds(timeout)
     client = session.client()
     change = client.promote(target, to=to, steps=shares(steps), now=now, source=source, dry_run=dry_run)
-    what = f"{change.model}@{change.version} {'takes' if to or steps else 'has all'} traffic in {change.environment}"
+    share = "takes" if to or steps else "has all"
+    what = f"{change.model}@{change.version} {share} traffic in {change.environment}"
     _finish(
         session, client, change, lambda: session.changed("promote", change, what, what),
         limit if wait and not dry_run else None,

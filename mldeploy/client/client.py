@@ -125,10 +125,10 @@ class Client:
         store is made if there is none. Raises ValidationError, NotAllowedError, IntegrityError, RaceLostError
         and OutcomeUnknownError.
         """
-        from mldeploy.client import bundles
+        from mldeploy.client import publishing, traffic
 
-        how = bundles.How(promote, to, steps, now, dry_run, reporter or Silent())
-        return bundles.push(self._at, Path(source), name, owner, expires, how)
+        how = publishing.How(promote, traffic.Wish(to, steps, now), dry_run, reporter or Silent())
+        return publishing.push(self._at, Path(source), name, owner, expires, how)
 
     # --- traffic
 

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mldeploy.client import fleet, local
-from mldeploy.client.bundles import How, push_folder
+from mldeploy.client import fleet
 from mldeploy.client.client import Client
 from mldeploy.client.connection import Connection
+from mldeploy.client.daemon import LocalDaemon, folder_for, running
 from mldeploy.client.predicting import reachable
+from mldeploy.client.publishing import How, push_folder
+from mldeploy.client.traffic import Wish
 from mldeploy.errors import MldeployError
 from mldeploy.progress import Reporter, Silent
 
@@ -70,11 +72,11 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
         said.step(f"packing {name}")
         packed: Packed = pack(
-            model, name=name, expires=expires, owner=owner or _owner(at), sample_input=sample_input,
+            model, name=name, expires=expires, owner=owner, sample_input=sample_input,
             out=Path(scratch) / "bundle", **options,
         )  # fmt: skip
-        pushed = push_folder(at, packed, How(promote=True, now=True, reporter=said))
-    daemon, url = _daemon(at, listen, said)
+        pushed = push_folder(at, packed.folder, packed, How(promote=True, wish=Wish(now=True), reporter=said))
+    url, daemon = _daemon(at, listen, said)
     try:
         client.wait(name, seq=pushed.seq, timeout=timeout, reporter=said)
     except MldeployError:
@@ -85,31 +87,26 @@ def deploy(
     deployed = Deployed(
         model=name, version=pushed.version, digest=pushed.digest, store=client.store,
         environment=client.environment, url=url, curl=client.curl(name, url=url),
-        started=daemon is not None and daemon.process is not None, state=str(daemon.state) if daemon else "",
+        started=daemon is not None, state=str(daemon.state) if daemon else "",
     )  # fmt: skip
     print(f"{name}@{pushed.version} answers at {url}/v2/models/{name}/infer\n{deployed.curl}")
-    if deployed.started:
-        print(f"a local daemon was started (state in {deployed.state})", file=sys.stderr)
+    if daemon is not None:
+        print(f"a local daemon was started: process {daemon.pid}, state in {daemon.state}", file=sys.stderr)
     return deployed
 
 
-def _daemon(at: Connection, listen: str, reporter: Reporter) -> tuple[local.Daemon | None, str]:
-    """The local daemon of the store, started if there is none, and its URL."""
-    at.refresh()
+def _daemon(at: Connection, listen: str, reporter: Reporter) -> tuple[str, LocalDaemon | None]:
+    """The URL of a local daemon that serves the store, and the daemon if it was started for it."""
     here = socket.gethostname()
+    at.refresh()
     for host in fleet.hosts(at, at.environment):
         if host.live and host.report.hostname == here and host.report.listen:
-            return None, f"http://{reachable(host.report.listen, here)}"
-    state = local.folder_for(at.settings.store, at.environment)
-    daemon = local.running(state)
-    if daemon is None:
-        reporter.step("starting a local daemon")
-        daemon = local.start(at.settings.store, state, listen=listen, environment=at.environment, quick=True)
-    return daemon, daemon.url
-
-
-def _owner(at: Connection) -> str:
-    """git's user.email, else user@host."""
-    from mldeploy.bundle.assemble import git_email
-
-    return git_email() or at.actor
+            return f"http://{reachable(host.report.listen, here)}", None
+    state = folder_for(at.settings.store, at.environment)
+    url = running(state)
+    if url:
+        return url, None
+    reporter.step("starting a local daemon")
+    daemon = LocalDaemon(store=at.settings.store, state=state, listen=listen, environment=at.environment)
+    daemon.start()
+    return daemon.address, daemon

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from mldeploy.bundle.published import fetch_manifest, fetch_sample
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
-from mldeploy.client.traffic import read_manifest
 from mldeploy.client.types import Prediction
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import State
+from mldeploy.core.types import ModelRef
 from mldeploy.errors import NotFoundError, PredictionError, UsageError
-from mldeploy.store.blobs import blob_key
 
 #: Bytes of an answer that are read.
 MAX_ANSWER = 1 << 28
@@ -46,8 +46,12 @@ def prepare(at: Connection, model: str, data: Any, url: str | None, version: str
     """Find the daemon and make the body. Raises UsageError and NotFoundError."""
     request = _given(data)
     if not isinstance(request, Mapping):
-        manifest = _manifest(at, model, version)
-        request = _from_rows(model, manifest, request) if request is not None else _sample(at, manifest)
+        ref = _ref(at, model, version)
+        if request is None:
+            request = json.loads(fetch_sample(at.store, at.log.state, ref.name, ref.version))
+        else:
+            manifest = fetch_manifest(at.store, at.log.state, ref.name, ref.version)
+            request = _from_rows(model, manifest, request)
     base = (url or _live_url(at, model)).rstrip("/")
     pinned = f"/versions/{quote(str(version), safe='')}" if version is not None else ""
     return Call(
@@ -144,20 +148,14 @@ def _flatten(rows: Any) -> tuple[list[int], list[Any]]:
     return [len(rows), *inner], [value for _, flat in parts for value in flat]
 
 
-def _manifest(at: Connection, model: str, version: str | int | None) -> Manifest:
-    state = at.refresh()
-    number = _number(state, at.environment, model, version)
+def _ref(at: Connection, model: str, version: str | int | None) -> ModelRef:
+    number = _number(at.refresh(), at.environment, model, version)
     if number is None:
+        where = f"{version} version" if version else "version that serves"
         raise NotFoundError(
-            f"{model} has no such version in {at.environment}", f"`mldeploy status {model}` shows them"
+            f"{model} has no {where} in {at.environment}", f"`mldeploy status {model}` shows what there is"
         )
-    found = intents.find_version(state, intents.ModelRef(model, number))
-    manifest = read_manifest(at, state, found)
-    if manifest is None:
-        raise NotFoundError(
-            f"the files of {model}@{number} were collected", "give a whole request with --data"
-        )
-    return manifest
+    return ModelRef(model, number)
 
 
 def _number(state: State, environment: str, model: str, version: str | int | None) -> int | None:
@@ -172,19 +170,6 @@ def _number(state: State, environment: str, model: str, version: str | int | Non
     if not str(version).isdecimal():
         raise UsageError(f"{version!r} is not a version", f"give a number, or one of {', '.join(_ROLES)}")
     return int(version)
-
-
-def _sample(at: Connection, manifest: Manifest) -> Mapping[str, Any]:
-    """The first packed sample of a published bundle."""
-    paths = {file.path: file.sha256 for file in manifest.files}
-    path = next((sample.request for sample in manifest.samples if sample.request in paths), None)
-    blob = at.log.state.blobs.get(paths[path]) if path else None
-    fetched = at.store.get(blob_key(paths[path], blob.push)) if path and blob else None
-    if fetched is None:
-        raise NotFoundError(f"{manifest.name} was packed without a sample", "give a request with --data")
-    request = json.loads(fetched.data)
-    assert isinstance(request, dict)
-    return request
 
 
 def _live_url(at: Connection, model: str) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mldeploy.client import local
 from mldeploy.client.client import Client
+from mldeploy.client.daemon import LocalDaemon
 from mldeploy.client.types import Served
 from mldeploy.errors import MldeployError, UsageError
 from mldeploy.progress import Reporter
@@ -30,7 +30,7 @@ _IGNORED = ("__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"
 class Serving:
     """One folder being served. `first` and `again` pack, push, promote and wait."""
 
-    def __init__(self, source: Path, client: Client, daemon: local.Daemon, reporter: Reporter) -> None:
+    def __init__(self, source: Path, client: Client, daemon: LocalDaemon, reporter: Reporter) -> None:
         self.source, self.client, self.daemon, self.reporter = source, client, daemon, reporter
         self.version: int | None = None
 
@@ -50,8 +50,8 @@ class Serving:
         return Served(
             model=pushed.model,
             version=pushed.version,
-            url=self.daemon.url,
-            curl=self.client.curl(pushed.model, url=self.daemon.url),
+            url=self.daemon.address,
+            curl=self.client.curl(pushed.model, url=self.daemon.address),
             seconds=round(time.monotonic() - started, 3),
         )
 
@@ -84,9 +84,10 @@ def serving(source: Path, listen: str, reporter: Reporter) -> Iterator[Serving]:
         client = Client(str(store), environment="local", actor="serve")
         client.create_store()
         reporter.step("starting mldeployd")
-        daemon = local.start(
-            client.store, Path(scratch) / "host", listen=listen, environment="local", quick=True
+        daemon = LocalDaemon(
+            store=client.store, state=Path(scratch) / "host", listen=listen, environment="local"
         )
+        daemon.start()
         try:
             yield Serving(source, client, daemon, reporter)
         finally:

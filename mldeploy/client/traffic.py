@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
+from mldeploy.bundle.published import fetch_manifest
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.past import record_at
 from mldeploy.client.types import Change
-from mldeploy.core.manifest import Manifest, Rollout, parse
+from mldeploy.core.manifest import Rollout
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.state import State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, parse_share
 from mldeploy.errors import NotAllowedError, UsageError
-from mldeploy.store.blobs import blob_key
 from mldeploy.store.ids import new_ulid
 
 
@@ -55,7 +53,7 @@ def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run
     ref = ModelRef(name, number) if number else _stable_in(state, name, source or "")
     version = intents.find_version(state, ref)
     if rollout is None:
-        rollout = _own_rollout(at, state, version)
+        rollout = fetch_manifest(at.store, state, ref.name, ref.version).rollout
     intent = intents.PromoteTo(ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date())
     warnings = warnings_for(at, state, ref, version, rollout)
     written = at.change(intent, dry_run=dry_run)
@@ -84,18 +82,6 @@ def _stable_in(state: State, model: str, environment: str) -> ModelRef:
             f"{model} has no stable version in {environment}", f"promote one in {environment} first"
         )
     return ModelRef(model, stable)
-
-
-def _own_rollout(at: Connection, state: State, version: Version) -> Rollout:
-    manifest = read_manifest(at, state, version)
-    return manifest.rollout if manifest else Rollout()
-
-
-def read_manifest(at: Connection, state: State, version: Version) -> Manifest | None:
-    """The manifest of a published version; None where its blob was collected."""
-    blob = state.blobs.get(version.digest)
-    fetched = at.store.get(blob_key(version.digest, blob.push)) if blob else None
-    return parse(msgspec.json.decode(fetched.data)) if fetched else None
 
 
 def warnings_for(

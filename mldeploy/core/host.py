@@ -48,11 +48,22 @@ class Wish(_Value, frozen=True, kw_only=True):
     share: int = 0  # hundredths of a percent for the candidate
     salt: str = ""  # the rollout's id
 
+    @property
+    def versions(self) -> tuple[Wanted, ...]:
+        """Every version it names, each once, the most important first."""
+        named = (self.stable, self.candidate, self.previous, self.fallback)
+        return tuple(dict.fromkeys(version for version in named if version is not None))
+
 
 class Desired(_Value, frozen=True, kw_only=True):
     """All models of the host's environment. A model that is not in it is to go."""
 
     models: dict[str, Wish] = {}
+
+    @property
+    def refs(self) -> frozenset[str]:
+        """Every version it names, as `churn@7`."""
+        return frozenset(version.ref for asked in self.models.values() for version in asked.versions)
 
 
 class Bundle(_Value, frozen=True, kw_only=True):
@@ -65,7 +76,7 @@ class Bundle(_Value, frozen=True, kw_only=True):
 
 
 class Worker(_Value, frozen=True, kw_only=True):
-    """A worker process that is alive."""
+    """A worker process that is alive, or (`gone`) has ended and is not yet judged."""
 
     id: str
     model: str
@@ -73,7 +84,7 @@ class Worker(_Value, frozen=True, kw_only=True):
     digest: str
     environment: str = ""
     replica: int = 0
-    state: str = "loading"  # loading, ready or stopping (was told to stop)
+    state: str = "loading"  # loading, ready, stopping (was told to stop), gone
     since: float = 0.0  # when it got into that state
     oldest_ms: float = 0.0  # age of its oldest unanswered request
     routed_last: int | None = None  # the last generation of the table that had it; None: none had

@@ -110,12 +110,18 @@ def _takes(version: Wanted, observed: Observed, routed: int | None, now: float) 
 
 
 def answering(version: Wanted, observed: Observed) -> list[Worker]:
-    """The ready workers of a version, one for each replica, the ones already routed first."""
-    chosen: dict[int, Worker] = {}
+    """The ready workers of a version that fill its replicas' places."""
+    places = _places(version, observed)
+    return [places[replica] for replica in sorted(places) if places[replica].state == "ready"]
+
+
+def _places(version: Wanted, observed: Observed) -> dict[int, Worker]:
+    """The worker that fills each replica's place, ready and routed ones first; any other is surplus."""
+    places: dict[int, Worker] = {}
     for worker in _by_preference(observed, version):
-        if worker.state == "ready" and worker.replica < replicas(version, observed):
-            chosen.setdefault(worker.replica, worker)
-    return [chosen[replica] for replica in sorted(chosen)]
+        if len(places) < replicas(version, observed):
+            places.setdefault(worker.replica, worker)
+    return places
 
 
 def replicas(version: Wanted, observed: Observed) -> int:
@@ -191,13 +197,13 @@ def _endings(
     now: float,
     limits: Limits,
 ) -> Iterator[Action]:
-    needed = {holder.id for version in running for holder in _holders(version, observed).values()}
+    needed = {holder.id for version in running for holder in _places(version, observed).values()}
     for worker in observed.workers:
         routed = any(
             table.get(worker.model, ModelRoute()).has(worker.id) for table in (routes, observed.routes)
         )
-        if worker.state == "stopping":
-            if now - worker.since > limits.stop:
+        if worker.state in ("stopping", "gone"):
+            if worker.state == "stopping" and now - worker.since > limits.stop:
                 yield KillWorker(worker=worker.id, reason="did not stop when asked")
         elif worker.state == "loading" and now - worker.since > limits.load:
             yield KillWorker(worker=worker.id, reason=f"not ready after {limits.load:g} s")
@@ -207,15 +213,6 @@ def _endings(
             )
         elif worker.id not in needed and not routed and _drained(worker, observed, now, limits):
             yield StopWorker(worker=worker.id)
-
-
-def _holders(version: Wanted, observed: Observed) -> dict[int, Worker]:
-    """The worker that fills each replica's place; any other one there is surplus."""
-    holders: dict[int, Worker] = {}
-    for worker in _by_preference(observed, version):
-        if worker.replica < replicas(version, observed):
-            holders.setdefault(worker.replica, worker)
-    return holders
 
 
 def _drained(worker: Worker, observed: Observed, now: float, limits: Limits) -> bool:
@@ -247,9 +244,11 @@ def _beginnings(
         elif bundle.environment not in observed.zygotes:
             yield StartZygote(environment=bundle.environment, digest=version.digest)
         elif observed.zygotes[bundle.environment] == "ready":
-            holders = _holders(version, observed)
-            for replica in range(max(1, bundle.replicas)):
-                if replica not in holders and loading < limits.loading:
+            places = _places(version, observed)
+            missing = replicas(version, observed) - len(places)
+            free = [replica for replica in range(replicas(version, observed)) if replica not in places]
+            for replica in free[:missing]:
+                if loading < limits.loading:
                     loading += 1
                     yield StartWorker(
                         model=version.model,
@@ -292,7 +291,7 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
     running = _running(desired, observed, table(desired, observed, now), now)
     wanted = {version.digest for version in running}
     for asked in desired.models.values():
-        wanted |= {v.digest for v in (asked.stable, asked.candidate, asked.previous, asked.fallback) if v}
+        wanted |= {version.digest for version in asked.versions}
     wanted |= {worker.digest for worker in observed.workers}
     wanted |= {
         action.digest for action in observed.busy if isinstance(action, BuildEnvironment | FetchBundle)

@@ -43,8 +43,7 @@ def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tup
 
 
 def _of_model(asked: Wish, observed: Observed, now: float) -> tuple[Standing, ...]:
-    versions = (asked.stable, asked.candidate, asked.previous, asked.fallback)
-    unique = {version.version: version for version in reversed(versions) if version is not None}
+    unique = {version.version: version for version in asked.versions}
     active = {v.version for v in (asked.stable, asked.candidate) if v is not None}
     return tuple(_standing(unique[n], observed, now, active=n in active) for n in sorted(unique))
 
@@ -108,8 +107,7 @@ def next_step(
 
 
 def _step(action: Action, asked: Wish) -> str:
-    versions = [v for v in (asked.stable, asked.candidate, asked.previous, asked.fallback) if v is not None]
-    version = next((v for v in versions if v.digest == getattr(action, "digest", None)), None)
+    version = next((v for v in asked.versions if v.digest == getattr(action, "digest", None)), None)
     if version is None:
         return ""
     match action:

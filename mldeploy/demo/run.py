@@ -56,7 +56,7 @@ def run(*, store: str | None, listen: str, keep: bool, reporter: Reporter) -> di
     began = time.monotonic()
     _check_port(listen)
     with ExitStack() as cleanup:
-        folder = _workspace(cleanup, keep)
+        folder = _workspace(cleanup)
         result = _play(store, listen, keep, folder, reporter, cleanup)
     took = msgspec.structs.replace(result, seconds=round(time.monotonic() - began, 1))
     _tell(took, reporter)
@@ -222,7 +222,7 @@ def _address(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def _workspace(cleanup: ExitStack, keep: bool) -> Path:
+def _workspace(cleanup: ExitStack) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="mldeploy-demo-"))
     cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
     free = shutil.disk_usage(folder).free

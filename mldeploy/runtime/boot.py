@@ -29,9 +29,9 @@ def main(arguments: list[str]) -> int:
     try:
         mode, text = arguments
         options: dict[str, Any] = json.loads(text)
-        if mode not in MODES or not isinstance(options.get("environment"), str):
+        if mode not in MODES or not isinstance(options["environment"], str):
             raise ValueError(mode)
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         print(f"usage: boot.py {'|'.join(MODES)} JSON (with an environment)", file=sys.stderr)
         return EXIT_USAGE
     _load_package()

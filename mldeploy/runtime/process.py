@@ -7,6 +7,7 @@ reader sees the old one or the new one. Standard library and msgspec; numpy only
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import random
 import sys
@@ -116,6 +117,9 @@ def redirect_output(path: str) -> None:
         os.dup2(source, target)
     os.close(log)
     os.close(null)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True)  # or a crash takes the last words with it
 
 
 def bound_log(path: str, limit: int = LOG_LIMIT, tail: int = LOG_TAIL) -> None:

@@ -27,8 +27,6 @@ MAX_QUEUE = 1024
 MAX_CONNECTIONS = 256
 #: Bytes of answers a connection may have waiting before its requests are no longer read.
 HIGH_WATER = 4 << 20
-#: Seconds for the last answers to be taken once asked to stop.
-DRAIN_SECONDS = 5.0
 TICK_SECONDS = 10.0
 _CHUNK = 256 << 10
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
@@ -92,6 +90,7 @@ class Server:
         engine: Engine,
         decoder: RequestDecoder,
         batcher: Batcher,
+        drain: float = 5.0,
         tick: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -100,6 +99,7 @@ class Server:
         self._engine = engine
         self._decoder = decoder
         self._batcher = batcher
+        self._drain_seconds = drain  # for the last answers to be taken once asked to stop
         self._tick = tick  # called now and then, between calls
         self._clock = clock
         self._connections: dict[int, Connection] = {}
@@ -249,7 +249,7 @@ class Server:
         connection.socket.close()  # which takes it out of the epoll set as well
 
     def _drain(self) -> None:
-        deadline = self._clock() + DRAIN_SECONDS
+        deadline = self._clock() + self._drain_seconds
         self._accept()  # who had connected before we were asked to stop
         self._epoll.unregister(self._listener.fileno())
         self._listener.close()

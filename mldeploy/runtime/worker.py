@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from pathlib import Path
 
 import msgspec
 
@@ -75,7 +76,7 @@ class Worker:
             spec.id, os.getpid(), process.start_ticks(), spec.model, spec.version, spec.digest, spec.replica,
             "loading", confinement=self._confinement.level,
         )  # fmt: skip
-        # a model may change the working directory; the relative paths here are short for the socket's sake
+        # paths stay relative, for a socket's must be short, and the model may change the working directory
         self._home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         wake = self._catch_signals()
         try:
@@ -83,6 +84,7 @@ class Worker:
             server = self._prepare(wake)
             if server is not None:
                 server.run()
+                self._unlink()
             self._say("exited")
             return 0
         except BundleError as error:
@@ -92,7 +94,7 @@ class Worker:
             self._fail("serve" if self._server else "load", f"{type(error).__name__}: {error}")
         finally:
             if self._server is not None:
-                self._at_home(os.unlink, spec.socket)
+                self._unlink()
         return EXIT_FAILED
 
     def _catch_signals(self) -> socket.socket:
@@ -117,24 +119,26 @@ class Worker:
         narrow(self._confinement, [spec.bundle, *spec.read, *filter(None, [spec.manifest])])
         process.reseed()
         process.wake_precisely()
-        manifest = read_manifest(spec.bundle, spec.manifest)
+        bundle = str(Path(spec.bundle).absolute())  # the model may change the working directory
+        manifest = read_manifest(bundle, spec.manifest)
         started = time.monotonic()
-        model = load_model(spec.bundle, manifest, spec.threads)
+        model = load_model(bundle, manifest, spec.threads)
         self._status.load_ms = (time.monotonic() - started) * 1000
         rows = max_rows(manifest, spec.max_batch)
-        measured = prove(spec.bundle, manifest, model, rows)
+        measured = prove(bundle, manifest, model, rows)
         if self._stopping:
             return None
         gc.collect()
         gc.freeze()  # the model is here to stay
         self._note(manifest, measured)
         server = Server(
-            self._at_home_listen(),
+            self._listen(),
             wake,
             Engine(model, ResponseEncoder(spec.model, str(spec.version), manifest.signature.outputs)),
             RequestDecoder(manifest.signature),
             Batcher(rows if model.batchable else 1, measured.latency_ms / 1000),
-            lambda: self._at_home(process.bound_log, spec.log),
+            spec.drain,
+            self._bound_log,
         )
         self._server = server
         if self._stopping:  # between the look above and now
@@ -151,22 +155,22 @@ class Worker:
         self._status.batch_ms = measured.batch_ms
         self._status.memory_bytes = process.memory().private
 
-    def _at_home_listen(self) -> socket.socket:
-        path = self._spec.socket
-        os.fchdir(self._home)
-        with suppress(FileNotFoundError):
-            os.unlink(path)
+    def _listen(self) -> socket.socket:
+        self._unlink()
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.bind(path)
+        listener.bind(self._spec.socket)
         listener.listen(_BACKLOG)
         listener.setblocking(False)
         return listener
 
-    def _at_home(self, do: object, path: str) -> None:
-        """`do(path)` where relative paths mean what they meant at the start; a file that is gone is fine."""
+    def _unlink(self) -> None:
         os.fchdir(self._home)
         with suppress(FileNotFoundError):
-            do(path)  # type: ignore[operator]
+            os.unlink(self._spec.socket)
+
+    def _bound_log(self) -> None:
+        os.fchdir(self._home)
+        process.bound_log(self._spec.log)
 
     def _fail(self, stage: str, reason: str) -> None:
         self._status.stage, self._status.reason = stage, reason

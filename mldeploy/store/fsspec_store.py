@@ -95,8 +95,9 @@ class FsspecStore:
 
     def put(self, key: str, data: bytes) -> None:
         """Write or overwrite."""
+        path = self._path(key)
         with self._told(key):
-            self._fs.pipe_file(self._path(key), data)
+            self._fs.pipe_file(path, data)
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """In order of the keys."""
@@ -116,18 +117,21 @@ class FsspecStore:
 
     def delete(self, key: str) -> None:
         """Remove, if it is there."""
+        path = self._path(key)
         with self._told(key), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(key))
+            self._fs.rm_file(path)
 
     def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
         """Stream a file in; the driver completes the object when all of it is there."""
+        path = self._path(key)
         if not source.is_file():
             raise DiskError(f"{source} is not there", "it was removed meanwhile: pack it again")
         with self._told(key):
-            self._fs.put_file(str(source), self._path(key), callback=_callback(progress))
+            self._fs.put_file(str(source), path, callback=_callback(progress))
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
         """Stream it out into a new file; memory is bounded."""
+        path = self._path(key)
         with self._told(key):
             try:
                 with self._fs.open(

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mldeploy.errors import NotFoundError
+from mldeploy.errors import DiskError, NotFoundError
 from mldeploy.store.objects import Entry, Fetched, Progress, check_key
+from mldeploy.store.streams import save
 
 
 class MemoryStore:
@@ -72,7 +71,11 @@ class MemoryStore:
 
     def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
         """Keep the file's bytes (all of them in memory)."""
-        data = source.read_bytes()
+        check_key(key)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise DiskError(f"cannot read {source}: {error.strerror}", "pack it again") from error
         self.put(key, data)
         if progress:
             progress(len(data))
@@ -82,13 +85,7 @@ class MemoryStore:
         found = self.get(key)
         if found is None:
             raise NotFoundError(f"there is no {key} in {self.url}", "it may have been collected")
-        with target.open("xb") as file:
-            file.write(found.data)
-            file.flush()
-            os.fsync(file.fileno())
-        if progress:
-            progress(len(found.data))
-        return hashlib.sha256(found.data).hexdigest()
+        return save([found.data], target, progress)
 
     def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
         """Call `wake` in the writer's thread."""

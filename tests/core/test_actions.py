@@ -14,11 +14,11 @@ from mldeploy.errors import NotAllowedError, NotFoundError
 from tests.core.strategies import chain, sha, ulid
 
 
-def publish(bundle: int, push: int | None = None, model: str = "churn", **changes: Any) -> records.Publish:
+def publish(bundle: int, at: int | None = None, model: str = "churn", **changes: Any) -> records.Publish:
     fields: dict[str, Any] = {
         "model": model,
         "digest": sha(f"bundle {bundle}"),
-        "push": ulid(bundle if push is None else push),
+        "push": ulid(bundle if at is None else at),
         "brought": {sha(f"bundle {bundle}"): 5, sha(f"blob {bundle}"): 7},
         "owner": "o",
         "expires": "2030-01-01",
@@ -75,9 +75,9 @@ def test_publish_numbers_the_versions_and_brings_blobs() -> None:
 
 def test_a_live_digest_is_published_once_and_a_retired_one_again() -> None:
     state = after(publish(1))
-    assert "already churn@1" in refused(state, publish(1, push=9))
-    assert after(publish(1, push=9, model="other"), state=state).models["other"].versions[1].digest
-    state = after(retire(1), publish(1, push=9), state=state)
+    assert "already churn@1" in refused(state, publish(1, at=9))
+    assert after(publish(1, at=9, model="other"), state=state).models["other"].versions[1].digest
+    state = after(retire(1), publish(1, at=9), state=state)
     assert list(state.models["churn"].versions) == [1, 2]
     assert "live as churn@2" in refused(state, records.Restore(model="churn", version=1))
 
@@ -156,7 +156,7 @@ def test_sweep_takes_what_nothing_needs_and_bars_older_pushes() -> None:
     assert sha("blob 1") not in state.blobs
     refused(state, sweep)
     assert "gone further" in refused(state, records.Sweep(horizon=ulid(4)))
-    assert "before the last collection" in refused(state, publish(3, push=4))
+    assert "before the last collection" in refused(state, publish(3, at=4))
     assert "no longer in the store" in refused(state, publish(6, reused=(sha("blob 1"),)))
     again = publish(6, brought={sha("bundle 6"): 1, sha("blob 1"): 7})
     assert after(again, state=state).blobs[sha("blob 1")].push == ulid(6)
@@ -214,7 +214,7 @@ def test_a_ramp_advances_step_by_step_and_completes() -> None:
     state = after(advance(0), advance(1), state=RAMP)
     assert serving(state).ramp.share == 10_000  # type: ignore[union-attr]
     assert "step 2" in refused(state, advance(0))
-    assert "complete it" in refused(state, advance(2))
+    assert "at its last step" in refused(state, advance(2))
     state = after(complete(2), state=state)
     assert (serving(state).stable, serving(state).previous, serving(state).ramp) == (3, 2, None)
     assert serving(state).ended.outcome == "completed"  # type: ignore[union-attr]

@@ -25,7 +25,7 @@ def numbered(found: list[bytes]) -> list[tuple[int, bytes]]:
 
 
 @given(batches, st.integers(0, 25))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_one_by_one_is_the_same_as_all_at_once(said: list[list[Action] | bytes], split: int) -> None:
     found = numbered(chain(said))
     state = State()
@@ -42,7 +42,7 @@ def test_one_by_one_is_the_same_as_all_at_once(said: list[list[Action] | bytes],
 
 
 @given(batches)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_what_holds_after_every_record(said: list[list[Action] | bytes]) -> None:
     state, ever = State(), {}
     for seq, data in numbered(chain(said)):
@@ -56,7 +56,7 @@ def test_what_holds_after_every_record(said: list[list[Action] | bytes]) -> None
                 == before
             )
         for name, model in state.models.items():
-            assert list(sorted(model.versions)) == list(range(1, len(model.versions) + 1))
+            assert sorted(model.versions) == list(range(1, len(model.versions) + 1))
             live = [version.digest for version in model.versions.values() if not version.retired]
             assert len(set(live)) == len(live)
             for number, version in model.versions.items():
@@ -81,7 +81,7 @@ def check_traffic(state: State) -> None:
 
 
 @given(batches, st.lists(actions(), min_size=1, max_size=3))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_refusal_says_what_the_fold_will_do(said: list[list[Action] | bytes], intent: list[Action]) -> None:
     found = chain(said)
     state = fold_many(State(), numbered(found))
@@ -101,7 +101,7 @@ def test_a_refusal_says_what_the_fold_will_do(said: list[list[Action] | bytes], 
 
 
 @given(batches, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_damage_anywhere_never_raises_and_is_folded_alike(
     said: list[list[Action] | bytes], data: st.DataObject
 ) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,6 +44,7 @@ class Host:
         self.fronts: dict[int, subprocess.Popen[bytes]] = {}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.generation = 0
+        self._pause = threading.Event()  # never set
 
     # processes
 
@@ -152,7 +154,7 @@ class Host:
             assert time.monotonic() < end, "the condition was not met in time"
             for process in self.fronts.values():
                 assert process.poll() is None, "a front has ended"
-            os.sched_yield()
+            self._pause.wait(0.005)
         return found
 
 
@@ -183,8 +185,8 @@ class Wire:
         self.sock.close()
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
+@contextlib.contextmanager
+def _made() -> Iterator[Host]:
     state = Path(tempfile.mkdtemp(prefix="mld-"))  # pytest's own are too long for a Unix socket
     made = Host(state)
     try:
@@ -195,10 +197,22 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def wire(host: Host) -> Iterator[Callable[[], Wire]]:
+def host() -> Iterator[Host]:
+    with _made() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_host() -> Iterator[Host]:
+    with _made() as made:
+        yield made
+
+
+@pytest.fixture
+def wire() -> Iterator[Callable[[Host], Wire]]:
     made: list[Wire] = []
 
-    def connect() -> Wire:
+    def connect(host: Host) -> Wire:
         made.append(Wire(host.connect()))
         return made[-1]
 
@@ -225,6 +239,6 @@ class Build:
         return ModelRoutes(versions={str(key): value for key, value in versions.items()}, **more)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> Build:
     return Build()

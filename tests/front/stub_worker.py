@@ -1,4 +1,4 @@
-"""A worker that speaks frames and does what the body says: `stub_worker.py '{"id", "socket", "version", ...}'`.
+"""A worker that speaks frames and does what bodies say: `stub_worker.py '{"id", "socket", "version", ...}'`.
 
 Bodies are JSON objects: {} is answered at once; {"do": "hold"} when a {"do": "release"} comes;
 {"do": "die"} ends the process before any answer; {"do": "status", "status": 400} answers that status;
@@ -54,7 +54,7 @@ class Worker:
             case "status":
                 stub.answer(frame, order["status"], b'{"error":"as asked"}')
             case "big":
-                stub.answer(frame, 200, b"x" * order["bytes"])
+                stub.answer(frame, 200, b'"%b"' % (b"x" * (order["bytes"] - 2)))
             case "close":
                 stub.transport.abort()
             case "garbage":
@@ -74,7 +74,13 @@ class Stub(asyncio.Protocol):
 
     def answer(self, frame: Frame, status: int, body: bytes) -> None:
         if not self.transport.is_closing():
-            self.transport.write(HEADER.pack(len(body), RESPONSE, 0, status, frame.id, 1, 0) + body)
+            if not self.out:
+                asyncio.get_running_loop().call_soon(self.flush)
+            self.out.append(HEADER.pack(len(body), RESPONSE, 0, status, frame.id, 1, 0) + body)
+
+    def flush(self) -> None:
+        self.transport.write(b"".join(self.out))
+        self.out.clear()
 
     def data_received(self, data: bytes) -> None:
         for frame in self.reader.feed(data):

@@ -2,7 +2,7 @@
 
     {"op":"table","generation":N}  read run/routes.json again, answer {"ok","generation","inflight"}
     {"op":"stats"}                 {"ok","front","pid","generation","draining","inflight","oldest_ms",
-                                    "connections","counters":[Series.dump],"http","accepted","refused","started"}
+                                    "connections","buffered","counters":[Series.dump],"http","accepted","refused","started"}
     {"op":"drain"}                 not ready from now on, but still serving
 
 Siblings ask for stats here when one of them is asked for /metrics.

@@ -1,8 +1,8 @@
 """One request and its answer, from the first byte to the last: the state everything here passes along.
 
-Mutable on purpose, and a plain class: one object a request, and fields that keep their defaults cost nothing
-that way (half the time of a Struct, measured). `worker` is set where a request is counted in flight and cleared
-where it is uncounted, both in `dispatch.py`; nothing else may touch it.
+Mutable on purpose, and a plain class: there is one for every request, and fields that keep their defaults
+cost nothing that way (half the time of a Struct, measured). `worker` is set where a request is counted in
+flight and cleared where it is uncounted, both in `dispatch.py`; nothing else may touch it.
 """
 
 from __future__ import annotations

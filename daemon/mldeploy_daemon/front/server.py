@@ -102,6 +102,7 @@ class Front:
             "pid": os.getpid(),
             "draining": self.draining,
             "connections": len(self.connections),
+            "buffered": self.buffered,
             "oldest_ms": pool.oldest_ms(time.monotonic()),
             **self._acknowledged(),
             **stats,

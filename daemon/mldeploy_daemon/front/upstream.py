@@ -70,8 +70,11 @@ class Link(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             return  # connection_lost is about to hand it back
-        if alone:
-            transport.writelines((head, body)) if len(body) > _JOIN else transport.write(head + body)
+        if len(body) > _JOIN:
+            self._flush()
+            transport.writelines((head, body))
+        elif alone:
+            transport.write(head + body)
         else:
             # with others in flight, a system call for each costs more than anything else here
             if not self._out:
@@ -79,9 +82,9 @@ class Link(asyncio.Protocol):
             self._out += (head, body)
 
     def _flush(self) -> None:
-        out, self._out = self._out, []
-        if self._transport:
-            self._transport.writelines(out)
+        if self._out and self._transport:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
 
     def data_received(self, data: bytes) -> None:
         """Answers; anything else ends the connection."""

@@ -1,0 +1,291 @@
+"""The control loop of a host: look, plan, do, say; again whenever something has happened.
+
+    follow.py   what the log asks for          plan (mldeploy.core)   what to do next
+    observe.py  what is on this host           hands.py               doing it
+    publish.py, fronts.py  telling the fronts  report.py              telling the fleet
+
+No request passes through here. It may be killed at any instruction: the next one starts from the disk and
+the processes, adopts what runs and goes on. It sleeps until something happens: the log moved, a worker or a
+zygote said something or ended, a front answered, something long has ended, or a moment it waits for has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable, wish
+from mldeploy.core.plan import plan, settled
+from mldeploy.core.standing import standings
+from mldeploy.errors import DaemonError, MldeployError, UsageError
+from mldeploy.store.ids import new_ulid
+from mldeploy_daemon.book import YOUNG, Book
+from mldeploy_daemon.config import Config, load
+from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.follow import Follower
+from mldeploy_daemon.fronts import Fronts
+from mldeploy_daemon.hands import Hands
+from mldeploy_daemon.observe import Observer
+from mldeploy_daemon.publish import Publisher
+from mldeploy_daemon.report import Reporter, Seen
+from mldeploy_daemon.system import processes_in
+from mldeploy_daemon.workers import Ending, Workers
+from mldeploy_daemon.zygotes import Zygotes
+
+logger = logging.getLogger(__name__)
+#: Exit code that asks the keeper not to start us again (EX_CONFIG).
+EX_CONFIG = 78
+#: Seconds the loop sleeps at most; and while it waits for requests in flight, or for an adopted worker.
+LONGEST, SHORT = 5.0, 0.05
+#: Seconds after which it looks again once it has done something.
+SOON = 0.01
+#: Seconds between questions to the fronts.
+STATS = 2.0
+
+
+class Agent:
+    """One run of the agent. Nothing is opened before `run`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.now = time.time
+        self.limits = Limits(
+            grace=config.grace,
+            drain=config.drain_deadline,
+            hang=config.hang,
+            load=config.load_timeout,
+            loading=max(4, os.cpu_count() or 1),
+        )
+        self.ready = False
+        self.seen: Seen | None = None
+        self.stopping = False
+        self.announced = False
+        self._asked = 0.0
+
+    async def run(self) -> int:
+        """Work until told to stop. Returns the exit code."""
+        self.awake = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop)
+        self._set_up()
+        background = [
+            asyncio.create_task(self.follower.run()),
+            asyncio.create_task(self.reporter.run()),
+        ]
+        try:
+            while not self.stopping and self.follower.refused is None:
+                self.awake.clear()
+                pause = await self._tick()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.awake.wait(), pause)
+        finally:
+            for task in background:
+                task.cancel()
+        return await self._finish()
+
+    def _set_up(self) -> None:
+        """Everything in its place, from the disk. Raises DiskError."""
+        config, wake = self.config, self._wake
+        self.disk = Disk(Path())
+        self.disk.prepare()
+        host = host_id(self.disk)
+        self.book = Book(self.disk, self.now)
+        self.book.load()
+        self.follower = Follower(config, self.disk, host, wake)
+        self.follower.load()
+        self.publisher = Publisher(config.environment, host, self.now)
+        self.publisher.load()
+        self.fronts = Fronts(config.fronts, wake)
+        self.fronts.generation = self.publisher.table.generation
+        self.workers = Workers(wake, self.now)
+        self.zygotes = Zygotes(config.confine, wake)
+        self.observer = Observer(
+            self.disk, self.workers, self.zygotes, self.fronts, self.publisher, self.book,
+            grace=config.grace, now=self.now,
+        )  # fmt: skip
+        self.hands = Hands(
+            self.disk, self.follower, self.observer, self.workers, self.zygotes, self.book, wake
+        )
+        self.reporter = Reporter(
+            config, host, self.workers, lambda: self.seen, lambda: self.follower.store, self.follower.note
+        )
+        self.zygotes.adopt(self.disk.environments())
+        self._end_strays()
+        # ready once is ready until the keeper stops: a restart of the agent is nobody's business
+        self.ready = self.disk.read("run/ready") == config.boot.encode()
+
+    def _end_strays(self) -> None:
+        """Kill what a former agent started and did not live to see: it has no status file yet."""
+        known = {zygote.pid for zygote in self.zygotes.alive.values()}
+        known |= {status.pid for status in self.workers.statuses()}
+        for pid in processes_in(Path.cwd(), "boot.py"):
+            if pid not in known:
+                logger.info("process %d was started and forgotten: it is ended", pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _wake(self) -> None:
+        self.awake.set()
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self.awake.set()
+
+    async def _tick(self) -> float:
+        """Look, plan, do. Returns how long nothing needs to be done unless something happens, seconds."""
+        state = self.follower.state
+        self._judge()
+        if state is None:
+            return LONGEST
+        try:
+            desired = wish(state, self.config.environment, self.config.labels, self.publisher.routed())
+            self.book.keep(desired.refs)
+            observed = await self.observer.look(desired)
+            actions = plan(desired, observed, self.now(), self.limits)
+            self._publish(desired, observed, actions)
+        except MldeployError as error:
+            logger.error("%s", error)
+            self.follower.note(error)
+            return 1.0
+        self.hands.do(actions)
+        self._tell(desired, observed, actions, state.head)
+        # what was just done may call for more
+        return SOON if actions else self._pause(observed)
+
+    def _judge(self) -> None:
+        """What came up and what ended since the last look goes into the book."""
+        for live in self.workers.came_up:
+            self.book.came_up(live.ref)
+        self.workers.came_up.clear()
+        for ending in self.workers.endings:
+            self._mourn(ending)
+        self.workers.endings.clear()
+        now = self.now()
+        for live in self.workers.live.values():
+            bad = self.book.bad.get(live.ref)
+            if bad is not None and live.state == "ready" and now - live.ready_at > YOUNG:
+                self.book.grew_old(live.ref)
+
+    def _mourn(self, ending: Ending) -> None:
+        live = ending.worker
+        self.publisher.forget(live.id)
+        if ending.asked:
+            return
+        if ending.lived is None:
+            self.book.failed(live.ref, live.digest, ending.stage, ending.reason, ending.log_tail)
+        else:
+            self.book.died(live.ref, live.digest, ending.lived, ending.reason, ending.log_tail)
+
+    def _publish(self, desired: Desired, observed: Observed, actions: tuple[Action, ...]) -> None:
+        """Routes first, then readiness: the table is told to the fronts if it says anything new."""
+        routes = observed.routes
+        for action in actions:
+            if isinstance(action, PublishTable):
+                routes = dict(action.routes)
+        known = self.follower.read_head or self.follower.unreachable
+        if not self.ready and known and settled(desired, observed, self.now()):
+            self.ready = True
+        told = standings(desired, observed, self.now())
+        if self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready):
+            self.fronts.tell(self.publisher.table.generation)
+        if self.ready and not self.announced and observed.fronts:
+            generation = self.publisher.table.generation
+            if all(front.generation >= generation for front in observed.fronts):
+                self._announce()
+
+    def _announce(self) -> None:
+        """Tell the keeper, once every front has a table that says "ready"."""
+        self.announced = True
+        self.disk.write("run/ready", self.config.boot.encode())
+        if self.config.ready_fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self.config.ready_fd, b"ready\n")
+
+    def _tell(self, desired: Desired, observed: Observed, actions: tuple[Action, ...], head: int) -> None:
+        if time.monotonic() - self._asked > (SHORT if self._draining(observed) else STATS):
+            self._asked = time.monotonic()
+            self.fronts.ask()
+        self.seen = Seen(
+            desired=desired,
+            observed=observed,
+            actions=actions,
+            standings=standings(desired, observed, self.now()),
+            head=head,
+            ready=self.ready,
+            errors=tuple(self.follower.errors),
+            totals=self.fronts.totals(),
+        )
+        self.reporter.look()
+
+    @staticmethod
+    def _draining(observed: Observed) -> bool:
+        """Whether a worker has left the table and is still waited for."""
+        return any(
+            worker.routed_last is not None
+            and worker.state == "ready"
+            and not any(route.has(worker.id) for route in observed.routes.values())
+            for worker in observed.workers
+        )
+
+    def _pause(self, observed: Observed) -> float:
+        """Until the next moment that no event tells of."""
+        if self._draining(observed) or self.workers.waiting():
+            return SHORT
+        now = self.now()
+        moments = [bad.retry_at - now for bad in observed.bad.values() if bad.retry_at > now]
+        moments += [since + self.limits.grace - now for since in observed.unused.values()]
+        return min([STATS, *(max(SHORT, moment) for moment in moments if moment > 0)])
+
+    async def _finish(self) -> int:
+        """Leave in good order. Workers are the keeper's to stop, after the fronts."""
+        if self.follower.refused is not None:
+            print(f"error: {self.follower.refused}\nhint: {self.follower.refused.hint}", file=sys.stderr)
+            return EX_CONFIG
+        await self.follower.leave()
+        await self.reporter.send()
+        self.fronts.close()
+        return 0
+
+
+def host_id(disk: Disk) -> str:
+    """The host's id: made once, kept in host.json. Raises DiskError."""
+    data = disk.read("host.json")
+    if data is not None:
+        with contextlib.suppress(msgspec.MsgspecError, KeyError):
+            return str(msgspec.json.decode(data, type=dict[str, str])["host"])
+    host = new_ulid()
+    disk.write("host.json", msgspec.json.encode({"host": host}))
+    return host
+
+
+def main() -> int:
+    """The process of the agent. Returns the exit code."""
+    try:
+        config = load()
+        logging.basicConfig(
+            stream=sys.stderr,
+            level=config.log_level.upper(),
+            format="agent: %(levelname)s %(message)s",
+        )
+        code = asyncio.run(Agent(config).run())
+    except UsageError as error:
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
+        return EX_CONFIG
+    except (DaemonError, MldeployError) as error:
+        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
+        return 1
+    sys.stderr.flush()
+    # threads may be in the middle of a download; everything they do may be cut off at any point
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What this host says of itself in the store: built from what the agent last saw, written by a thread.
+
+A report goes out every so many seconds, and soon after anything in it that matters has changed, but never
+more often than every half second. A store that does not take it is tried again with the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mldeploy.core.host import Action, Desired, ModelRoute, Observed, Wish
+from mldeploy.core.standing import Standing, next_step
+from mldeploy.errors import MldeployError
+from mldeploy.store.objects import ObjectStore
+from mldeploy.store.reports import HostReport, ModelReport, VersionReport, WorkerReport, write_report
+from mldeploy_daemon.config import Config
+from mldeploy_daemon.fronts import Total
+from mldeploy_daemon.system import boot_id
+from mldeploy_daemon.workers import Workers
+
+logger = logging.getLogger(__name__)
+#: Seconds between two reports at the least.
+SOONEST = 0.5
+#: Lines of a failed worker's log that are told.
+TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a report is made of: one tick of the agent."""
+
+    desired: Desired
+    observed: Observed
+    actions: tuple[Action, ...]
+    standings: dict[str, tuple[Standing, ...]]
+    head: int
+    ready: bool
+    errors: tuple[str, ...]
+    totals: dict[tuple[str, int], Total]
+
+
+class Reporter:
+    """Writes reports until cancelled. `seen` gives the newest tick, `store` the store once it is open."""
+
+    def __init__(
+        self,
+        config: Config,
+        host: str,
+        workers: Workers,
+        seen: Callable[[], Seen | None],
+        store: Callable[[], ObjectStore | None],
+        failed: Callable[[MldeployError], None],
+    ) -> None:
+        self.config, self.host, self.workers = config, host, workers
+        self.seen, self.store, self.failed = seen, store, failed
+        self.pool = ThreadPoolExecutor(1, "report")
+        self.due = asyncio.Event()
+        self.told: object = None
+
+    def look(self) -> None:
+        """Something may have changed: send soon if it matters."""
+        seen = self.seen()
+        if seen is not None and self._matter(seen) != self.told:
+            self.due.set()
+
+    def _matter(self, seen: Seen) -> object:
+        return (seen.standings, seen.observed.routes, seen.head, seen.ready, seen.errors)
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.due.wait(), self.config.report)
+            self.due.clear()
+            await self.send()
+            await asyncio.sleep(SOONEST)
+
+    async def send(self) -> None:
+        """Write one report now, if there is anything to write and anywhere to write it."""
+        seen, store = self.seen(), self.store()
+        if seen is None or store is None:
+            return
+        self.told = self._matter(seen)
+        loop = asyncio.get_running_loop()
+        try:
+            report = await loop.run_in_executor(self.pool, self._build, seen)
+            await loop.run_in_executor(self.pool, write_report, store, report)
+        except MldeployError as error:
+            logger.debug("report: %s", error)
+            self.failed(error)
+        except Exception:
+            logger.exception("the report")
+
+    def _build(self, seen: Seen) -> HostReport:
+        models = {name: self._model(name, asked, seen) for name, asked in sorted(seen.desired.models.items())}
+        return HostReport(
+            host=self.host,
+            environment=self.config.environment,
+            hostname=socket.gethostname(),
+            labels=self.config.labels,
+            version=_version(),
+            boot=boot_id(),
+            pid=os.getpid(),
+            listen=self.config.listen,
+            head=seen.head,
+            time=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            ready=seen.ready,
+            pythons=tuple(sorted(seen.observed.pythons)),
+            platform=seen.observed.platform,
+            models=models,
+            errors=seen.errors,
+        )
+
+    def _model(self, name: str, asked: Wish, seen: Seen) -> ModelReport:
+        route = seen.observed.routes.get(name, ModelRoute())
+        return ModelReport(
+            stable=route.stable,
+            candidate=route.candidate,
+            previous=route.previous,
+            serving={each.version: self._version(name, each, seen) for each in seen.standings.get(name, ())},
+            next=next_step(asked, route, seen.actions, seen.observed, time.time()),
+        )
+
+    def _version(self, model: str, standing: Standing, seen: Seen) -> VersionReport:
+        total = seen.totals.get((model, standing.version), Total())
+        pids = [w.pid for w in list(self.workers.live.values()) if w.digest == standing.digest and w.pid]
+        return VersionReport(
+            state=standing.state,
+            reason=standing.reason,
+            stage=standing.stage,
+            attempts=standing.attempts,
+            retry_at=standing.retry_at,
+            workers=tuple(_memory(pid) for pid in pids),
+            requests=total.requests,
+            failures=total.failures,
+            last_used=total.last_used,
+            log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
+        )
+
+
+def _memory(pid: int) -> WorkerReport:
+    fields: dict[str, int] = {}
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return WorkerReport(pid=pid)
+    for line in lines:
+        name, _, rest = line.partition(":")
+        if rest.endswith("kB"):
+            fields[name] = int(rest.split()[0]) * 1024
+    # what ending the process gives back: clean private pages are of mapped files, and stay in the cache
+    private = fields.get("Private_Dirty", 0) + fields.get("SwapPss", 0)
+    return WorkerReport(pid=pid, private_bytes=private, pss_bytes=fields.get("Pss", 0))
+
+
+def _version() -> str:
+    try:
+        return version("mldeploy")
+    except PackageNotFoundError:
+        return ""

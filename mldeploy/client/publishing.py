@@ -1,0 +1,136 @@
+"""`push`: the gates, the upload and the record, with a promote in the same record where one is asked for.
+
+Rules: a promote that is sure to be refused is refused before anything is uploaded. A dry run writes nothing,
+neither blobs nor records. Left out: how a bundle is judged and uploaded (`mldeploy.bundle.push`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mldeploy.client import intents
+from mldeploy.client.bundles import as_bundle, bundle_blobs
+from mldeploy.client.connection import Connection
+from mldeploy.client.traffic import Wish, warnings_for
+from mldeploy.client.types import Pushed
+from mldeploy.core.manifest import Manifest, Rollout, digest
+from mldeploy.core.records import Action
+from mldeploy.core.state import State
+from mldeploy.core.types import ModelRef
+from mldeploy.errors import NotFoundError
+from mldeploy.progress import Reporter, Silent
+from mldeploy.store.ids import new_ulid
+
+if TYPE_CHECKING:
+    from mldeploy.bundle.pack import Packed
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to push."""
+
+    promote: bool = False
+    wish: Wish = field(default_factory=Wish)
+    dry_run: bool = False
+    reporter: Reporter = field(default_factory=Silent)
+
+
+def push(
+    at: Connection, source: Path, name: str | None, owner: str | None, expires: str | None, how: How
+) -> Pushed:
+    """See Client.push."""
+    with as_bundle(source, how.reporter, name, owner, expires) as (folder, made):
+        return push_folder(at, folder, made, how)
+
+
+def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> Pushed:
+    """Push a bundle's folder; `made` is what `pack` said of it, None where it was packed before."""
+    from mldeploy.bundle.manifest_file import read_manifest
+
+    wished = how.wish.rollout()
+    manifest = made.manifest if made is not None else read_manifest(folder)
+    rollout = wished or manifest.rollout
+    state = _state(at, how.dry_run)
+    if how.promote:
+        # better refused before the upload than after it
+        intents.refuse_frozen(state, at.environment, manifest.name)
+    if how.dry_run:
+        _judge(at, folder, made, manifest, state, how)
+        return _would_push(at, state, manifest, rollout, how)
+    return _publish(at, folder, rollout, how)
+
+
+def _state(at: Connection, dry_run: bool) -> State:
+    if not dry_run:
+        at.create_store()
+        return at.refresh()
+    try:
+        return at.refresh()
+    except NotFoundError:  # no store yet: a push would make it
+        return State()
+
+
+def _judge(
+    at: Connection, folder: Path, made: Packed | None, manifest: Manifest, state: State, how: How
+) -> None:
+    """Run the gates that a push would run. Raises ValidationError."""
+    from mldeploy.bundle.push import live_version
+    from mldeploy.bundle.validate import validate
+
+    if made is None and live_version(state, manifest.name, digest(manifest)) is None:
+        validate(folder, now=at.now(), progress=how.reporter).raise_findings()
+
+
+def _publish(at: Connection, folder: Path, rollout: Rollout, how: How) -> Pushed:
+    from mldeploy.bundle.push import push as publish
+
+    def then(ref: ModelRef) -> Sequence[Action]:
+        # published by the same record: there is no version yet to judge, and the fold judges the rest
+        return (_intent(at, ref, rollout).action(),)
+
+    done = publish(
+        at.store, folder, log=at.log, actor=at.actor, now=at.now(), progress=how.reporter,
+        then=then if how.promote else None,
+    )  # fmt: skip
+    seq = done.seq
+    if how.promote and not done.new:
+        # published before: the promote stands in a record of its own, if one is needed
+        seq = at.change(_intent(at, done.ref, rollout), dry_run=False).seq
+    state = at.log.state
+    version = intents.find_version(state, done.ref)
+    skipped = tuple(f"gate {gate} did not run here: {why}" for gate, why in done.gates_skipped.items())
+    return Pushed(
+        store=at.settings.store, model=done.ref.name, version=done.ref.version,
+        environment=at.environment if how.promote else None, seq=seq, already=seq is None,
+        digest=done.digest, new=done.new, promoted=how.promote, uploaded_bytes=done.uploaded_bytes,
+        reused_bytes=done.reused_bytes, uploaded_blobs=done.uploaded_blobs, reused_blobs=done.reused_blobs,
+        warnings=skipped + (warnings_for(at, state, done.ref, version, rollout) if how.promote else ()),
+    )  # fmt: skip
+
+
+def _intent(at: Connection, ref: ModelRef, rollout: Rollout) -> intents.PromoteTo:
+    return intents.PromoteTo(ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date())
+
+
+def _would_push(at: Connection, state: State, manifest: Manifest, rollout: Rollout, how: How) -> Pushed:
+    from mldeploy.bundle.push import live_version, next_version
+    from mldeploy.client.describe import describe
+
+    bundle = digest(manifest)
+    live = live_version(state, manifest.name, bundle)
+    ref = live or next_version(state, manifest.name)
+    said = [] if live else [f"publish {ref} ({bundle[:12]})"]
+    if how.promote:
+        intent = _intent(at, ref, rollout)
+        said += [describe(action) for action in (intent(state) if live else (intent.action(),))]
+    blobs = bundle_blobs(manifest)
+    reused = [size for sha256, size in blobs.items() if sha256 in state.blobs]
+    return Pushed(
+        store=at.settings.store, model=ref.name, version=ref.version, already=not said, dry_run=True,
+        environment=at.environment if how.promote else None, actions=tuple(said), digest=bundle,
+        new=live is None, promoted=how.promote, uploaded_bytes=sum(blobs.values()) - sum(reused),
+        reused_bytes=sum(reused), uploaded_blobs=len(blobs) - len(reused), reused_blobs=len(reused),
+    )  # fmt: skip
