@@ -155,13 +155,14 @@ def _needs(staging: Path, pickled: pickling.Pickled, extra: Sequence[Path]) -> N
         for file in [path] if path.is_file() else path.rglob("*.py"):
             found |= source_modules(file)
     needs = find_needs(found)
-    given = {path.stem if path.is_file() else path.name for path in extra}
-    for path in [*(root for top, root in needs.local.items() if top not in given), *extra]:
-        target = staging / "code" / path.name
+    given = {path.resolve().name: path.resolve() for path in extra}
+    # a module is found under its own name, whatever its file is called
+    local = {top if root.is_dir() else f"{top}.py": root for top, root in needs.local.items()}
+    for name, path in {**local, **given}.items():
         if path.is_dir():
-            files.copy_tree(path, target)
+            files.copy_tree(path, staging / "code" / name)
         else:
-            files.copy_file(path.resolve(), target)
+            files.copy_file(path, staging / "code" / name)
     return needs
 
 

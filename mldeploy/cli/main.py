@@ -59,6 +59,10 @@ _CLICK_ERROR: type[Exception] = next(
 )
 
 
+def _names() -> list[str]:
+    return [name for group in COMMANDS.values() for name in group]
+
+
 class LazyGroup(TyperGroup):
     """The root: knows every command by name, and loads the one that is called."""
 
@@ -68,7 +72,7 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command, in the order of the help."""
-        return [name for group in COMMANDS.values() for name in group]
+        return _names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Load the command's file; None if there is no such command."""
@@ -135,7 +139,7 @@ def run(args: list[str]) -> int:
     except MldeployError as error:
         return output.failure(error)
     except _CLICK_ERROR as error:
-        return _usage(error, output)
+        return _usage(error, args, output)
     except Exception as error:  # noqa: BLE001 the edge of the process: whatever comes here is our bug
         return output.bug(error)
 
@@ -158,16 +162,17 @@ def _invoke(args: list[str], options: Options) -> int:
     return exits.OK
 
 
-def _usage(error: Any, output: Output) -> int:
+def _usage(error: Any, args: list[str], output: Output) -> int:
     """A call that click refused, in our two lines."""
     message = str(error.format_message()).split(" (Possible options:")[0].rstrip(".")
     ctx = getattr(error, "ctx", None)
-    path = ctx.command_path if ctx is not None else "mldeploy"
+    called = next((arg for arg in args if arg in _names()), None)  # some errors come without their context
+    path = ctx.command_path if ctx is not None else f"mldeploy {called}" if called else "mldeploy"
     hint = f"`{path} --help` shows how it is called"
     wrong = getattr(error, "option_name", None)
     if wrong and ctx is not None:
-        names = [name for param in ctx.command.get_params(ctx) for name in param.opts]
-        near = get_close_matches(wrong, [name for name in names if name not in (wrong, "-h")], 1, 0.5)
+        names = [name for param in ctx.command.get_params(ctx) for name in param.opts if len(name) > 2]
+        near = get_close_matches(wrong, [name for name in names if name != wrong], 1, 0.7)
         hint = f"did you mean {near[0]}?" if near else hint
     output.error(message[:1].lower() + message[1:], hint, exits.USAGE)
     return exits.USAGE

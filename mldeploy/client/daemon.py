@@ -65,9 +65,15 @@ class LocalDaemon:
 
     def start(self) -> None:
         """Start it and wait until it listens. Raises DaemonError with its own words, and DiskError."""
+        there = running(self.state)
+        if there:
+            raise DaemonError(
+                f"a daemon runs in {self.state} already, at {there}",
+                "stop it first, or choose another state folder",
+            )
         try:
             self.state.mkdir(parents=True, exist_ok=True)
-            if not _locked(self.state / "lock"):
+            if listens(self.state) and not _locked(self.state / "lock"):
                 (self.state / "run" / "listen").unlink(missing_ok=True)  # of one that was killed
             log = (self.state / "daemon.log").open("ab")
         except OSError as error:
@@ -138,8 +144,9 @@ def folder_for(store: str, environment: str) -> Path:
 
 def running(state: Path) -> str:
     """The URL of the daemon that lives in `state`; empty if none does."""
-    address = listens(state) if _locked(state / "lock") else ""
-    return f"http://{address}" if address else ""
+    address = listens(state)
+    # the lock is tried only where one has listened: a daemon that is just starting must not find it taken
+    return f"http://{address}" if address and _locked(state / "lock") else ""
 
 
 def listens(state: Path) -> str:

@@ -17,7 +17,7 @@ from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Arrival, Waited
 from mldeploy.core.state import Serving
-from mldeploy.errors import RolloutHaltedError, WaitTimeoutError
+from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
 from mldeploy.progress import Reporter
 
 #: Seconds between two looks where the store cannot wake us.
@@ -42,6 +42,11 @@ def wait(at: Connection, model: str, seq: int | None, timeout: float, reporter: 
     started = time.monotonic()
     state = at.refresh()
     intents.find_model(state, model)
+    if model not in state.environments.get(at.environment, {}):
+        raise NotFoundError(
+            f"{model} was never promoted in {at.environment}",
+            f"`mldeploy promote {model}@1` gives it traffic",
+        )
     seq = state.head if seq is None else seq
     before = intents.serving(state, at.environment, model)
     rollout = before.ramp.rollout if before.ramp else None

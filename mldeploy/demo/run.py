@@ -137,7 +137,13 @@ def _bundles(folder: Path, client: Any, reporter: Reporter) -> tuple[list[Path],
 
     reporter.step("building their environment, and training two models in it")
     (folder / "requirements.lock").write_bytes(lock)
-    build(environment, lock=folder / "requirements.lock", wheels=wheels, python=python)
+    build(
+        environment,
+        lock=folder / "requirements.lock",
+        wheels=wheels,
+        python=python,
+        compile_bytecode=False,
+    )
     interpreter = find_interpreter(python)
     assert interpreter is not None  # build() would have raised
     held_out = scene.train(interpreter, environment / "site", folder / "trained")

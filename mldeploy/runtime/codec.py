@@ -164,7 +164,7 @@ def _explain(body: bytes | memoryview, error: Exception) -> str:
         return "the request is not UTF-8"
     name = _input_at(body, str(error)) if isinstance(error, msgspec.ValidationError) else _non_finite(body)
     if isinstance(error, msgspec.ValidationError):
-        text = re.sub(r"\bdata\.?", "", tidy(error).replace("at data", "at "))
+        text = re.sub(r" at data\.?", " at ", tidy(error)).removesuffix(" at ")
         return f"input {name!r}: {text}" if name else f"the request: {text}"
     if name:
         return f"input {name!r} has NaN or Infinity, which JSON does not have"

@@ -127,7 +127,9 @@ class TensorReader:
             )
         bound = count = 1
         for size, expected in zip(shape, self._shape, strict=True):
-            if size != expected and (expected >= 0 or size < 0):
+            if size < 0:
+                raise BadRequestError(f"{self._where} has shape {show(shape)}, with a size below zero")
+            if size != expected >= 0:
                 raise BadRequestError(f"{self._where} has shape {show(shape)}, not {show(self._shape)}")
             count *= size
             bound *= size or 1

@@ -145,14 +145,18 @@ class Zygote:
         gc.freeze()  # or the collector writes to, and so copies, every page the fork shares
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        # held back until the child has a handler of its own, or it would be told to stop and not know
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             pid = os.fork()
+            if pid == 0:
+                self._become(connection, spec)
         except OSError as error:
             self._reply(connection, {"ok": False, "error": f"fork: {error.strerror}"})
             self._forget(connection)
             return
-        if pid == 0:
-            self._become(connection, spec)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._workers[pid] = spec
         self._forget(connection)
 

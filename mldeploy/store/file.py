@@ -91,6 +91,8 @@ class FileStore:
             return False
         with self._told(path), self._temporary(path) as (name, fd):
             write_all(fd, data)
+            if os.path.lexists(path):  # fsync is what costs
+                return False
             self._seal(fd, len(data), name)
             try:
                 os.link(name, path)

@@ -134,9 +134,7 @@ class FsspecStore:
         path = self._path(key)
         with self._told(key):
             try:
-                with self._fs.open(
-                    self._path(key), "rb", block_size=4 * PIECE, cache_type="readahead"
-                ) as file:
+                with self._fs.open(path, "rb", block_size=4 * PIECE, cache_type="readahead") as file:
                     return save(iter(lambda: file.read(PIECE), b""), target, progress)
             except FileNotFoundError as error:
                 raise NotFoundError(

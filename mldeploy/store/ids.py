@@ -11,8 +11,6 @@ import os
 import threading
 import time
 
-from ulid import ULID
-
 
 class _Last:
     lock = threading.Lock()
@@ -22,6 +20,8 @@ class _Last:
 
 def new_ulid() -> str:
     """A new id, for example 01k9zq3v5w8x7c2m4n6b8d0f1g."""
+    from ulid import ULID  # reads the metadata of installed packages, which takes long
+
     fresh = int.from_bytes((time.time_ns() // 1_000_000).to_bytes(6) + os.urandom(10))
     with _Last.lock:
         # a child of fork must not count on from its parent's last id: its sister would do the same

@@ -8,6 +8,7 @@ store/blobs.py and store/reports.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,10 +45,13 @@ class Fetched:
     modified: float
 
 
+# parts that are not empty and do not begin with a dot; no backslash, no control character
+_KEY = re.compile(r"[^/\\.\x00-\x1f][^/\\\x00-\x1f]*(/[^/\\.\x00-\x1f][^/\\\x00-\x1f]*)*")
+
+
 def check_key(key: str) -> str:
     """`key` if it may be one; else ValueError (keys are made by this program, never by its users)."""
-    parts = key.split("/")
-    if any(not part or part.startswith(".") for part in parts) or any(c < " " or c == "\\" for c in key):
+    if not _KEY.fullmatch(key):
         raise ValueError(f"{key!r} is not a key of a store")
     return key
 

@@ -457,7 +457,7 @@ def _with_fallback(desired: Desired, routes: dict[str, ModelRoute]) -> Desired:
     return Desired(models=models)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
 @given(worlds(), st.data())
 def test_any_world_converges_and_never_loses_what_serves(
     made: tuple[World, list[Desired]], data: st.DataObject
@@ -467,10 +467,8 @@ def test_any_world_converges_and_never_loses_what_serves(
         for _ in range(data.draw(st.integers(0, 12))):
             _step(world, desired, data)
     desired = changes[-1]
-    for _ in range(120):
-        if not _quiet(world, desired):
-            continue
-        break
+    for _ in range(60):
+        _settle(world, desired)
     _is_as_asked(world, desired)
 
 
@@ -514,8 +512,8 @@ def _do(world: World, asked: Desired, action: Action) -> None:
         assert after.workers.get(after.stable or 0), "what served was routed away with no successor"
 
 
-def _quiet(world: World, desired: Desired) -> bool:
-    """Do everything, let everything happen; whether nothing is left to do."""
+def _settle(world: World, desired: Desired) -> None:
+    """Do everything, let everything happen, for twenty seconds."""
     asked = _with_fallback(desired, world.observed.routes)
     world.age(asked)
     actions = plan(asked, world.observed, world.now, LIMITS)
@@ -525,7 +523,6 @@ def _quiet(world: World, desired: Desired) -> bool:
         world.acknowledge(front.index)
     world.load_one()
     world.now += 20.0
-    return not actions and not world.observed.unused
 
 
 def _is_as_asked(world: World, desired: Desired) -> None:

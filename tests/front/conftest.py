@@ -43,6 +43,7 @@ class Host:
         self.port: int = self.listener.getsockname()[1]
         self.fronts: dict[int, subprocess.Popen[bytes]] = {}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.started: list[subprocess.Popen[bytes]] = []
         self.generation = 0
         self._pause = threading.Event()  # never set
 
@@ -55,8 +56,10 @@ class Host:
             [sys.executable, str(HERE / "stub_worker.py"), json.dumps(words)],
             cwd=self.state, env=ENV, stdout=subprocess.PIPE,
         )  # fmt: skip
+        self.started.append(process)
         assert process.stdout is not None
-        assert process.stdout.readline() == b"listening\n"
+        with process.stdout:
+            assert process.stdout.readline() == b"listening\n"
         return route
 
     def front(self, number: int = 0, *, access_log: bool = False, **limits: object) -> None:
@@ -70,6 +73,7 @@ class Host:
                 cwd="/", env={**ENV, "MLDEPLOYD": json.dumps(config)}, stderr=errors,
                 pass_fds=[self.listener.fileno()],
             )  # fmt: skip
+        self.started.append(self.fronts[number])
         self.until(lambda: (self.state / f"run/front-{number}.sock").exists())
 
     def errors(self, number: int = 0) -> str:
@@ -78,7 +82,7 @@ class Host:
     def kill_worker(self, ident: str) -> None:
         process = self.workers.pop(ident)
         process.kill()
-        process.communicate()
+        process.wait()
 
     def stop_front(self, number: int = 0, sig: int = signal.SIGTERM) -> int:
         process = self.fronts.pop(number)
@@ -86,9 +90,9 @@ class Host:
         return process.wait(DEADLINE)
 
     def close(self) -> None:
-        for process in [*self.fronts.values(), *self.workers.values()]:
+        for process in self.started:
             process.kill()
-            process.communicate()
+            process.wait()
         self.listener.close()
 
     # the table

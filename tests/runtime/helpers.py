@@ -336,3 +336,30 @@ class Worker:
 def rows(count: int, seed: int = 0) -> list[list[float]]:
     values: list[list[float]] = np.random.default_rng(seed).normal(size=(count, 4)).tolist()
     return values
+
+
+ONE = infer([[1.0, 2.0, 3.0, 4.0]])
+
+#: Notes the rows of every call, and with a first value above 100 does not return before the test lets it.
+SLOW = """
+import time
+import numpy as np
+class Model:
+    def load(self, path):
+        self.path = path
+    def predict(self, x):
+        calls = open(self.path / "../../../tmp/calls", "a")
+        calls.write(f"{len(x)}\\n")
+        calls.close()
+        while x[0, 0] > 100 and not (self.path / "../../../tmp/go").exists():
+            time.sleep(0.002)
+        return x.sum(axis=1)
+"""
+
+
+def calls(host: Host) -> list[int]:
+    return [int(line) for line in (host.state / "tmp/calls").read_text().split()]
+
+
+def go(host: Host) -> None:
+    (host.state / "tmp/go").touch()

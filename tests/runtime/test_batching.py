@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mldeploy.runtime.batching import MISSES, REST, SHARE, Batcher, take
@@ -86,6 +86,7 @@ def test_take_is_in_order_and_bounded() -> None:
     assert [item.number for item in take(queue, 8)] == [0]
 
 
+@settings(deadline=None)  # the machine is shared
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9)), max_size=30),
     st.integers(1, 10),
@@ -114,9 +115,12 @@ frames = st.builds(
     body=st.binary(max_size=50),
     status=st.integers(0, 599),
     budget=st.integers(0, 2**32 - 1),
+    header=st.just(0),
+    flags=st.integers(0, 255),
 )
 
 
+@settings(deadline=None)  # the machine is shared
 @given(st.lists(frames, max_size=6), st.lists(st.integers(1, 40), min_size=1))
 def test_frames_survive_any_cut(sent: list[Frame], cuts: list[int]) -> None:
     data = b"".join(encode_header(frame) + frame.body for frame in sent)

@@ -12,12 +12,10 @@ from pathlib import Path
 import pytest
 
 from mldeploy.runtime.syscalls import MACHINES, build_filter
-from tests.runtime.helpers import BOOT, PYTHON, Bundle, Host, infer
-
-ONE = infer([[1.0, 2.0, 3.0, 4.0]])
+from tests.runtime.helpers import BOOT, ONE, PYTHON, Bundle, Host
 
 #: Tries everything a model must not do; the answer's strings say what happened. Chosen to do no harm where
-#: nothing confines it: it writes inside the test's folder alone, and system calls get arguments that mean nothing.
+#: nothing confines it: it writes inside the test's folder alone, and system calls get senseless arguments.
 PROBE = """
 import ctypes, os, signal, socket, subprocess, tempfile
 import numpy as np
@@ -36,8 +34,8 @@ def write(path):
         file.write("x")
 
 def unix(path):
-    s = socket.socket(socket.AF_UNIX)
-    s.connect(path)
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(path))
 
 def call(name, *arguments):
     libc = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +51,7 @@ class Model:
         results = {
             "own": tried(lambda: open(bundle / "manifest.yaml").read()),
             "write own": tried(lambda: write(bundle / "manifest.yaml")),
-            "unlink own": tried(lambda: os.unlink(bundle / "code" / "nothing_there.py")),
+            "unlink own": tried(lambda: os.unlink(bundle / "code" / "spare.py")),
             "mkdir own": tried(lambda: os.mkdir(bundle / "made")),
             "other": tried(lambda: open(bundle.parent / "other" / "manifest.yaml").read()),
             "outside": tried(lambda: open(outside).read()),
@@ -97,6 +95,7 @@ def probe(make_bundle: Callable[..., Bundle], tmp_path: Path) -> Bundle:
     bundle = make_bundle("probe")
     make_bundle("other").code("")
     (tmp_path / "state" / "outside").write_text("secret")
+    (bundle.folder / "code" / "spare.py").write_text("")
     bundle.manifest["signature"]["outputs"] = [{"name": "y", "datatype": "BYTES", "shape": [-1, PROBES]}]
     return bundle.code(PROBE).sample(ONE, [])
 

@@ -13,9 +13,7 @@ import cloudpickle
 import numpy as np
 
 from mldeploy.runtime import process
-from tests.runtime.helpers import Bundle, Host, infer, wait_until
-
-ONE = infer([[1.0, 2.0, 3.0, 4.0]])
+from tests.runtime.helpers import ONE, Bundle, Host, wait_until
 
 # the classes below are not where a worker could import them from
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -182,6 +180,7 @@ class Model:
 
 def test_threads_are_set_by_library_call(host: Host, make_bundle: Callable[..., Bundle]) -> None:
     code = """
+import os
 import numpy as np
 class Model:
     def predict(self, x):

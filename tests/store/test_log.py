@@ -265,7 +265,7 @@ GETS = st.sampled_from(["ok", "ok", "error", "stale"])
     ),
     st.data(),
 )
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_no_schedule_of_faults_loses_or_doubles_a_record(
     plan: list[tuple[int, list[str], list[str]]], data: st.DataObject
 ) -> None:

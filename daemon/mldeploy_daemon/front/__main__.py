@@ -7,6 +7,7 @@ a front either reads a new table or is told of it. SIGTERM and SIGINT: accept no
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -27,9 +28,10 @@ log = logging.getLogger(__name__)
 
 def main() -> int:
     """Serve until told to stop. Returns the exit code: 0, or 1 where it could not start."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="front: %(levelname)s %(message)s")
     try:
         config = read_config(os.environ)
+        level = logging.getLevelNamesMapping().get(config.log_level.upper(), logging.INFO)
+        logging.basicConfig(stream=sys.stderr, level=level, format="front: %(levelname)s %(message)s")
         os.chdir(config.state)
         listener = socket.socket(fileno=config.listen_fd)
         uvloop.run(serve(config, listener))
@@ -57,6 +59,7 @@ async def serve(config: FrontConfig, listener: socket.socket) -> None:
     front.start()
     acceptor = Acceptor(listener, lambda: Connection(front), lambda: _admit(front))
     acceptor.start()
+    gc.freeze()  # what is here stays: the collector need not look at it while requests wait
     await stop.wait()
     await acceptor.stop()
     await front.stop()

@@ -44,6 +44,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True):
     front: int = 0
     state: str = "."
     access_log: bool = False
+    log_level: str = "info"
     limits: Limits = Limits()
 
 

@@ -108,7 +108,7 @@ async def ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, 
             finally:
                 writer.close()
     except (OSError, ValueError, msgspec.MsgspecError) as error:  # TimeoutError is an OSError
-        log.warning("%s did not answer: %s", path, error or "no answer in time")
+        log.info("%s did not answer: %s", path, error or "no answer in time")
         return None
 
 

@@ -191,10 +191,7 @@ class Connection(asyncio.Protocol):
             transport.write_eof()
         else:
             transport.close()
-        if transport.get_write_buffer_size():
-            self._watch_writing(now)
-        else:
-            self._rest(now)
+        self._rest(now)
 
     # deadlines
 
@@ -208,6 +205,9 @@ class Connection(asyncio.Protocol):
         if self._stuffed:
             return  # that deadline is not moved by what the client sends
         limits, reader = self._limits, self._reader
+        if self._closing and self._transport and self._transport.get_write_buffer_size():
+            self._watch_writing(now)
+            return
         if self._closing:
             deadline = now + limits.linger_seconds
         elif self._current is not None:

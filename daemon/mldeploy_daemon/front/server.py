@@ -162,10 +162,15 @@ class Front:
             exchange.conn.respond(exchange, answer.status, answer.body, answer.kind, answer.extra)
 
     async def _metrics(self, exchange: Exchange) -> None:
-        fronts = await control.ask_siblings(self.path, self.limits.stats_seconds)
-        fronts[str(self.config.front)] = self.stats()
-        text = exposition.render(self.routes.table, self.ready, fronts)
-        self._respond(exchange, v2.Answer(200, text, answers.METRICS))
+        try:
+            fronts = await control.ask_siblings(self.path, self.limits.stats_seconds)
+            fronts[str(self.config.front)] = self.stats()
+            text = exposition.render(self.routes.table, self.ready, fronts)
+        except Exception:
+            log.exception("the metrics could not be put together")
+            self._respond(exchange, v2.refusal(500, "internal error"))
+        else:
+            self._respond(exchange, v2.Answer(200, text, answers.METRICS))
 
     def _later(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
