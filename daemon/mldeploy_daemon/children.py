@@ -24,7 +24,7 @@ from mldeploy_daemon.system import die_with_parent
 EX_CONFIG = 78
 #: A child that lived longer than this many seconds is started again at once.
 GREW_UP = 10.0
-LONGEST_DELAY = 10.0
+LONGEST_DELAY = 5.0
 #: Not for our children: they are between systemd and the keeper.
 _PRIVATE = ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC")
 

@@ -151,24 +151,13 @@ class Observer:
     def _aged(self, desired: Desired, observed: Observed) -> Observed:
         """With the times since when things have been needed by nothing."""
         needed = references(desired, observed, self.now())
-        there = (
-            set(observed.bundles) | observed.environments | {f"zygote {name}" for name in observed.zygotes}
-        )
-        there |= observed.blobs
-        keep_blobs = not observed.blobs  # not looked at this time: their ages go on
+        there = {*observed.bundles, *observed.environments}
+        there |= {f"zygote {name}" for name in observed.zygotes}
+        there |= {f"blob {sha256}" for sha256 in observed.blobs}
+        if not observed.blobs:  # not looked at this time: their ages go on
+            there |= {key for key in self.unused if key.startswith("blob ")}
         now = self.now()
-        ages = {key: self.unused.get(key, now) for key in there - needed}
-        if keep_blobs:
-            known = set(observed.bundles) | observed.environments
-            ages |= {
-                key: since
-                for key, since in self.unused.items()
-                if key not in ages
-                and key not in needed
-                and key not in known
-                and not key.startswith("zygote ")
-            }
-        self.unused = ages
+        self.unused = ages = {key: self.unused.get(key, now) for key in there - needed}
         return msgspec.structs.replace(observed, unused=ages)
 
 

@@ -69,7 +69,10 @@ def _loader() -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses what YAML lets pass: the same key twice, and aliases, which grow without bound."""
+        """Refuses what YAML lets pass: the same key twice, and aliases, which grow without bound.
+
+        Dates stay text, so that one that is not of the calendar is judged by its key.
+        """
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.events.AliasEvent):
@@ -87,6 +90,10 @@ def _loader() -> Any:
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     return Loader
 
 

@@ -87,7 +87,7 @@ def pack(
     names = [output_name] if isinstance(output_name, str) else output_name
     asked = samples.ask(model, sample_input, method=method, input_name=input_name, output_names=names)
     place = Path(out) if out is not None else Path.cwd() / f"{identity.name}.bundle"
-    with new_folder(place) as staging, disk_errors(staging):
+    with new_folder(place) as staging, disk_errors(place):
         with reporter.bar("pickling the model", None) as advance:
             pickled = pickling.dump(model, staging, advance)
         _same_python(pickled, target)

@@ -51,11 +51,24 @@ def index_environment() -> dict[str, str]:
     for ours, theirs in _INDEX_NAMES.items():
         if env.get(ours) and not env.get(theirs):
             env[theirs] = env[ours]
-    if env.get("PIP_INDEX_URL") and not (env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")):
-        env["UV_DEFAULT_INDEX"] = env["PIP_INDEX_URL"]
+    if not (env.get("UV_DEFAULT_INDEX") or env.get("UV_INDEX_URL")):
+        url = env.get("PIP_INDEX_URL") or _configured_index()
+        if url:
+            env["UV_DEFAULT_INDEX"] = url
     if env.get("PIP_EXTRA_INDEX_URL") and not (env.get("UV_EXTRA_INDEX_URL") or env.get("UV_INDEX")):
         env["UV_EXTRA_INDEX_URL"] = env["PIP_EXTRA_INDEX_URL"]
+        env.setdefault("UV_INDEX_STRATEGY", "unsafe-best-match")  # as pip, which asks them all
     return env
+
+
+def _configured_index() -> str:
+    """The index that pip's configuration files name, or nothing: uv does not read them."""
+    argv = [*pip(), "config", "get", "global.index-url"]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if not done.returncode else ""
 
 
 def offline_environment() -> dict[str, str]:

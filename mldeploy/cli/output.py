@@ -56,7 +56,7 @@ class Output:
 
     def line(self, text: str) -> None:
         """Data."""
-        print(text, flush=True)
+        print(harmless(text), flush=True)
 
     def value(self, value: object) -> None:
         """Data that is JSON whether or not --json was given."""
@@ -68,7 +68,7 @@ class Output:
     def note(self, text: str) -> None:
         """For people."""
         if not self.json:
-            print(text, file=sys.stderr, flush=True)
+            print(harmless(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """For people, and worth reading."""
@@ -79,7 +79,7 @@ class Output:
         """Rows as a table on a terminal, else as tab-separated lines without a heading."""
         if not sys.stdout.isatty():
             for row in rows:
-                print("\t".join(_text(cell) or "-" for cell in row))
+                print("\t".join(one_line(_text(cell)) or "-" for cell in row))
         elif coloured(sys.stdout):
             _draw(columns, rows)
         else:
@@ -149,7 +149,14 @@ def two_lines(message: str, hint: str) -> None:
 
 def one_line(text: str) -> str:
     """`text` with its line breaks folded away: what others wrote may not break our two lines."""
-    return " ".join(part.strip() for part in text.splitlines() if part.strip())
+    return harmless(" ".join(part.strip() for part in text.splitlines() if part.strip()))
+
+
+def harmless(text: str) -> str:
+    """`text` without control characters: the words of hosts and models must not steer a terminal."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else "\N{REPLACEMENT CHARACTER}" for char in text
+    )
 
 
 def coloured(stream: TextIO) -> bool:

@@ -284,7 +284,7 @@ def _building(environment: str, observed: Observed) -> bool:
 
 
 def references(desired: Desired, observed: Observed, now: float) -> frozenset[str]:
-    """What is needed: digests of bundles, ids of environments, "zygote <environment>", sha256 of blobs.
+    """What is needed: digests of bundles, ids of environments, "zygote <environment>", "blob <sha256>".
 
     `Observed.unused` is to hold the time since when a thing on this host has not been in it.
     """
@@ -305,7 +305,7 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
             needed.add(f"zygote {observed.bundles[digest].environment}")
     if observed.blobs:
         for bundle in observed.bundles.values():
-            needed |= bundle.blobs  # they go after the bundle has gone
+            needed |= {f"blob {sha256}" for sha256 in bundle.blobs}  # they go after the bundle has gone
     return frozenset(needed)
 
 
@@ -332,7 +332,7 @@ def _removals(
             yield RemoveEnvironment(environment=environment)
     if not any(isinstance(action, FetchBundle | BuildEnvironment) for action in observed.busy):
         for sha256 in sorted(observed.blobs):
-            if idle(sha256, limits.grace):
+            if idle(f"blob {sha256}", limits.grace):
                 yield RemoveBlob(sha256=sha256)
 
 

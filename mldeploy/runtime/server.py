@@ -25,7 +25,7 @@ from .model import Engine
 #: With so many requests queued none are read: the fronts' own queues then fill, and they answer 429.
 MAX_QUEUE = 1024
 MAX_CONNECTIONS = 256
-#: Bytes of answers a connection may have waiting before its requests are no longer read.
+#: Bytes of answers a connection may have waiting before its requests are neither read nor called for.
 HIGH_WATER = 4 << 20
 TICK_SECONDS = 10.0
 _CHUNK = 256 << 10
@@ -35,7 +35,7 @@ _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
 class Connection:
     """One front."""
 
-    __slots__ = ("chunks", "closed", "interest", "reader", "rest", "socket", "waiting")
+    __slots__ = ("chunks", "closed", "interest", "parked", "reader", "rest", "socket", "waiting")
 
     def __init__(self, peer: socket.socket) -> None:
         self.socket = peer
@@ -45,6 +45,7 @@ class Connection:
         self.waiting = 0  # bytes in both
         self.interest = _IN
         self.closed = False
+        self.parked: list[Pending] = []  # for when it has taken its answers
 
     def put(self, ident: int, status: int, rows: int, body: bytes) -> None:
         """Queue an answer; `flush` sends it."""
@@ -215,6 +216,8 @@ class Server:
             if pending.deadline < started:
                 pending.connection.put(pending.id, 504, 0, _LATE)
                 touched[pending.connection] = None
+            elif pending.connection.waiting >= HIGH_WATER:
+                pending.connection.parked.append(pending)
             elif not pending.connection.closed:
                 live.append(pending)
         if live:
@@ -238,6 +241,10 @@ class Server:
         interest = _OUT if connection.waiting else 0
         if connection.waiting < HIGH_WATER:
             interest |= _IN
+            for pending in connection.parked:
+                self._queue.append(pending)
+                self._rows += pending.rows
+            connection.parked.clear()
         if interest != connection.interest:
             connection.interest = interest
             self._epoll.modify(connection.socket.fileno(), interest)
@@ -245,6 +252,7 @@ class Server:
     def _close(self, connection: Connection) -> None:
         """Forget a front; what it asked is not called for any more."""
         connection.closed = True
+        connection.parked.clear()
         del self._connections[connection.socket.fileno()]
         connection.socket.close()  # which takes it out of the epoll set as well
 
@@ -266,6 +274,8 @@ class Server:
         self._epoll.unregister(self._wake.fileno())
         while (left := deadline - self._clock()) > 0 and self._unsent():
             self._poll(left)
+            while self._queue:  # of those that were waiting for their front to read
+                self._answer()
         for connection in list(self._connections.values()):
             self._close(connection)
 

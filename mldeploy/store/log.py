@@ -194,10 +194,10 @@ class Log:
 def _jitter(record_id: str, lost: int) -> float:
     """Seconds to step aside after a lost race, so that many writers do not meet at every number.
 
-    Up to 2 ms at first and 64 ms at last, and random by the record's id: no two writers wait the same.
+    Up to 16 ms at first and 128 ms at last, and random by the record's id: no two writers wait the same.
     """
     chance = int.from_bytes(blake2b(f"{record_id}{lost}".encode(), digest_size=4).digest()) / 2**32
-    return chance * 0.001 * 2 ** min(lost, 6)
+    return chance * 0.008 * (1 << min(lost, 4))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ import pytest
 
 from mldeploy.bundle.manifest_file import read_manifest
 from mldeploy.bundle.pack import Packed, pack_folder
+from mldeploy.bundle.validate import validate
 from mldeploy.core.manifest import Tensor
-from mldeploy.errors import BuildError, ManifestError, UsageError, ValidationError
+from mldeploy.errors import BuildError, DiskError, ManifestError, UsageError, ValidationError
+from tests import faults
 
-from .conftest import MODEL_YAML, write_source
+from .conftest import MODEL_YAML, PLATFORM, write_source
 
 SIGNATURE = """\
 signature:
@@ -72,22 +76,27 @@ def test_two_folders_with_the_same_files_have_the_same_digest(
 
 def test_nothing_is_run_where_everything_is_committed(source: Path, tmp_path: Path) -> None:
     commit_answers(source)
-    yaml = (source / "model.yaml").read_text()
-    (source / "model.yaml").write_text(yaml + "platform: linux-aarch64\npython: '3.13'\n")
-    (source / "requirements.lock").write_text(
-        f"numpy==2.1.0 --hash=sha256:{'0' * 64}\nmsgspec==0.20.0 --hash=sha256:{'1' * 64}\n"
-    )
-    with pytest.raises(BuildError):  # the lock is another's; but no interpreter was asked for
-        pack_folder(source, out=tmp_path / "out")
+    (source / "doubling.py").write_text("raise RuntimeError('was run')\n")
+    assert pack_folder(source, out=tmp_path / "out", validate=False).digest
     (source / "samples/0.response.json").unlink()
-    commit = "commit signature and samples/N.response.json"
-    (source / "requirements.lock").unlink()
-    with pytest.raises(UsageError, match="cannot be recorded") as error:
-        pack_folder(source, out=tmp_path / "out", python="3.13", platform="linux-aarch64")
-    assert commit in error.value.hint
+    with pytest.raises(ValidationError, match="was run"):
+        pack_folder(source, out=tmp_path / "other", validate=False)
 
 
-def test_a_pickled_object_and_the_command_line_s_own_words(full_lock: bytes, tmp_path: Path) -> None:
+def test_answers_that_cannot_be_recorded_here_are_asked_for(source: Path, tmp_path: Path) -> None:
+    for elsewhere in (
+        {"platform": "linux-aarch64" if "x86" in PLATFORM else "linux-x86_64"},
+        {"python": "3.19"},
+    ):
+        with pytest.raises(UsageError, match="cannot be recorded") as error:
+            pack_folder(source, out=tmp_path / "out", **elsewhere)  # type: ignore[arg-type, unused-ignore]
+        assert "commit signature and samples/N.response.json" in error.value.hint
+
+
+def test_a_pickled_object_and_the_command_line_s_own_words(
+    full_lock: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     from pickle_fixture import Constant  # type: ignore[import-not-found, unused-ignore]
 
     source = tmp_path / "source"
@@ -154,7 +163,7 @@ def yaml_with(**changes: str | None) -> str:
         (yaml_with(name="12"), "name: 12 is read as a number", "quote"),
         (yaml_with(entry=None), "neither a class nor a pickle", "entry:"),
         (yaml_with(entry="doubling.Double"), "not MODULE:CLASS", "churn.model:Churn"),
-        (yaml_with(entry="absent:Double", **{"signature": "{}"}), "entry.module: 'absent'", "code/absent.py"),
+        (yaml_with(entry="absent:Double"), "no module 'absent'", "absent.py"),
         (
             yaml_with(pickle="../../etc/passwd", entry=None),
             "pickle: '../../etc/passwd' leaves the bundle",
@@ -184,9 +193,7 @@ def test_bad_folders_say_what_and_leave_what_was_there(
     text: str, said: str, hinted: str, source: Path, tmp_path: Path, bundle: Path
 ) -> None:
     commit_answers(source)
-    (source / "model.yaml").write_text(
-        text + ("" if "signature" in text else SIGNATURE if ": " in text else "")
-    )
+    (source / "model.yaml").write_text(text + (SIGNATURE if ": " in text else ""))
     before = read_manifest(bundle)
     with pytest.raises((UsageError, ManifestError)) as error:
         pack_folder(source, out=bundle, validate=False)
@@ -265,6 +272,60 @@ def test_a_broken_pickle_is_named(source: Path, tmp_path: Path) -> None:
     (source / "model.yaml").write_text(yaml_with(pickle="trained.pkl", entry=None) + SIGNATURE)
     with pytest.raises(UsageError, match=r"model/trained\.pkl is not a pickle"):
         pack_folder(source, out=tmp_path / "out", validate=False)
+
+
+def _packed_in_a_child(source: Path, out: Path, scratch: Path, at: int, action: str) -> int:
+    """Pack with a fault at the `at`-th write beside `out`; the wait status."""
+    scratch.mkdir()
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            os.environ.update(faults.armed(scratch, under=[out.parent], at=at, action=action))
+            faults.arm()
+            pack_folder(source, out=out, validate=False)
+            code = 0
+        except DiskError as error:
+            code = 7 if error.hint else 8
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1]
+
+
+def test_whatever_happens_while_packing_the_bundle_that_was_there_is_whole(
+    source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    commit_answers(source)
+    home = tmp_path / "home"
+    home.mkdir()
+    out = bundle.rename(home / "bundle")
+    before = read_manifest(out)
+    (source / "model/factor.json").write_text("3")
+    at = 0
+    while True:
+        at += 1
+        full = _packed_in_a_child(source, out, tmp_path / f"full-{at}", at, "ENOSPC")
+        if read_manifest(out) != before:
+            break  # it went through; clearing up afterwards is all that can fail
+        assert os.WIFEXITED(full)
+        assert os.WEXITSTATUS(full) == 7, at
+        assert [path.name for path in home.iterdir()] == ["bundle"], at
+        if at % 4 == 1:  # each takes as long as the whole before it
+            assert os.WIFSIGNALED(_packed_in_a_child(source, out, tmp_path / f"kill-{at}", at, "kill"))
+            assert validate(out, now=datetime.now(UTC), gates=["artifact"]).ok
+            for path in home.iterdir():
+                if path.name != "bundle":
+                    shutil.rmtree(path)
+    assert at > 15
+    assert validate(out, now=datetime.now(UTC), gates=["artifact"]).ok
+
+
+def test_a_place_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
+    commit_answers(source)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"file") as error:
+        pack_folder(source, out=tmp_path / "file" / "out")
+    assert "check that" in error.value.hint
 
 
 def test_the_registry_holds_kinds_that_keep_the_protocol() -> None:

@@ -205,6 +205,16 @@ def test_only_a_bundle_is_replaced(models: Any, make: Callable[..., Packed], tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "thesis"]
 
 
+def test_a_bundle_is_replaced_where_folders_cannot_be_swapped(
+    models: Any, make: Callable[..., Packed], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mldeploy.bundle.files._exchange", lambda *_: False)
+    first = make(models.Linear(np.ones((1, 1))), [[1.0]])
+    second = make(models.Linear(np.zeros((1, 1))), [[1.0]])
+    assert read_manifest(tmp_path / "out") == second.manifest != first.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_model_that_fails_in_its_environment_is_not_left_behind(
     make: Callable[..., Packed], tmp_path: Path
 ) -> None:

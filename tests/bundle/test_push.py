@@ -1,4 +1,4 @@
-"""`push`: blobs first, then one record; cut off anywhere it is invisible, and running it again finishes it."""
+"""`push`: blobs first, then one record; cut off anywhere it is invisible, and the next run finishes it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def small(folder: Path, content: str = "1", name: str = "small", **changes: Any)
         ),
         samples=(Sample(request="samples/0.request.json", response="samples/0.request.json"),),
         files=tuple(
-            File(path=path, sha256=sha256_file(folder / path), size=len(text)) for path, text in sorted(files.items())
+            File(path=path, sha256=sha256_file(folder / path), size=len(text))
+            for path, text in sorted(files.items())
         ),
     )  # fmt: skip
     write_manifest(folder, msgspec.structs.replace(manifest, **changes))
@@ -320,8 +321,6 @@ def test_gates_that_did_not_run_when_packed_run_now(store: ObjectStore, bundle: 
     done = push(store, bundle, log=Log(store), actor="me", now=NOW)
     assert done.gates_skipped == {}
     assert state(store).models["double"].versions[1].measured["load_ms"] > 0
-    manifest = msgspec.structs.replace(read_manifest(bundle), python="3.19", wheels=(), files=())
-    assert manifest.python == "3.19"
 
 
 def test_an_expired_or_broken_bundle_is_refused(store: ObjectStore, tmp_path: Path) -> None:
@@ -330,7 +329,7 @@ def test_an_expired_or_broken_bundle_is_refused(store: ObjectStore, tmp_path: Pa
     assert error.value.hint
     with pytest.raises(ManifestError, match="name: "):
         pushed(store, small(tmp_path / "b", name="Not A Name"))
-    with pytest.raises(ManifestError, match="pack the model first|No such file"):
+    with pytest.raises(ManifestError, match="No such file"):
         pushed(store, tmp_path / "absent")
     assert state(store).head == 0
 

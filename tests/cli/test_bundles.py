@@ -208,7 +208,7 @@ def test_a_daemon_that_cannot_start_says_why(world: World, tmp_path: Path) -> No
         )
         with pytest.raises(DaemonError, match="cannot listen on"):
             taken.start()
-        with pytest.raises(DaemonError, match="runs in .*/a already"):
+        with pytest.raises(DaemonError, match=r"runs in .*/a already"):
             LocalDaemon(store=world.url, state=tmp_path / "a").start()
         assert running(tmp_path / "a") == first.address
     finally:

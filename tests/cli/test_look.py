@@ -124,18 +124,23 @@ def test_history_shows_void_and_unreadable_records(promoted: World, cli: Cli) ->
 
 def test_why_tells_a_hosts_story(promoted: World, cli: Cli) -> None:
     promoted.serve(
-        1, state="failed", reason="no such file", stage="load", attempts=3, log_tail=("Traceback", "OSError")
+        1,
+        state="failed",
+        reason="no such file",
+        stage="load",
+        attempts=3,
+        log_tail=("Traceback", "OSError\x1b[2J"),
     )
     for name in ("h1", "h1.example", "H"):
         ran = cli("why", name)
         assert ran.code == 0, ran.err
         assert "churn: wants churn@1, routes nothing" in ran.out
         assert "churn@1: failed; load: no such file; 3 attempts" in ran.out
-        assert "    | OSError" in ran.out
+        assert "    | OSError\ufffd[2J\n" in ran.out
     document = cli("why", "h1", "churn", "--json").document
     assert (document["head"], document["models"][0]["versions"][0]["log_tail"]) == (
         3,
-        ["Traceback", "OSError"],
+        ["Traceback", "OSError\x1b[2J"],
     )
     promoted.join("h2")
     promoted.report("h2")

@@ -62,7 +62,7 @@ def test_the_good_one_is_good() -> None:
 
 
 @given(manifests())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_round_trip_and_canonical_form(manifest: Manifest) -> None:
     assert check(manifest) == []
     data = canonical(manifest)

@@ -235,7 +235,7 @@ def test_retired_models_lose_routes_then_workers_then_files() -> None:
     assert plan(nothing, seen, NOW, LIMITS) == (PublishTable(routes=()),)
     unrouted = host(worker(1, routed_last=3, routed_until=NOW), fronts=(Front(index=0, generation=4),))
     assert StopWorker(worker="w1.0") in plan(nothing, unrouted, NOW, LIMITS)
-    unused = {"m1": NOW, "e": NOW, "zygote e": NOW, "b": NOW}
+    unused = {"m1": NOW, "e": NOW, "zygote e": NOW, "blob b": NOW}
     idle = host(unused=unused, blobs=frozenset({"b"}))
     assert plan(nothing, idle, NOW + 1, LIMITS) == ()
     later = plan(nothing, idle, NOW + LIMITS.grace, LIMITS)

@@ -66,6 +66,7 @@ def place(tmp_path: Path, maker: Maker) -> Iterator[Place]:
     yield made
     for daemon in made.daemons:
         daemon.__exit__(None, None, None)
+        print(daemon.text())  # pytest shows it with a failure
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def _left_running(folder: Path) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(folder) in command or str(folder) in os.readlink(entry / "cwd"):
+            if str(folder) in command or str(folder) in str((entry / "cwd").readlink()):
                 found.append(command)
         except OSError:
             continue

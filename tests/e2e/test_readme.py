@@ -1,8 +1,8 @@
 """The README's walk-through is run as it stands, so that it cannot rot.
 
 Its `sh` blocks run in one shell, in order; a block with `file=NAME` in its info string is written where the
-shell then stands. Only the port is another, and `.venv` is an environment made for the test that sees this one's
-packages: the walk-through installs into it.
+shell then stands. Only the port is another, and `.venv` is an environment made for the test that sees this
+one's packages: the walk-through installs into it.
 """
 
 from __future__ import annotations

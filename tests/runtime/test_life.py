@@ -180,7 +180,3 @@ def test_a_log_is_bounded(tmp_path: Path) -> None:
         process.bound_log(str(path), limit=500, tail=10)
         log.write(b"more")
     assert path.read_bytes() == b"... cut ...\naaaaaaaendmore"
-
-
-def test_struct_of_a_frame_is_24_bytes() -> None:
-    assert HEADER.size == struct.calcsize("<IBBHQII") == 24

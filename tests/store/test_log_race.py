@@ -47,7 +47,7 @@ def race(folder: Path, writers: int, each: int, driver: str = "") -> list[Told]:
             process.stdin.flush()
         told = []
         for process in running:
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=240)
             assert process.returncode == 0
             told.append(Told(acknowledged=[(one, seq) for one, seq in json.loads(out)]))
         return told

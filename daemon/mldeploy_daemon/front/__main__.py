@@ -22,6 +22,7 @@ from mldeploy_daemon.front.config import FrontConfig, read_config
 from mldeploy_daemon.front.control import Control
 from mldeploy_daemon.front.http import Connection
 from mldeploy_daemon.front.server import Front
+from mldeploy_daemon.table import ROUTES
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,10 @@ async def serve(config: FrontConfig, listener: socket.socket) -> None:
     front = Front(config)
     control = Control(front, front.path)
     await control.start()
-    answer = front.reload()
-    if not answer["ok"]:
-        log.warning("starting without a routing table")
+    if ROUTES.exists():
+        front.reload()
+    else:
+        log.info("no routing table yet")
     front.start()
     acceptor = Acceptor(listener, lambda: Connection(front), lambda: _admit(front))
     acceptor.start()

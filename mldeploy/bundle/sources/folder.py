@@ -24,7 +24,7 @@ from mldeploy.bundle.files import JUNK, copy_file, disk_errors, is_bundle, kind_
 from mldeploy.bundle.locking import Wanted, provide, read_requirements
 from mldeploy.bundle.sources import Options
 from mldeploy.bundle.sources.model_yaml import MODEL_YAML, ModelYaml, SampleFiles, entry_of, read, rollout_of
-from mldeploy.bundle.sources.recording import Recording, imports_of, record
+from mldeploy.bundle.sources.recording import Recording, check_recordable, imports_of, record
 from mldeploy.bundle.targets import Target, default_platform, this_python
 from mldeploy.core.manifest import Entry, Manifest, Sample
 from mldeploy.core.paths import path_problem
@@ -51,10 +51,9 @@ def pack(source: Path, options: Options) -> Packed:
         options.platform or model.platform or default_platform(),
     )
     entry, rollout = entry_of(model, path), rollout_of(model, path)
-    with new_folder(options.out) as staging, disk_errors(staging):
+    with new_folder(options.out) as staging, disk_errors(options.out):
         entry = _copy(source, staging, model, entry)
         samples = _copy_samples(source, staging, model)
-        wheels = provide(staging, _wanted(source, model, target, entry, options), options.reporter)
         draft = Recording(
             staging,
             identity.name,
@@ -65,6 +64,8 @@ def pack(source: Path, options: Options) -> Packed:
             model.resources.threads,
             options.confine,
         )
+        check_recordable(draft)
+        wheels = provide(staging, _wanted(source, model, target, entry, options), options.reporter)
         with record(draft, options.reporter) as recorded:
             manifest = Manifest(
                 name=identity.name, owner=identity.owner, expires=identity.expires, entry=entry,
@@ -101,6 +102,14 @@ def _copy(source: Path, staging: Path, model: ModelYaml, entry: Entry) -> Entry:
                 "a bundle holds regular files only: put a copy there",
             )
         copy_file(source / path, staging / _place(path, pickle))
+    if entry.module and not any(
+        (staging / "code" / path).is_file()
+        for path in (f"{entry.module.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
+    ):
+        raise ManifestError(
+            f"{source / MODEL_YAML}: entry: there is no module {entry.module!r} in the folder",
+            f"add {entry.module.replace('.', '/')}.py, or mend the name",
+        )
     return msgspec.structs.replace(entry, pickle=_place(pickle, pickle)) if pickle else entry
 
 
@@ -176,7 +185,7 @@ def _found(source: Path) -> tuple[SampleFiles, ...]:
         found.append(
             SampleFiles(
                 request=path.relative_to(source).as_posix(),
-                response=response.relative_to(source).as_posix() if response.is_file() else None,
+                response=response.relative_to(source).as_posix() if response.is_file() else "",
             )
         )
     return tuple(found)

@@ -40,17 +40,17 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class EntryTable(_Strict, frozen=True, kw_only=True):
     """The long form of `entry`."""
 
-    class_: str | None = msgspec.field(default=None, name="class")
-    pickle: str | None = None
-    method: str | None = None
-    input: str | None = None
+    class_: str = msgspec.field(default="", name="class")
+    pickle: str = ""
+    method: str = ""
+    input: str = ""
 
 
 class SampleFiles(_Strict, frozen=True, kw_only=True):
     """A request, and the answers to it where they are committed."""
 
     request: str
-    response: str | None = None
+    response: str = ""
     rtol: float | None = None
     atol: float | None = None
 
@@ -72,17 +72,17 @@ class Ramp(_Strict, frozen=True, kw_only=True):
 class ModelYaml(_Strict, frozen=True, kw_only=True):
     """The keys of a model.yaml."""
 
-    name: str | None = None
-    owner: str | None = None
-    expires: str | None = None
+    name: str = ""
+    owner: str = ""
+    expires: str = ""
     description: str = ""
     entry: str | EntryTable | None = None
-    pickle: str | None = None
-    method: str | None = None
-    input: str | None = None
+    pickle: str = ""
+    method: str = ""
+    input: str = ""
     requirements: tuple[str, ...] | str | None = None
-    python: str | None = None
-    platform: str | None = None
+    python: str = ""
+    platform: str = ""
     signature: Stated = Stated()
     samples: tuple[SampleFiles, ...] | None = None
     batching: Batching = Batching()
@@ -108,15 +108,15 @@ def entry_of(model: ModelYaml, path: Path) -> Entry:
     table = model.entry if isinstance(model.entry, EntryTable) else EntryTable()
     target = model.entry if isinstance(model.entry, str) else table.class_
     pickle = model.pickle or table.pickle
-    if (target is None) == (pickle is None):
+    if bool(target) == bool(pickle):
         what = "names both a class and a pickle" if target else "names neither a class nor a pickle"
         raise ManifestError(
             f"{path}: entry: {what}", 'write for example entry: "churn.model:Churn", or pickle: model.pkl'
         )
     method, style = model.method or table.method or "predict", model.input or table.input or "positional"
-    if pickle is not None:
+    if pickle:
         return Entry(kind="python-object", pickle=pickle, method=method, input=style)
-    module, colon, name = str(target).partition(":")
+    module, colon, name = target.partition(":")
     if not colon or not module or not name:
         raise ManifestError(
             f"{path}: entry: {target!r} is not MODULE:CLASS", "write for example churn.model:Churn"

@@ -63,7 +63,7 @@ def record(draft: Recording, reporter: Reporter) -> Iterator[Recorded]:
     BuildError, UsageError where it cannot be run on this machine, DiskError.
     """
     stated = draft.stated
-    if stated.inputs and stated.outputs and all(sample.response for sample in draft.samples):
+    if _complete(draft):
         signature = Signature(inputs=stated.inputs, outputs=stated.outputs)
         yield Recorded(signature, _tolerant(draft.samples, signature), None)
         return
@@ -76,16 +76,27 @@ def record(draft: Recording, reporter: Reporter) -> Iterator[Recorded]:
         yield Recorded(signature, _tolerant(samples, signature), environment)
 
 
+def check_recordable(draft: Recording) -> None:
+    """Raises UsageError where the model must be run and this machine cannot: before anything is fetched."""
+    target = draft.target
+    if _complete(draft) or (target.platform == this_platform() and find_interpreter(target.python)):
+        return
+    why = no_interpreter(target.python).message
+    if target.platform != this_platform():
+        why = f"this machine is {this_platform()}, not {target.platform}"
+    raise UsageError(
+        f"the model's answers cannot be recorded: {why}",
+        "pack on such a machine, or commit signature and samples/N.response.json",
+    )
+
+
+def _complete(draft: Recording) -> bool:
+    stated = draft.stated
+    return bool(stated.inputs and stated.outputs and all(sample.response for sample in draft.samples))
+
+
 def _environment(draft: Recording, scratch: Path, reporter: Reporter) -> Path:
     target = draft.target
-    if target.platform != this_platform() or find_interpreter(target.python) is None:
-        why = no_interpreter(target.python).message
-        if target.platform != this_platform():
-            why = f"this machine is {this_platform()}, not {target.platform}"
-        raise UsageError(
-            f"the model's answers cannot be recorded: {why}",
-            "pack on such a machine, or commit signature and samples/N.response.json",
-        )
     reporter.step("building the environment")
     environment = scratch / "environment"
     build(
