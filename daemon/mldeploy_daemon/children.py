@@ -68,6 +68,7 @@ class Children:
         self.ready_fd, self.lock_fd = ready_fd, lock_fd
         self.children: list[Child] = []
         self.refused = False
+        self.stopping = False
 
     def start(self, fronts: int) -> None:
         """Start the agent and that many fronts."""
@@ -105,8 +106,9 @@ class Children:
             child.young_deaths = child.young_deaths + 1 if now - child.started < GREW_UP else 0
             delay = min(LONGEST_DELAY, 0.1 * 2**child.young_deaths) if child.young_deaths > 1 else 0.0
             child.due = now + delay
-            how = f"signal {-code}" if code < 0 else f"code {code}"
-            log(f"{child.name} ended with {how}, starting it again in {delay:.1f} s")
+            if not self.stopping:
+                how = f"signal {-code}" if code < 0 else f"code {code}"
+                log(f"{child.name} ended with {how}, starting it again in {delay:.1f} s")
             if code == EX_CONFIG and child.name == "agent":
                 self.refused = True
 

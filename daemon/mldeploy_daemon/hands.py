@@ -162,8 +162,6 @@ class Hands:
         match action:
             case FetchBundle():
                 self.book.failed(f"{action.model}@{action.version}", action.digest, "fetch", reason)
-            case StartWorker():
-                self.book.failed(f"{action.model}@{action.version}", action.digest, "load", reason)
             case BuildEnvironment():
                 self.book.failed(action.environment, "", "install", reason)
             case StartZygote():

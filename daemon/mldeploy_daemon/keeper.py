@@ -133,6 +133,7 @@ class Keeper:
     def _stop(self, *, at_once: bool) -> None:
         """Stop everything that runs below this state folder, in order."""
         notify(self.notify_address, "STOPPING=1")
+        self.children.stopping = True
         if not at_once and not self.signals.hurry and self.options["drain"]:
             self.children.drain_fronts()
             self._until(lambda: self.signals.hurry, self.options["drain"])

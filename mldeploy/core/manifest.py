@@ -29,7 +29,7 @@ from mldeploy.core.manifest_fields import (
     Tensor,
     Wheel,
 )
-from mldeploy.core.strict import convert, nearest_key_error
+from mldeploy.core.strict import convert, fields_of, nearest_key_error
 from mldeploy.errors import ManifestError
 
 __all__ = [
@@ -90,7 +90,7 @@ def _plain(value: object) -> object:
     if isinstance(value, msgspec.Struct):
         return {
             field.encode_name: _plain(getattr(value, field.name))
-            for field in msgspec.structs.fields(value)
+            for field in fields_of(type(value))
             if getattr(value, field.name) != field.default
         }
     if isinstance(value, tuple):

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import date, datetime
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -42,6 +43,12 @@ def convert(struct_type: type[_T], data: object, *, missing: Mapping[str, str] |
         raise _explained(str(error), data, missing or {}) from error
 
 
+@lru_cache(maxsize=256)
+def fields_of(struct_type: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """The fields of a Struct type. msgspec evaluates the annotations anew each time it is asked."""
+    return msgspec.structs.fields(struct_type)
+
+
 def nearest_key_error(
     struct_type: type[msgspec.Struct], data: object, path: str = ""
 ) -> ManifestError | None:
@@ -51,7 +58,7 @@ def nearest_key_error(
     """
     if not isinstance(data, dict):
         return None
-    fields = {field.encode_name: field for field in msgspec.structs.fields(struct_type)}
+    fields = {field.encode_name: field for field in fields_of(struct_type)}
     for key, value in data.items():
         where = f"{path}.{key}" if path else str(key)
         if key not in fields:

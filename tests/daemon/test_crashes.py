@@ -1,0 +1,127 @@
+"""kill -9, and a full disk, at every step of fetch, install and swap that writes: the host converges.
+
+A step is one change below the state folder (tests/faults.py counts them). By default some of them are struck,
+spread over all; with `-m full` every one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+from faults import armed, fired, steps
+from support.daemons import Daemon, until
+
+from mldeploy.bundle.files import sha256_file
+from mldeploy.core.manifest import Manifest
+from mldeploy.core.manifest import digest as digest_of
+
+from .conftest import Place
+
+AGENT = "mldeploy_daemon.agent"
+#: Steps struck in the quick tier.
+SOME = 7
+
+
+class Scene:
+    """A host that served version 1 and finds version 2 promoted: the same start for every strike."""
+
+    def __init__(self, place: Place, *, fresh: bool) -> None:
+        self.place, self.fresh = place, fresh
+        self.number = 0
+        if not fresh:
+            place.push(1.0)
+            with place.daemon("served") as daemon:
+                daemon.wait_answer(1.0)
+                until(lambda: (report := daemon.report()) and report.head == 2, "it has joined")
+                daemon.process.kill()  # type: ignore[union-attr]
+        place.push(2.0)
+
+    def run(self, at: int, action: str = "kill") -> tuple[Daemon, Path]:
+        """Start the host with a strike at that step, wait until it serves version 2, stop it."""
+        self.number += 1
+        scratch = self.place.root / f"scratch-{self.number}"
+        state = self.place.root / f"state-{self.number}"
+        if not self.fresh:
+            shutil.copytree(self.place.root / "served", state, symlinks=True)
+        elif at % 2:
+            self.place.maker.seed(state)  # every other one has its environment: building takes seconds
+        env = armed(scratch, under=[state], at=at, action=action, argv=AGENT)
+        with self.place.daemon(state.name, seeded=False, env=env, poll=0.5) as daemon:
+            daemon.wait_answer(2.0, seconds=45)
+            until(lambda: len(daemon.workers()) == 1, "one worker is left", 45)
+            assert daemon.stop() == 0
+        check(state)
+        return daemon, scratch
+
+
+def check(state: Path) -> None:
+    """Everything in its place is whole, and nothing half-done is left where it could be seen."""
+    for bundle in (state / "bundles").iterdir():
+        manifest = msgspec.json.decode((bundle / "manifest.yaml").read_bytes(), type=Manifest)
+        assert digest_of(manifest) == bundle.name
+        found = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+        assert found == {file.path for file in manifest.files} | {"manifest.yaml"}
+        for file in manifest.files:
+            assert sha256_file(bundle / file.path) == file.sha256
+    for blob in (state / "blobs/sha256").glob("??/*"):
+        assert sha256_file(blob) == blob.name
+    for environment in (state / "environments").iterdir():
+        assert json.loads((environment / "environment.json").read_bytes())["id"] == environment.name
+    json.loads((state / "desired.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def swap_steps() -> list[str]:
+    """Filled by the first run that only counts."""
+    return []
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    return sorted({1 + round(n * (count - 1) / (wanted - 1)) for n in range(wanted)})
+
+
+def _strike(scene: Scene, numbers: list[int], action: str = "kill") -> int:
+    hits = 0
+    for number in numbers:
+        _, scratch = scene.run(number, action)
+        hits += fired(scratch)
+    return hits
+
+
+def _count(scene: Scene) -> int:
+    _, scratch = scene.run(0)
+    return len(steps(scratch))
+
+
+def test_killed_while_it_fetches_and_swaps(place: Place) -> None:
+    scene = Scene(place, fresh=False)
+    count = _count(scene)
+    assert count > 40
+    numbers = _spread(count - 5, SOME)
+    assert _strike(scene, numbers) >= len(numbers) - 1
+
+
+def test_killed_while_it_installs(place: Place) -> None:
+    scene = Scene(place, fresh=True)
+    count = _count(scene)
+    assert _strike(scene, [n // 2 * 2 for n in _spread(count - 5, 4)]) >= 3
+
+
+def test_a_disk_that_is_full_for_a_moment(place: Place) -> None:
+    scene = Scene(place, fresh=False)
+    count = _count(scene)
+    assert _strike(scene, _spread(count - 5, 4)[1:], "ENOSPC") >= 2
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("action", ["kill", "ENOSPC"])
+def test_every_step(place: Place, fresh: bool, action: str) -> None:
+    scene = Scene(place, fresh=fresh)
+    count = _count(scene)
+    assert _strike(scene, list(range(1, count + 1)), action) >= count * 9 // 10
