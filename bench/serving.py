@@ -59,7 +59,8 @@ def _compare(daemon: LocalDaemon, connections: int) -> str:
     ours, bare = _rate(model.tally), _rate(floor.tally)
     return (
         f"{connections:>2} connections: {ours:6.0f}/s, "
-        f"p50 {_ms(model.tally, 0.5)}, p99 {_ms(model.tally, 0.99)}; {ours / bare:.2f} × the front's health answer ({bare:.0f}/s)"
+        f"p50 {_ms(model.tally, 0.5)}, p99 {_ms(model.tally, 0.99)}; "
+        f"{ours / bare:.2f} × the front's health answer ({bare:.0f}/s)"
     )
 
 

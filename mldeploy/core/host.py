@@ -46,7 +46,7 @@ class Wish(_Value, frozen=True, kw_only=True):
     previous: Wanted | None = None
     fallback: Wanted | None = None
     share: int = 0  # hundredths of a percent for the candidate
-    salt: str = ""  # the rollout's id
+    salt: str = ""  # of the sticky split: whoever is in at 1 % is in at 10 %
 
     @property
     def versions(self) -> tuple[Wanted, ...]:
@@ -264,7 +264,7 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
             previous=previous,
             fallback=next((v for v in (last, previous) if v is not None and v != stable), None),
             share=ramp.share if ramp and candidate else 0,
-            salt=ramp.rollout if ramp and candidate else "",
+            salt=ramp.salt or ramp.rollout if ramp and candidate else "",
         )
     return Desired(models=models)
 

@@ -219,9 +219,7 @@ def test_systemd_passes_the_socket_and_hears_what_it_needs(place: Place) -> None
         number = listener.fileno()
         os.set_inheritable(number, True)
         daemon = place.daemon(listen="127.0.0.1:1")
-        daemon.settings["drain"] = 0.0
-        environ = {
-            **os.environ,
+        passed = {
             "LISTEN_FDS": "1",
             "LISTENER": str(number),
             "NOTIFY_SOCKET": str(place.root / "notify"),
@@ -231,7 +229,7 @@ def test_systemd_passes_the_socket_and_hears_what_it_needs(place: Place) -> None
         daemon.process = subprocess.Popen(
             ["/bin/bash", "-c", command, sys.executable, "-m", "mldeploy_daemon.keeper", "--store",
              str(place.folder), "--state", str(daemon.state), "--config", str(config)],
-            env=environ, pass_fds=[number], stdin=subprocess.DEVNULL,
+            env={**os.environ, **passed}, pass_fds=[number], stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert "READY=1" in _heard(told, "READY=1")
         assert daemon.address()[1] == listener.getsockname()[1]
@@ -248,10 +246,6 @@ def _heard(told: socket.socket, word: str) -> str:
         text = told.recv(4096).decode()
         if word in text:
             return text
-
-
-class _Keys(dict[str, object]):
-    """Keys that may stand several times."""
 
 
 def test_the_units_are_right(tmp_path: Path) -> None:
