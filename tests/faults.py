@@ -161,7 +161,8 @@ class _Faults:
             return
         if event == "open":
             path, _, flags = args
-            if isinstance(flags, int) and flags & _WRITING:
+            # a file object around a descriptor that is open already changes nothing
+            if isinstance(flags, int) and flags & _WRITING and not isinstance(path, int):
                 self.step("open", path)
         elif event in _CHANGES:
             paths = [arg for arg in args if isinstance(arg, str | bytes | os.PathLike)]
@@ -212,7 +213,8 @@ def _meant() -> bool:
 
 def _path_of(fd: int) -> str:
     try:
-        return str(Path(f"/proc/self/fd/{fd}").readlink())
+        path = str(Path(f"/proc/self/fd/{fd}").readlink())
+        return path if path.startswith("/") else ""  # "pipe:[123]" is no file
     except OSError:
         return ""
 

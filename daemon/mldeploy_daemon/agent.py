@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -162,6 +163,9 @@ class Agent:
 
     def _judge(self) -> None:
         """What came up and what ended since the last look goes into the book."""
+        if self.follower.recovered:
+            self.follower.recovered = False
+            self.book.try_fetching()
         for live in self.workers.came_up:
             self.book.came_up(live.ref)
         self.workers.came_up.clear()
@@ -270,6 +274,7 @@ def main() -> int:
     """The process of the agent. Returns the exit code."""
     try:
         config = load()
+        faulthandler.enable()
         logging.basicConfig(
             stream=sys.stderr,
             level=config.log_level.upper(),

@@ -90,6 +90,10 @@ class Book:
             self.bad = left
             self._save()
 
+    def try_fetching(self) -> None:
+        """What could not be fetched is tried again at once: the store is back."""
+        self.forget([key for key, bad in self.bad.items() if bad.stage in ("fetch", "install")])
+
     def keep(self, refs: frozenset[str]) -> None:
         """Forget versions that are not asked for any more: who asks again wants them tried at once."""
         self.forget([key for key in self.bad if "@" in key and key not in refs])

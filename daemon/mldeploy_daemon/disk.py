@@ -62,6 +62,13 @@ class Seal(msgspec.Struct, frozen=True):
         return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
+# made when the module is loaded: several threads may not take a type apart at the same time
+_STATE = msgspec.json.Decoder(State)
+_BAD = msgspec.json.Decoder(dict[str, Bad])
+_MANIFEST = msgspec.json.Decoder(Manifest)
+_SEALS = msgspec.json.Decoder(dict[str, Seal])
+
+
 class Disk:
     """One state folder."""
 
@@ -104,17 +111,17 @@ class Disk:
 
     def load_state(self) -> State | None:
         """desired.json, or None where there is none that this code can read."""
-        return _decode(self.read("desired.json"), State)
+        return _decode(self.read("desired.json"), _STATE)
 
     def load_bad(self) -> dict[str, Bad]:
         """bad.json; nothing is bad where it cannot be read."""
-        return _decode(self.read("bad.json"), dict[str, Bad]) or {}
+        return _decode(self.read("bad.json"), _BAD) or {}
 
     # what is there
 
     def manifest(self, digest: str) -> Manifest | None:
         """The manifest of a bundle in place, or None."""
-        return _decode(self.read(f"bundles/{digest}/manifest.yaml"), Manifest)
+        return _decode(self.read(f"bundles/{digest}/manifest.yaml"), _MANIFEST)
 
     def bundles(self) -> frozenset[str]:
         """The digests of the bundles in place."""
@@ -234,7 +241,7 @@ class Disk:
 
     def broken_seals(self, digest: str, manifest: Manifest) -> list[str]:
         """The paths of a bundle in place whose files are not what they were when verified."""
-        seals = _decode(self.read(f"seals/{digest}.json"), dict[str, Seal]) or {}
+        seals = _decode(self.read(f"seals/{digest}.json"), _SEALS) or {}
         broken = []
         for file in manifest.files:
             try:
@@ -263,10 +270,10 @@ def _remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _decode(data: bytes | None, kind: type[T]) -> T | None:
+def _decode(data: bytes | None, decoder: msgspec.json.Decoder[T]) -> T | None:
     if data is None:
         return None
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder.decode(data)
     except (msgspec.MsgspecError, MldeployError):
         return None

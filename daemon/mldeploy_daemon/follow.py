@@ -47,8 +47,10 @@ class Follower:
         self.log: Log | None = None
         self.read_head = False  # whether the store's head has been read, ever
         self.unreachable = False  # whether the last attempt failed
+        self.recovered = False  # whether the store came back; for the agent to take note of
         self.errors: deque[str] = deque(maxlen=5)
         self.woken = asyncio.Event()
+        self.looked = asyncio.Event()  # once the store has been asked for the first time, answer or not
         self.refused: UsageError | None = None
         self._unwatch: Callable[[], None] | None = None
 
@@ -63,6 +65,7 @@ class Follower:
             self.woken.clear()
             try:
                 await loop.run_in_executor(self.pool, self._look, loop)
+                self.recovered |= self.unreachable
                 self.unreachable = False
             except UsageError as error:
                 self.refused = error
@@ -73,6 +76,7 @@ class Follower:
             except Exception:
                 logger.exception("following the log")
                 self._failed(StoreError("the log cannot be followed: see the daemon's log"))
+            self.looked.set()
             self.changed()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.woken.wait(), self._pause())

@@ -109,6 +109,8 @@ class Hands:
 
     async def _in_thread(self, action: Action) -> None:
         loop = asyncio.get_running_loop()
+        if isinstance(action, FetchBundle | BuildEnvironment):
+            await self.follower.looked.wait()
         try:
             await loop.run_in_executor(self.pool, partial(self._work, action))
         finally:

@@ -54,6 +54,10 @@ __all__ = [
     "parse",
 ]
 
+# made here, in one thread: msgspec (seen in 0.22) takes a type apart at its first use, and the process crashes
+# where two threads do that at the same time
+msgspec.json.Decoder(Manifest)
+
 _MISSING = {
     "expires": "every bundle expires: add for example expires: 90d, or a date such as expires: 2027-06-30",
     "owner": "say who gets the warnings: add for example owner: team@example.com",

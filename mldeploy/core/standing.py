@@ -53,7 +53,7 @@ def _standing(version: Wanted, observed: Observed, now: float, *, active: bool) 
     ready = len(answering(version, observed))
     remembered = observed.bad.get(version.ref)
     if ready and (ready >= replicas(version, observed) or bad is None):
-        return _say(version, "ready", remembered if bad else None)
+        return _say(version, "ready", remembered)  # that workers of it died is worth knowing
     if bad is not None:
         return _say(version, "failed", bad)
     # a failure whose backoff has passed is still the best explanation of what is going on
