@@ -28,11 +28,19 @@ _IGNORED = ("__pycache__", ".git", ".mypy_cache", ".ruff_cache", ".pytest_cache"
 
 
 class Serving:
-    """One folder being served. `first` and `again` pack, push, promote and wait."""
+    """One folder being served. `changed` is set when something in it changes."""
 
-    def __init__(self, source: Path, client: Client, daemon: LocalDaemon, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        source: Path,
+        client: Client,
+        daemon: LocalDaemon,
+        reporter: Reporter,
+        changed: threading.Event,
+    ) -> None:
         self.source, self.client, self.daemon, self.reporter = source, client, daemon, reporter
         self.version: int | None = None
+        self._changed = changed
 
     def reload(self) -> Served | None:
         """Serve what the folder holds now; None where that is served already. Raises what packing raises."""
@@ -57,20 +65,19 @@ class Serving:
 
     def follow(self, told: Callable[[Served], None], failed: Callable[[MldeployError], None]) -> None:
         """Reload at every change until interrupted. Raises DaemonError if the daemon ends."""
-        with changes(self.source) as changed:
-            while True:
-                if not changed.wait(1.0):
-                    self.daemon.check()
-                    continue
-                _settled(changed)
-                try:
-                    served = self.reload()
-                except MldeployError as error:
-                    self.daemon.check()
-                    failed(error)
-                    continue
-                if served is not None:
-                    told(served)
+        while True:
+            if not self._changed.wait(1.0):
+                self.daemon.check()
+                continue
+            _settled(self._changed)
+            try:
+                served = self.reload()
+            except MldeployError as error:
+                self.daemon.check()
+                failed(error)
+                continue
+            if served is not None:
+                told(served)
 
 
 @contextmanager
@@ -89,7 +96,9 @@ def serving(source: Path, listen: str, reporter: Reporter) -> Iterator[Serving]:
         )
         daemon.start()
         try:
-            yield Serving(source, client, daemon, reporter)
+            # watched before it is read for the first time: a change in between would be lost for ever
+            with changes(source) as changed:
+                yield Serving(source, client, daemon, reporter, changed)
         finally:
             daemon.stop()
 
