@@ -38,7 +38,8 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=False)
 def tests(session: nox.Session) -> None:
     """Everything that runs in minutes, with warnings as errors."""
-    session.run(PYTHON, "-m", "pytest", "-m", "not full", *session.posargs)
+    # by file: what a file prepares once serves all its tests
+    session.run(PYTHON, "-m", "pytest", "-m", "not full", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(python=False)

@@ -34,10 +34,12 @@ from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.follow import Follower
 from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
+from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.observe import Observer
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.report import Reporter, Seen
-from mldeploy_daemon.system import processes_in
+from mldeploy_daemon.system import RUNTIME, processes_in
+from mldeploy_daemon.worker_files import statuses
 from mldeploy_daemon.workers import Ending, Workers
 from mldeploy_daemon.zygotes import Zygotes
 
@@ -108,8 +110,11 @@ class Agent:
         self.fronts.generation = self.publisher.table.generation
         self.workers = Workers(wake, self.now)
         self.zygotes = Zygotes(config.confine, wake)
+        self.ledger = Ledger(config, self.disk, self.now, wake)
+        self.ledger.load()
+        self.ledger.listen()
         self.observer = Observer(
-            self.disk, self.workers, self.zygotes, self.fronts, self.publisher, self.book,
+            self.disk, self.workers, self.zygotes, self.fronts, self.publisher, self.book, self.ledger,
             grace=config.grace, now=self.now,
         )  # fmt: skip
         self.hands = Hands(
@@ -126,8 +131,8 @@ class Agent:
     def _end_strays(self) -> None:
         """Kill what a former agent started and did not live to see: it has no status file yet."""
         known = {zygote.pid for zygote in self.zygotes.alive.values()}
-        known |= {status.pid for status in self.workers.statuses()}
-        for pid in processes_in(Path.cwd(), "boot.py"):
+        known |= {status.pid for status in statuses()}
+        for pid in processes_in(Path.cwd(), RUNTIME):
             if pid not in known:
                 logger.info("process %d was started and forgotten: it is ended", pid)
                 with contextlib.suppress(ProcessLookupError):
@@ -214,7 +219,8 @@ class Agent:
                 os.write(self.config.ready_fd, b"ready\n")
 
     def _tell(self, desired: Desired, observed: Observed, actions: tuple[Action, ...], head: int) -> None:
-        if time.monotonic() - self._asked > (SHORT if self._draining(observed) else STATS):
+        hurry = self._draining(observed) or self.ledger.waited()
+        if time.monotonic() - self._asked > (SHORT if hurry else STATS):
             self._asked = time.monotonic()
             self.fronts.ask()
         self.seen = Seen(
@@ -241,7 +247,7 @@ class Agent:
 
     def _pause(self, observed: Observed) -> float:
         """Until the next moment that no event tells of."""
-        if self._draining(observed) or self.workers.waiting():
+        if self._draining(observed) or self.workers.waiting() or self.ledger.waited():
             return SHORT
         now = self.now()
         moments = [bad.retry_at - now for bad in observed.bad.values() if bad.retry_at > now]
@@ -256,6 +262,7 @@ class Agent:
         await self.follower.leave()
         await self.reporter.send()
         self.fronts.close()
+        self.ledger.close()
         return 0
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from mldeploy_daemon.system import die_with_parent
 
-#: The agent's exit code for "do not start me again" (EX_CONFIG of sysexits.h).
+#: A child's exit code for "do not start me again" (EX_CONFIG of sysexits.h).
 EX_CONFIG = 78
 #: A child that lived longer than this many seconds is started again at once.
 GREW_UP = 10.0
@@ -59,7 +59,7 @@ class Child:
 
 
 class Children:
-    """All of them. `refused` is true once the agent has said that no restart can help."""
+    """All of them. `refused` is true once one has said that no restart can help."""
 
     def __init__(
         self, document: dict[str, Any], listener: socket.socket, ready_fd: int, lock_fd: int
@@ -109,7 +109,7 @@ class Children:
             if not self.stopping:
                 how = f"signal {-code}" if code < 0 else f"code {code}"
                 log(f"{child.name} ended with {how}, starting it again in {delay:.1f} s")
-            if code == EX_CONFIG and child.name == "agent":
+            if code == EX_CONFIG:
                 self.refused = True
 
     def restart_due(self) -> None:

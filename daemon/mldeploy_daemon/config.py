@@ -30,6 +30,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = PRODUCTION
     labels: dict[str, str] = {}
     confine: str = "best-effort"  # require, best-effort or off
+    memory: int = 0  # bytes all workers together may take; 0: no limit
+    awake: float = 10.0  # a version used, or loaded, so recently is not put to sleep for another
+    idle: float = 300.0  # a previous version that was woken sleeps again after this long without requests
     poll: float = 1.0  # between looks at the log
     report: float = 10.0  # between reports of this host
     drain: float = 0.0  # not ready for this long before stopping

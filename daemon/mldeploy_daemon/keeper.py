@@ -104,7 +104,7 @@ class Keeper:
         while not self.signals.stop:
             self._reap()
             if self.children.refused:
-                log("the agent cannot work with this configuration")
+                log("a process cannot work with this configuration; its words are above")
                 self._stop(at_once=False)
                 return 1
             self.children.restart_due()

@@ -24,6 +24,7 @@ from mldeploy_daemon.book import Book
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.fetch import lock_sha256
 from mldeploy_daemon.fronts import Fronts
+from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.workers import Workers
 from mldeploy_daemon.zygotes import Zygotes
@@ -52,12 +53,14 @@ class Observer:
         fronts: Fronts,
         publisher: Publisher,
         book: Book,
+        ledger: Ledger,
         *,
         grace: float,
         now: Callable[[], float],
     ) -> None:
         self.disk, self.workers, self.zygotes, self.fronts = disk, workers, zygotes, fronts
         self.publisher, self.book, self.grace, self.now = publisher, book, grace, now
+        self.ledger = ledger
         self.busy: set[Action] = set()
         self.pythons: frozenset[str] = frozenset()
         self.platform = this_platform()
@@ -85,11 +88,13 @@ class Observer:
             self.adopt()
         fronts = await self.fronts.look()
         oldest = self.fronts.oldest_ms()
+        self.ledger.weigh(self.workers.live.values())
+        seen = [self.ledger.weighed(worker) for worker in self.workers.seen()]
         observed = Observed(
             bundles=self.bundles,
             environments=self.environments,
             zygotes=self.zygotes.seen(),
-            workers=tuple(self.publisher.placed(w, oldest.get(w.id, 0.0)) for w in self.workers.seen()),
+            workers=tuple(self.publisher.placed(w, oldest.get(w.id, 0.0)) for w in seen),
             fronts=fronts,
             routes=self.publisher.routes,
             bad=self.book.bad,
@@ -97,6 +102,7 @@ class Observer:
             pythons=self.pythons,
             platform=self.platform,
             blobs=self._blobs(),
+            memory=self.ledger.view(self.fronts.totals(), self.publisher.routes, self.bundles.keys()),
         )
         return self._aged(desired, observed)
 
@@ -167,5 +173,6 @@ def _bundle(digest: str, manifest: Manifest) -> Bundle:
         environment=environment_id(manifest, lock_sha256(manifest)),
         replicas=max(1, manifest.resources.replicas),
         python=manifest.python,
+        memory=manifest.resources.memory or 0,
         blobs=frozenset(blobs),
     )

@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from mldeploy_daemon.system import memory_limit
 
 DEFAULTS: dict[str, Any] = {
     "listen": "127.0.0.1:8080",
@@ -22,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "drain": 0.0,
     "labels": {},
     "confine": "best-effort",
+    "memory": "",  # 90 % of what this machine, or its cgroup, has
     "poll": 1.0,
     "report": 10.0,
     "log_level": "info",
@@ -32,10 +36,13 @@ FILE_ONLY: dict[str, type] = {
     "hang": float,
     "load_timeout": float,
     "drain_deadline": float,
+    "idle": float,
+    "awake": float,
     "limits": dict,
     "access_log": bool,
 }
-_NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline")
+_NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline", "idle", "awake")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 EPILOG = """\
 The daemon follows the log of the store and serves what its environment says. It keeps everything in the
@@ -95,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("require", "best-effort", "off"),
         help="what to do where workers cannot be confined (best-effort)",
     )
+    add(
+        "--memory",
+        metavar="SIZE",
+        help="of all workers together, such as 8GiB; 0 for no limit (90 %% of the machine's)",
+    )
     add("--poll", metavar="SECONDS", type=float, help="between looks at the log (1)")
     add("--report", metavar="SECONDS", type=float, help="between reports of this host (10)")
     add("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
@@ -124,6 +136,8 @@ def _read_file(path: Path) -> dict[str, Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(sorted(known))}"
             raise Refused(f"{path}: unknown key {key!r}", hint, 2)
         wanted = FILE_ONLY.get(name, type(DEFAULTS.get(name, "")))
+        if name == "memory" and type(value) is int:
+            value = str(value)
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not wanted:
@@ -143,12 +157,21 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         raise Refused("poll and report must be more than 0 seconds", "leave them out for the defaults", 2)
     if options["fronts"] < 0 or options["fronts"] > 64:
         raise Refused(f"--fronts {options['fronts']} is out of range", "give 1 to 64", 2)
+    options["memory"] = _size(options["memory"]) if options["memory"] else memory_limit() * 9 // 10
     options["fronts"] = options["fronts"] or min(2, os.cpu_count() or 1)
     if "://" not in options["store"]:
         options["store"] = str(Path(options["store"]).expanduser().absolute())
     options["state"] = str(Path(options["state"]).expanduser().absolute())
     split_address(options["listen"])
     return options
+
+
+def _size(text: str) -> int:
+    """Bytes of `8GiB`, `512M` or `123456`. Units are powers of 1024. Raises Refused."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?) ?([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise Refused(f"--memory {text!r} is not a size", "write for example 8GiB, 512MiB or 0", 2)
+    return int(float(found[1]) * _UNITS[found[2].upper()])
 
 
 def split_address(text: str) -> tuple[str, int]:

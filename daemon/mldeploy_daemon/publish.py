@@ -6,6 +6,7 @@ the agent knows when no front can send it anything. Left out: the decision (`mld
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Publisher:
         self.left: dict[
             str, tuple[int, float]
         ] = {}  # worker -> last generation that had it, and when it left
+        self.slept: Counter[tuple[str, int]] = Counter()
+        self.woken: Counter[tuple[str, int]] = Counter()
         self.own = False  # whether this run of the keeper published self.table
 
     def load(self) -> None:
@@ -81,8 +84,9 @@ class Publisher:
         ready: bool,
     ) -> bool:
         """Write the table if it says anything new; returns whether it did. Raises DiskError."""
+        slept, woken = self._counted(routes)
         models = {
-            name: _model(route, desired, name, standings.get(name, ()), manifests)
+            name: _model(route, desired, name, standings.get(name, ()), manifests, slept, woken)
             for name, route in sorted(routes.items())
         }
         table = Table(
@@ -101,7 +105,21 @@ class Publisher:
             raise DiskError(f"{ROUTES}: {error.strerror}", "make room on that disk") from error
         self._note(routes)
         self.table, self.routes, self.own = table, routes, True
+        self.slept, self.woken = slept, woken
         return True
+
+    def _counted(
+        self, routes: dict[str, ModelRoute]
+    ) -> tuple[Counter[tuple[str, int]], Counter[tuple[str, int]]]:
+        """How often each version fell asleep and woke, once these are the routes."""
+        slept, woken = self.slept.copy(), self.woken.copy()
+        for name, route in routes.items():
+            before = self.routes.get(name, ModelRoute()).workers
+            for version, workers in route.workers.items():
+                was = before.get(version)
+                slept[name, version] += int(not workers and bool(was))
+                woken[name, version] += int(bool(workers) and was == ())
+        return +slept, +woken
 
     def _note(self, routes: dict[str, ModelRoute]) -> None:
         before = {w for route in self.routes.values() for ids in route.workers.values() for w in ids}
@@ -117,11 +135,11 @@ class Publisher:
 
 
 def _route(model: ModelRoutes, *, keep_workers: bool) -> ModelRoute:
-    served = {model.stable, model.candidate} - {None}
+    served = {model.stable, model.candidate, model.previous} - {None}
     workers = {
         int(number): tuple(worker.id for worker in version.workers) if keep_workers else ()
         for number, version in model.versions.items()
-        if int(number) in served
+        if int(number) in served and ((keep_workers and version.workers) or version.wakes)
     }
     return ModelRoute(
         stable=model.stable,
@@ -139,6 +157,8 @@ def _model(
     name: str,
     standings: tuple[Standing, ...],
     manifests: Callable[[str], Manifest | None],
+    slept: Counter[tuple[str, int]],
+    woken: Counter[tuple[str, int]],
 ) -> ModelRoutes:
     asked = desired.models.get(name)
     versions = {}
@@ -151,6 +171,9 @@ def _model(
             outputs=manifest.signature.outputs if manifest else (),
             state="ready" if workers else standing.state,
             reason="" if workers else standing.reason,
+            wakes=not workers and standing.version in route.workers,
+            sleeps=slept[name, standing.version],
+            woken=woken[name, standing.version],
         )
     return ModelRoutes(
         stable=route.stable,

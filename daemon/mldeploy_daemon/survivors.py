@@ -12,7 +12,7 @@ import os
 import signal
 from pathlib import Path
 
-from mldeploy_daemon.system import children, start_ticks
+from mldeploy_daemon.system import RUNTIME, children, runs_in, start_ticks
 
 
 class Survivors:
@@ -30,7 +30,9 @@ class Survivors:
                 pid, ticks = status["pid"], status["start_ticks"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-            if isinstance(pid, int) and ticks is not None and start_ticks(pid) == ticks:
+            alive = isinstance(pid, int) and ticks is not None and start_ticks(pid) == ticks
+            # a status file may be written by what runs in a worker: believe the kernel, not the file
+            if alive and runs_in(pid, self.run.parent.resolve(), RUNTIME):
                 found.add(pid)
         return found
 

@@ -12,6 +12,8 @@ import signal
 import socket
 from pathlib import Path
 
+#: In the command line of every zygote and worker: what starts them.
+RUNTIME = "boot.py"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -71,6 +73,26 @@ def children() -> list[int]:
     return found
 
 
+def memory_limit() -> int:
+    """Bytes of memory this machine has, or the cgroups this process is in may take; 0 where nobody says."""
+    limits = []
+    try:
+        total = Path("/proc/meminfo").read_text().partition("MemTotal:")[2].split()[0]
+        limits.append(int(total) * 1024)
+        groups = Path("/proc/self/cgroup").read_text().splitlines()
+    except (OSError, ValueError, IndexError):
+        groups = []
+    own = next((line.removeprefix("0::/") for line in groups if line.startswith("0::/")), "")
+    root = Path("/sys/fs/cgroup")
+    for folder in ((root / own), *(root / own).parents):
+        if folder == root or root in folder.parents:
+            try:
+                limits.append(int((folder / "memory.max").read_text()))
+            except (OSError, ValueError):
+                continue  # "max", or the root's, which has none
+    return min(limits, default=0)
+
+
 def boot_id() -> str:
     """Names this boot of the machine; "" where the kernel does not say."""
     try:
@@ -111,15 +133,16 @@ def notify(address: str | None, text: str) -> None:
         return  # systemd notices by its own timeouts; nothing here depends on it
 
 
+def runs_in(pid: int, folder: Path, marker: str) -> bool:
+    """Whether the process works in `folder` and has `marker` in its command line."""
+    try:
+        inside = Path(f"/proc/{pid}/cwd").readlink() == folder
+        return inside and marker.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # it has just ended, or is somebody else's
+
+
 def processes_in(folder: Path, marker: str) -> list[int]:
-    """The pids of processes whose working folder is `folder` and whose command line holds `marker`."""
-    found = []
-    for path in Path("/proc").iterdir():
-        if not path.name.isdecimal() or int(path.name) == os.getpid():
-            continue
-        try:
-            if (path / "cwd").readlink() == folder and marker.encode() in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-        except OSError:
-            continue  # it has just ended, or is somebody else's
-    return found
+    """The pids of the processes for which `runs_in` holds."""
+    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+    return [pid for pid in pids if runs_in(pid, folder, marker)]

@@ -30,7 +30,7 @@ class WorkerRoute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionRoutes(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a model. `workers` are the ready ones; none means 503 with `reason`."""
+    """One version of a model. `workers` are the ready ones; none: it `wakes`, or 503 with `reason`."""
 
     workers: tuple[WorkerRoute, ...] = ()
     inputs: tuple[Tensor, ...] = ()
@@ -38,6 +38,9 @@ class VersionRoutes(msgspec.Struct, frozen=True, kw_only=True):
     platform: str = PLATFORM
     state: str = "ready"  # absent|fetching|installing|loading|ready|failed|sleeping, shown, never judged
     reason: str = ""  # why it has no worker, for the 503
+    wakes: bool = False  # requests for it wait, and the agent is told: it is started for them
+    sleeps: int = 0  # how often it was put to sleep since the agent started
+    woken: int = 0  # how often it was woken
     max_body: int = 0  # bytes of one request's body; 0 is the front's own cap, and it never exceeds that
 
 

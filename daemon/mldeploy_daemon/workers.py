@@ -25,29 +25,11 @@ import msgspec
 
 from mldeploy.core.host import StartWorker, Worker
 from mldeploy.core.manifest import Manifest
-from mldeploy_daemon.system import start_ticks
+from mldeploy_daemon.worker_files import RUN, Progress, Status, is_runtime, read_status, remove_files, tail
 
 logger = logging.getLogger(__name__)
-RUN = Path("run")
-#: Bytes of a worker's log that are kept when it has failed.
-TAIL = 4096
 #: Seconds a dead worker's zygote has to say in its status file how it died.
 LAST_WORDS = 1.0
-
-
-class Status(msgspec.Struct):
-    """What a worker says of itself, in its status file and while it starts."""
-
-    id: str = ""
-    pid: int = 0
-    start_ticks: int = 0
-    model: str = ""
-    version: int = 0
-    digest: str = ""
-    replica: int = 0
-    state: str = ""
-    stage: str = ""
-    reason: str = ""
 
 
 @dataclass
@@ -152,7 +134,7 @@ class Workers:
             reader, writer = await asyncio.open_unix_connection(zygote)
             writer.write(msgspec.json.encode({"op": "fork", "worker": spec}) + b"\n")
             while line := await reader.readline():
-                self._progress(live, msgspec.json.decode(line, type=_Progress))
+                self._progress(live, msgspec.json.decode(line, type=Progress))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             live.reason = live.reason or f"its zygote cannot be asked: {error}"
         finally:
@@ -163,7 +145,7 @@ class Workers:
             live.reason = live.reason or "its zygote ended"
             self._gone(live)
 
-    def _progress(self, live: Live, said: _Progress) -> None:
+    def _progress(self, live: Live, said: Progress) -> None:
         if said.pid and live.pidfd < 0 and live.id in self.live:
             self._follow(live, said.pid)
         if said.error or said.reason:
@@ -204,13 +186,13 @@ class Workers:
         """Find out why it ended, remove what it left, and say so."""
         path = RUN / f"{live.id}.json"
         asked = was == "stopping" and live.told == "stop"
-        status = _read_status(path)
+        status = read_status(path)
         deadline = time.monotonic() + LAST_WORDS
         while not asked and live.pid and status is not None and status.state not in ("failed", "exited"):
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)  # the zygote writes it when it reaps; there is no event for that
-            status = _read_status(path)
+            status = read_status(path)
         reason, stage = live.reason, live.stage
         if status is not None and status.state in ("failed", "exited"):
             reason, stage = status.reason or reason, status.stage or stage
@@ -224,11 +206,10 @@ class Workers:
                 asked=asked,
                 stage="serve" if live.ready_at else stage or "load",
                 reason=reason or "its process ended without a word",
-                log_tail=_tail(RUN / f"{live.id}.log"),
+                log_tail=tail(RUN / f"{live.id}.log"),
             )
         )
-        for suffix in ("json", "sock", "log"):
-            (RUN / f"{live.id}.{suffix}").unlink(missing_ok=True)
+        remove_files(live.id)
         self.live.pop(live.id, None)
         self.changed()
 
@@ -264,16 +245,11 @@ class Workers:
                 if known.adopted and known.state == "loading":
                     self._look_again(known, path)
                 continue
-            status = _read_status(path)
-            if (
-                status is not None
-                and status.id == path.stem
-                and start_ticks(status.pid) == status.start_ticks
-            ):
+            status = read_status(path)
+            if status is not None and status.id == path.stem and is_runtime(status.pid, status.start_ticks):
                 self._take_over(status, environment_of(status.digest))
             else:
-                for suffix in ("json", "sock", "log"):
-                    path.with_suffix(f".{suffix}").unlink(missing_ok=True)
+                remove_files(path.stem)
 
     def _take_over(self, status: Status, environment: str) -> None:
         now = self.now()
@@ -295,14 +271,9 @@ class Workers:
         logger.info("%s goes on as %s (pid %d)", live.ref, live.id, status.pid)
 
     def _look_again(self, live: Live, path: Path) -> None:
-        status = _read_status(path)
+        status = read_status(path)
         if status is not None and status.state == "ready":
             self._ready(live)
-
-    @staticmethod
-    def statuses() -> list[Status]:
-        """What is said in run/ by workers, dead ones included."""
-        return [status for path in RUN.glob("w-*.json") if (status := _read_status(path)) is not None]
 
     def waiting(self) -> bool:
         """Whether an adopted worker loads: its file has to be looked at, for it tells nobody else."""
@@ -313,27 +284,3 @@ class Workers:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
-
-
-class _Progress(msgspec.Struct):
-    state: str = ""
-    pid: int = 0
-    stage: str = ""
-    reason: str = ""
-    error: str = ""
-
-
-def _read_status(path: Path) -> Status | None:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
-    except (OSError, msgspec.MsgspecError):
-        return None
-
-
-def _tail(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            return file.read().decode("utf-8", "replace")
-    except OSError:
-        return ""

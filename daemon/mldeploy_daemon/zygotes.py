@@ -22,10 +22,9 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.system import start_ticks
+from mldeploy_daemon.worker_files import RUN, is_runtime
 
 logger = logging.getLogger(__name__)
-RUN = Path("run")
 #: Seconds a zygote has to import its packages.
 START = 120.0
 
@@ -176,7 +175,7 @@ class Zygotes:
         """Take over the zygotes that a former agent started and that still run."""
         for environment in environments:
             status = _read(RUN / f"{self.stem(environment)}.json")
-            if status is None or start_ticks(status.pid) != status.start_ticks:
+            if status is None or not is_runtime(status.pid, status.start_ticks):
                 continue
             with contextlib.suppress(ProcessLookupError):
                 zygote = Zygote(environment, "ready", status.pid, os.pidfd_open(status.pid))

@@ -27,6 +27,7 @@ class Wanted(_Value, frozen=True, kw_only=True):
     digest: str
     python: str = ""  # minor version of the interpreter
     platform: str = ""
+    memory: int = 0  # bytes of one worker, as measured when it was published; 0: not measured
 
     @property
     def ref(self) -> str:
@@ -38,7 +39,7 @@ class Wish(_Value, frozen=True, kw_only=True):
     """What the log asks of this host for one model.
 
     `fallback` may serve while stable does not: the version routed last, else the previous one; never one
-    that was retired. `previous` stays on the disk only.
+    that was retired. `previous` stays on the disk, and runs while requests name it.
     """
 
     stable: Wanted | None = None
@@ -72,6 +73,7 @@ class Bundle(_Value, frozen=True, kw_only=True):
     environment: str
     replicas: int = 1
     python: str = ""
+    memory: int = 0  # bytes of one worker, as the manifest states; 0: it does not
     blobs: frozenset[str] = frozenset()  # sha256 of its files, its manifest and its wheels
 
 
@@ -89,6 +91,8 @@ class Worker(_Value, frozen=True, kw_only=True):
     oldest_ms: float = 0.0  # age of its oldest unanswered request
     routed_last: int | None = None  # the last generation of the table that had it; None: none had
     routed_until: float = 0.0  # when it left the table
+    memory: int = 0  # bytes: its proportional share (PSS); 0: not weighed yet
+    private: int = 0  # bytes of that which its end gives back
 
 
 class Front(_Value, frozen=True, kw_only=True):
@@ -115,7 +119,10 @@ class Bad(_Value, frozen=True, kw_only=True):
 
 
 class ModelRoute(_Value, frozen=True, kw_only=True):
-    """How one model is routed: versions by number, and the workers that answer for each."""
+    """How one model is routed: versions by number, and the workers that answer for each.
+
+    A version with no workers in `workers` sleeps or wakes: requests for it wait.
+    """
 
     stable: int | None = None
     candidate: int | None = None
@@ -127,6 +134,26 @@ class ModelRoute(_Value, frozen=True, kw_only=True):
     def has(self, worker: str) -> bool:
         """Whether requests may be sent to that worker."""
         return any(worker in ids for ids in self.workers.values())
+
+
+class Memory(_Value, frozen=True, kw_only=True):
+    """What `memory.py` decides by. Bytes, and seconds of the host's clock."""
+
+    budget: int = 0  # for all workers together; 0: no limit
+    awake: float = 10.0  # a version used, or loaded, in the last so many seconds is not put to sleep
+    idle: float = 300.0  # a previous version that was woken sleeps again after so long
+    seen: dict[str, int] = {}  # by digest: bytes of one worker when it last ran here
+    used: dict[str, float] = {}  # by `churn@7`: its last request
+    woken: dict[str, float] = {}  # by `churn@7`, not routed now: when a request last waited for it
+
+
+class Rest(_Value, frozen=True, kw_only=True):
+    """What `memory.py` decides: which versions rest, and which of them requests may wait for."""
+
+    asleep: frozenset[Wanted] = frozenset()  # to have no workers: those there are drained and stopped
+    waiting: dict[Wanted, str] = {}  # not to be started for now, and why
+    held: frozenset[Wanted] = frozenset()  # requests for them wait for them to wake
+    pinned: frozenset[Wanted] = frozenset()  # previous versions that run because requests name them
 
 
 class Observed(_Value, frozen=True, kw_only=True):
@@ -144,6 +171,7 @@ class Observed(_Value, frozen=True, kw_only=True):
     platform: str = ""
     blobs: frozenset[str] = frozenset()
     unused: dict[str, float] = {}  # key of `references` -> time
+    memory: Memory = Memory()
 
 
 class Limits(_Value, frozen=True, kw_only=True):
@@ -284,4 +312,5 @@ def _wanted(name: str, versions: Mapping[int, Published], number: int | None) ->
         digest=version.digest,
         python=version.python,
         platform=version.platform,
+        memory=int(version.measured.get("memory_bytes", 0)),
     )

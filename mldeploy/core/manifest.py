@@ -54,8 +54,8 @@ __all__ = [
     "parse",
 ]
 
-# made here, in one thread: msgspec (seen in 0.22) takes a type apart at its first use, and the process crashes
-# where two threads do that at the same time
+# made here, in one thread: msgspec (seen in 0.22) takes a type apart at its first use, and the process
+# crashes where two threads do that at the same time
 msgspec.json.Decoder(Manifest)
 
 _MISSING = {

@@ -1,10 +1,10 @@
-"""The next actions of one host: (desired, observed) -> actions, and which worker answers for which model.
+"""The next actions of one host: (desired, observed) -> actions.
 
-Rules. A version is routed once all its replicas are ready; until then what serves now keeps serving. A worker
-is stopped only when it is in no table, published or acknowledged, and has nothing in flight, or when the
-drain deadline has passed. What failed waits for its backoff. What nothing needs is removed after a grace.
-Level-triggered: nothing is remembered between two calls, and asking again changes nothing.
-Left out: carrying it out (the daemon's agent), and saying it in words (`standing.py`).
+Rules: a worker is stopped only when it is in no table, published or acknowledged, and has nothing in flight,
+or when the drain deadline has passed. What failed waits for its backoff. What nothing needs is removed after
+a grace. Level-triggered: nothing is remembered between two calls, and asking again changes nothing.
+Left out: which version takes which traffic (`placing.py`), carrying it out (the daemon's agent), and saying
+it in words (`standing.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 
 from mldeploy.core.host import (
     Action,
-    Bad,
     BuildEnvironment,
     Desired,
     FetchBundle,
@@ -25,6 +24,7 @@ from mldeploy.core.host import (
     RemoveBlob,
     RemoveBundle,
     RemoveEnvironment,
+    Rest,
     StartWorker,
     StartZygote,
     StopWorker,
@@ -33,23 +33,31 @@ from mldeploy.core.host import (
     Wish,
     Worker,
 )
+from mldeploy.core.memory import resting
+from mldeploy.core.placing import failure, falls_back, is_out, places, replicas, routing
 
 
 def plan(desired: Desired, observed: Observed, now: float, limits: Limits) -> tuple[Action, ...]:
     """What to do next, most urgent first. Actions in progress (`observed.busy`) are not given again."""
-    routes = table(desired, observed, now)
+    rest = resting(desired, observed, now)
+    routes = routing(desired, observed, now, rest)
     actions: list[Action] = []
     if routes != observed.routes:
         actions.append(PublishTable(routes=tuple(sorted(routes.items()))))
-    running = _running(desired, observed, routes, now)
+    running = _running(desired, observed, routes, now, rest)
     actions += _endings(observed, routes, running, now, limits)
     actions += _beginnings(desired, observed, running, now, limits)
-    actions += _removals(desired, observed, running, now, limits)
+    actions += _removals(desired, observed, now, limits)
     begun = {_subject(action) for action in observed.busy}
     chosen = {_subject(action): action for action in reversed(actions)}  # the most urgent of each
     return tuple(
         action for action in actions if chosen[_subject(action)] is action and _subject(action) not in begun
     )
+
+
+def table(desired: Desired, observed: Observed, now: float) -> dict[str, ModelRoute]:
+    """How every model is routed from now on, given how it is routed (`observed.routes`)."""
+    return routing(desired, observed, now, resting(desired, observed, now))
 
 
 def _subject(action: Action) -> object:
@@ -62,107 +70,8 @@ def _subject(action: Action) -> object:
     return action
 
 
-def table(desired: Desired, observed: Observed, now: float) -> dict[str, ModelRoute]:
-    """How every model is routed from now on, given how it is routed (`observed.routes`)."""
-    return {
-        name: _route(asked, observed, observed.routes.get(name, ModelRoute()), now)
-        for name, asked in desired.models.items()
-    }
-
-
-def _route(asked: Wish, observed: Observed, current: ModelRoute, now: float) -> ModelRoute:
-    stable = _serving(asked, observed, current, now)
-    candidate = asked.candidate
-    if candidate is not None and (
-        candidate == stable or not _takes(candidate, observed, current.candidate, now)
-    ):
-        candidate = None
-    served = [version for version in (stable, candidate) if version is not None]
-    workers = {v.version: tuple(w.id for w in answering(v, observed)) for v in served}
-    return ModelRoute(
-        stable=stable.version if stable else None,
-        candidate=candidate.version if candidate else None,
-        previous=asked.previous.version if asked.previous else None,
-        share=asked.share if candidate else 0,
-        salt=asked.salt if candidate else "",
-        workers=workers,
-    )
-
-
-def _serving(asked: Wish, observed: Observed, current: ModelRoute, now: float) -> Wanted | None:
-    """The version that takes the stable share."""
-    wanted, fallback = asked.stable, asked.fallback
-    if wanted is None or _takes(wanted, observed, current.stable, now):
-        return wanted
-    if fallback is not None and answering(fallback, observed):
-        return fallback
-    # nothing better is there: some of its workers, unless it failed before it ever served
-    usable = current.stable == wanted.version or not _out(wanted, observed, now)
-    return wanted if usable and answering(wanted, observed) else None
-
-
-def _takes(version: Wanted, observed: Observed, routed: int | None, now: float) -> bool:
-    """Whether the version may take traffic: all replicas ready, or some while it is routed already."""
-    ready = answering(version, observed)
-    if not ready or _out(version, observed, now):
-        return False
-    return routed == version.version or len(ready) >= replicas(version, observed)
-
-
-def answering(version: Wanted, observed: Observed) -> list[Worker]:
-    """The ready workers of a version that fill its replicas' places."""
-    places = _places(version, observed)
-    return [places[replica] for replica in sorted(places) if places[replica].state == "ready"]
-
-
-def _places(version: Wanted, observed: Observed) -> dict[int, Worker]:
-    """The worker that fills each replica's place, ready and routed ones first; any other is surplus."""
-    places: dict[int, Worker] = {}
-    for worker in _by_preference(observed, version):
-        if len(places) < replicas(version, observed):
-            places.setdefault(worker.replica, worker)
-    return places
-
-
-def replicas(version: Wanted, observed: Observed) -> int:
-    """How many workers the version asks for; 1 until its bundle is here."""
-    bundle = observed.bundles.get(version.digest)
-    return max(1, bundle.replicas) if bundle else 1
-
-
-def failure(version: Wanted, observed: Observed, now: float) -> Bad | None:
-    """Why the version is not tried now: a failure still backing off, or an interpreter it lacks."""
-    bad = observed.bad.get(version.ref)
-    if bad is not None and bad.digest == version.digest and bad.retry_at > now:
-        return bad
-    bundle = observed.bundles.get(version.digest)
-    if version.platform and version.platform != observed.platform:
-        return Bad(stage="install", reason=f"built for {version.platform}; this host is {observed.platform}")
-    if version.python and version.python not in observed.pythons:
-        return Bad(stage="install", reason=f"Python {version.python} is not installed on this host")
-    broken = observed.bad.get(bundle.environment) if bundle else None
-    return broken if broken is not None and broken.retry_at > now else None
-
-
-def _out(version: Wanted, observed: Observed, now: float) -> bool:
-    """Whether the version must not be routed for now."""
-    bad = observed.bad.get(version.ref)
-    return bad is not None and bad.digest == version.digest and bad.out and bad.retry_at > now
-
-
-def _by_preference(observed: Observed, version: Wanted) -> list[Worker]:
-    route = observed.routes.get(version.model, ModelRoute())
-    mine = [
-        w
-        for w in observed.workers
-        if (w.model, w.version, w.digest) == (version.model, version.version, version.digest)
-        and w.state != "stopping"
-    ]
-    return sorted(mine, key=lambda w: (w.state != "ready", not route.has(w.id), w.id))
-
-
 def _running(
-    desired: Desired, observed: Observed, routes: dict[str, ModelRoute], now: float
+    desired: Desired, observed: Observed, routes: dict[str, ModelRoute], now: float, rest: Rest
 ) -> dict[Wanted, bool]:
     """The versions that are to have workers, and whether missing ones are started now."""
     found: dict[Wanted, bool] = {}
@@ -170,24 +79,18 @@ def _running(
         routed = routes[name].workers
         for version in (asked.stable, asked.candidate):
             # a backoff only keeps new workers from starting; out of rotation, those there go as well
-            if version is not None and (version.version in routed or not _out(version, observed, now)):
+            if version is not None and (version.version in routed or not is_out(version, observed, now)):
                 found[version] = failure(version, observed, now) is None
         fallback = asked.fallback
-        if fallback is not None and _falls_back(asked, routes[name], observed, now):
+        if fallback is not None and falls_back(asked, routes[name], observed, now):
             found[fallback] = failure(fallback, observed, now) is None
-    return found
-
-
-def _falls_back(asked: Wish, route: ModelRoute, observed: Observed, now: float) -> bool:
-    """Whether the fallback is to run: it serves, or stable failed and nothing better is in sight."""
-    if asked.stable is None or asked.fallback is None:
-        return False
-    if route.stable == asked.fallback.version:
-        return True
-    bad = failure(asked.stable, observed, now)
-    if bad is None or not bad.out:
-        return False
-    return route.stable is None or _out(asked.stable, observed, now)
+        if asked.previous in rest.pinned and asked.previous is not None:
+            found[asked.previous] = failure(asked.previous, observed, now) is None
+    return {
+        version: start and version not in rest.waiting
+        for version, start in found.items()
+        if version not in rest.asleep
+    }
 
 
 def _endings(
@@ -197,7 +100,7 @@ def _endings(
     now: float,
     limits: Limits,
 ) -> Iterator[Action]:
-    needed = {holder.id for version in running for holder in _places(version, observed).values()}
+    needed = {holder.id for version in running for holder in places(version, observed).values()}
     for worker in observed.workers:
         routed = any(
             table.get(worker.model, ModelRoute()).has(worker.id) for table in (routes, observed.routes)
@@ -244,9 +147,9 @@ def _beginnings(
         elif bundle.environment not in observed.zygotes:
             yield StartZygote(environment=bundle.environment, digest=version.digest)
         elif observed.zygotes[bundle.environment] == "ready":
-            places = _places(version, observed)
-            missing = replicas(version, observed) - len(places)
-            free = [replica for replica in range(replicas(version, observed)) if replica not in places]
+            filled = places(version, observed)
+            missing = replicas(version, observed) - len(filled)
+            free = [replica for replica in range(replicas(version, observed)) if replica not in filled]
             for replica in free[:missing]:
                 if loading < limits.loading:
                     loading += 1
@@ -288,7 +191,8 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
 
     `Observed.unused` is to hold the time since when a thing on this host has not been in it.
     """
-    running = _running(desired, observed, table(desired, observed, now), now)
+    rest = resting(desired, observed, now)
+    running = _running(desired, observed, routing(desired, observed, now, rest), now, rest)
     wanted = {version.digest for version in running}
     for asked in desired.models.values():
         wanted |= {version.digest for version in asked.versions}
@@ -312,7 +216,6 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
 def _removals(
     desired: Desired,
     observed: Observed,
-    running: dict[Wanted, bool],
     now: float,
     limits: Limits,
 ) -> Iterator[Action]:
@@ -337,13 +240,16 @@ def _removals(
 
 
 def settled(desired: Desired, observed: Observed, now: float) -> bool:
-    """Whether every stable version is routed, or has failed with nothing more to wait for."""
-    routes = table(desired, observed, now)
-    return all(_settled(asked, routes[name], observed, now) for name, asked in desired.models.items())
+    """Whether every stable version is routed, or sleeps, or has failed with nothing more to wait for."""
+    rest = resting(desired, observed, now)
+    routes = routing(desired, observed, now, rest)
+    return all(_settled(asked, routes[name], observed, now, rest) for name, asked in desired.models.items())
 
 
-def _settled(asked: Wish, route: ModelRoute, observed: Observed, now: float) -> bool:
-    if asked.stable is None or route.stable == asked.stable.version:
+def _settled(asked: Wish, route: ModelRoute, observed: Observed, now: float, rest: Rest) -> bool:
+    if asked.stable is None or asked.stable in rest.waiting or asked.stable in rest.asleep:
+        return True  # it waits for memory: that may take for ever
+    if route.stable == asked.stable.version and route.workers.get(route.stable):
         return True
     if failure(asked.stable, observed, now) is None:
         return False

@@ -1,7 +1,7 @@
 """Where each version stands on a host, and what comes next, in words: for reports, errors and people.
 
-Pure; it tells what `plan.py` decides and decides nothing. States: absent, fetching, installing, loading,
-ready, failed, sleeping (on the disk, with no process).
+Pure; it tells what `plan.py` and `placing.py` decide, and decides nothing. States: absent, fetching,
+installing, loading, ready, failed, sleeping (on the disk, with no process).
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from mldeploy.core.host import (
     FetchBundle,
     ModelRoute,
     Observed,
+    Rest,
     StartWorker,
     StartZygote,
     Wanted,
     Wish,
 )
-from mldeploy.core.plan import answering, failure, replicas
+from mldeploy.core.memory import resting
+from mldeploy.core.placing import answering, failure, replicas
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,23 +41,31 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tuple[Standing, ...]]:
     """Every version each model has to do with, by model."""
-    return {name: _of_model(asked, observed, now) for name, asked in desired.models.items()}
+    rest = resting(desired, observed, now)
+    return {name: _of_model(asked, observed, now, rest) for name, asked in desired.models.items()}
 
 
-def _of_model(asked: Wish, observed: Observed, now: float) -> tuple[Standing, ...]:
+def _of_model(asked: Wish, observed: Observed, now: float, rest: Rest) -> tuple[Standing, ...]:
     unique = {version.version: version for version in asked.versions}
     active = {v.version for v in (asked.stable, asked.candidate) if v is not None}
-    return tuple(_standing(unique[n], observed, now, active=n in active) for n in sorted(unique))
+    return tuple(_standing(unique[n], observed, now, rest, active=n in active) for n in sorted(unique))
 
 
-def _standing(version: Wanted, observed: Observed, now: float, *, active: bool) -> Standing:
+def _standing(version: Wanted, observed: Observed, now: float, rest: Rest, *, active: bool) -> Standing:
     bad = failure(version, observed, now)
     ready = len(answering(version, observed))
     remembered = observed.bad.get(version.ref)
+    if version in rest.asleep:
+        return _say(version, "sleeping", remembered)
     if ready and (ready >= replicas(version, observed) or bad is None):
         return _say(version, "ready", remembered)  # that workers of it died is worth knowing
     if bad is not None:
         return _say(version, "failed", bad)
+    if version in rest.waiting:
+        # what never ran here is not known to work: it does not count as arrived
+        state = "sleeping" if version.digest in observed.memory.seen and not ready else "loading"
+        told = _say(version, state, remembered)
+        return told if told.reason else msgspec.structs.replace(told, reason=rest.waiting[version])
     # a failure whose backoff has passed is still the best explanation of what is going on
     return _say(version, _progress(version, observed, active=active), remembered)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from support.bundles import Maker, append, promote, publish
-from support.daemons import Daemon
-
 from mldeploy.core.records import Action
 from mldeploy.core.types import ModelRef
 from mldeploy.store.objects import ObjectStore, open_store
+from tests.support.bundles import Maker, append, promote, publish
+from tests.support.daemons import Daemon
 
 
 @pytest.fixture(scope="session")

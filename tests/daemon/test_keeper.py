@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -14,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.daemons import Daemon, until
 
 from mldeploy_daemon import options
 from mldeploy_daemon.options import Refused
-
-from .conftest import Place
+from mldeploy_daemon.system import start_ticks
+from tests.daemon.conftest import Place
+from tests.support.daemons import Daemon, until
 
 Start = Callable[..., Daemon]
 UNITS = Path(__file__).parents[2] / "daemon/systemd"
@@ -136,6 +137,17 @@ def test_a_store_of_no_known_kind_ends_it(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "error: " in ended.stderr
     assert "nonsense-scheme" in ended.stderr
+
+
+def test_a_limit_that_is_none_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "mldeployd.toml").write_text('limits = { body_bytes = "much" }\n')
+    ended = run(
+        "--store", str(tmp_path / "store"), "--state", str(tmp_path / "state"),
+        "--listen", "127.0.0.1:0", "--config", str(tmp_path / "mldeployd.toml"),
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "body_bytes" in ended.stderr
+    assert "\nhint: " in ended.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -278,3 +290,27 @@ def _unit(path: Path) -> configparser.ConfigParser:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(path.read_text())
     return parser
+
+
+def test_a_forged_status_file_gets_nobody_signalled(place: Place, start: Start) -> None:
+    place.push(1.0)
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        daemon = start()
+        daemon.wait_answer(1.0)
+        forged = {
+            "id": "w-000000000000-1-0-ffffff",
+            "pid": bystander.pid,
+            "start_ticks": start_ticks(bystander.pid),
+            "model": "answer",
+            "version": 9,
+            "digest": "0" * 64,
+            "replica": 0,
+            "state": "ready",
+        }
+        path = daemon.state / f"run/{forged['id']}.json"
+        path.write_text(json.dumps(forged))
+        until(lambda: not path.exists(), "it is thrown away")
+        path.write_text(json.dumps(forged))
+        assert daemon.stop() == 0
+        assert bystander.poll() is None
+        bystander.kill()

@@ -219,7 +219,7 @@ def test_a_front_without_a_configuration_says_so():
             capture_output=True,
             text=True,
         )
-        assert run.returncode == 1
+        assert run.returncode == os.EX_CONFIG
         assert run.stderr.startswith("error: MLDEPLOYD")
         assert "\nhint: " in run.stderr
 

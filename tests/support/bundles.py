@@ -3,7 +3,7 @@
 The model is a class that answers a constant, so that a version can be told by its answers; a few input values
 make it misbehave. Bundles of one `Maker` share a lock (numpy and msgspec), whose wheels are collected once,
 and are written by hand in milliseconds; the environment is built once, and can be put into a state folder as
-hard links (`seed`), so that most tests need not wait for uv.
+a link (`seed`), so that most tests need not wait for uv.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,11 +98,12 @@ class Maker:
         die: bool = False,
         replicas: int = 1,
         python: str = PYTHON,
+        memory: int | None = None,
     ) -> Path:
         """A bundle folder whose model answers `answer` to every row of x (FP64 [-1, 1]) as y (FP64 [-1]).
 
         `wrong_sample`: its recorded answer is another, so its samples fail. `fail`: loading raises that.
-        `die`: loading kills the process.
+        `die`: loading kills the process. `memory`: bytes of one worker, as the manifest states them.
         """
         lock, wheels = self.locked()
         self._made += 1
@@ -131,7 +131,7 @@ class Maker:
             python=python,
             platform=PLATFORM,
             batching=Batching(),
-            resources=Resources(replicas=replicas),
+            resources=Resources(replicas=replicas, memory=memory),
             imports=("numpy",),
             samples=(Sample(request="samples/0.request.json", response="samples/0.response.json"),),
             files=_files(folder),
@@ -159,7 +159,7 @@ class Maker:
         identifier, built = self.environment()
         target = state / "environments" / identifier
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(built, target, copy_function=os.link, symlinks=True)
+        target.symlink_to(built)
 
 
 def _write(path: Path, text: str) -> None:

@@ -22,13 +22,12 @@ from mldeploy_daemon.front.config import FrontConfig, read_config
 from mldeploy_daemon.front.control import Control
 from mldeploy_daemon.front.http import Connection
 from mldeploy_daemon.front.server import Front
-from mldeploy_daemon.table import ROUTES
 
 log = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Serve until told to stop. Returns the exit code: 0, or 1 where it could not start."""
+    """Serve until told to stop. Returns the exit code: 0; 78 where starting again would not help; else 1."""
     try:
         config = read_config(os.environ)
         level = logging.getLevelNamesMapping().get(config.log_level.upper(), logging.INFO)
@@ -38,7 +37,7 @@ def main() -> int:
         uvloop.run(serve(config, listener))
     except DaemonError as error:
         print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        return 1
+        return os.EX_CONFIG
     except OSError as error:
         print(f"error: the front cannot start: {error}\nhint: see {config.state}", file=sys.stderr)
         return 1
@@ -54,10 +53,7 @@ async def serve(config: FrontConfig, listener: socket.socket) -> None:
     front = Front(config)
     control = Control(front, front.path)
     await control.start()
-    if ROUTES.exists():
-        front.reload()
-    else:
-        log.info("no routing table yet")
+    front.reload()
     front.start()
     acceptor = Acceptor(listener, lambda: Connection(front), lambda: _admit(front))
     acceptor.start()

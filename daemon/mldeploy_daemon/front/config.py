@@ -32,6 +32,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     buffered_bytes: int = 512 << 20  # bodies held by this front in total: more is 503
     request_seconds: float = 30.0  # a prediction's deadline: then 504; a client may only lower it
     worker_inflight: int = 512  # unanswered requests at one worker: more is 503
+    waiting: int = 256  # requests that wait for one sleeping version: more is 503
     worker_buffer: int = 64 << 20  # bytes a worker has not taken yet: more is 503
     stop_seconds: float = 30.0  # after SIGTERM, for what is in flight
     stats_seconds: float = 0.5  # to hear the sibling fronts for /metrics

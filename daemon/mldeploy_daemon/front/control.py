@@ -75,6 +75,8 @@ class Control:
             while line := await reader.readline():
                 writer.write(msgspec.json.encode(self._answer(line)) + b"\n")
                 await writer.drain()
+        except asyncio.CancelledError:
+            return  # the front stops; raised on, asyncio would log it as an error of ours
         except (OSError, ValueError) as error:  # ValueError: a line beyond the limit
             log.warning("control connection: %s", error)
         finally:

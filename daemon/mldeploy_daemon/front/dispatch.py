@@ -4,6 +4,7 @@ In flight is counted in `_assign` and uncounted in `_release`, nowhere else. A r
 be reached is selected again from the newest table, as if it had just come. One that was sent and lost is
 sent once more, to another worker of the same version (predictions have no effects), or wherever the newest
 table says if that has stopped naming its worker. A second loss is a 503: it may be the request that kills.
+A request for a version that sleeps waits until a table gives it workers, or says that it will not wake.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from mldeploy_daemon.front import answers
@@ -20,6 +22,7 @@ from mldeploy_daemon.front.router import Route
 from mldeploy_daemon.front.routes import Routes, Version
 from mldeploy_daemon.front.select import Refusal, pick_version, pick_worker
 from mldeploy_daemon.front.upstream import Handlers, Pool
+from mldeploy_daemon.front.waiting import Waiting
 
 if TYPE_CHECKING:
     from mldeploy.runtime.frames import Frame
@@ -46,7 +49,8 @@ class Dispatcher:
         self._host = host
         self.pool = Pool(Handlers(self._answered, self._lost), host.limits)
         self._idents = itertools.count(1)
-        self._timers: Deadlines[Exchange] = Deadlines(self.pool.exchanges, self._expire, slack=0.005)
+        self.waiting = Waiting(host.limits.waiting)
+        self._timers: Deadlines[Exchange] = Deadlines(self._exchanges, self._expire, slack=0.005)
 
     def infer(self, exchange: Exchange, route: Route) -> None:
         """Answer a prediction, in its time."""
@@ -71,9 +75,27 @@ class Dispatcher:
         exchange.deadline = exchange.started + seconds
         self._select(exchange, route, exchange.started)
 
+    def rerouted(self) -> None:
+        """There is a new table: whoever waits for what is awake in it, or will not wake, goes on."""
+        models = self._host.routes.models
+        keys = set()
+        for name, number in self.waiting.versions():
+            version = models[name].versions.get(str(number)) if name in models else None
+            if version is None or version.workers or not version.routes.wakes:
+                keys.add((name, number))
+        now = time.monotonic()
+        for exchange in self.waiting.take(keys):
+            if exchange.conn and exchange.route:
+                self._select(exchange, exchange.route, now)
+
+    def _exchanges(self) -> Iterator[Exchange]:
+        yield from self.pool.exchanges()
+        yield from self.waiting.exchanges()
+
     def close(self) -> None:
         """Disconnect from the workers."""
         self._timers.close()
+        self.waiting.close()
         self.pool.close()
 
     def _select(self, exchange: Exchange, route: Route, now: float) -> None:
@@ -96,6 +118,9 @@ class Dispatcher:
         if cap and len(exchange.body) > cap:
             self._refuse(exchange, 413, f"the body is larger than the {cap} bytes {version.ref} takes")
             return
+        if not version.workers and version.routes.wakes:
+            self._hold(exchange, version)
+            return
         worker = pick_worker(version, exchange.avoid)
         if worker is None:
             if any(worker.id not in exchange.avoid for worker in version.workers):
@@ -108,6 +133,13 @@ class Dispatcher:
         exchange.ident, exchange.assigned, exchange.sent = next(self._idents), now, False
         self._timers.at(exchange.deadline)
         worker.take(exchange, now)
+
+    def _hold(self, exchange: Exchange, version: Version) -> None:
+        if not self.waiting.hold(exchange, version.model, version.number):
+            self._refuse(exchange, 503, f"too many requests wait for {version.ref} to wake, try again")
+            return
+        version.series.held += 1
+        self._timers.at(exchange.deadline)
 
     def _release(self, exchange: Exchange) -> None:
         worker, exchange.worker = exchange.worker, None
@@ -165,6 +197,11 @@ class Dispatcher:
             self._release(exchange)
         exchange.body = b""
         taken = int((now - exchange.started) * 1_000)
+        if self.waiting.drop(exchange) and exchange.version:
+            version = self._newest(exchange.version, exchange.route) if exchange.route else exchange.version
+            reason = version.routes.reason or f"it is {version.routes.state}"
+            self._refuse(exchange, 503, f"{version.ref} did not wake within {taken} ms: {reason}")
+            return
         self._refuse(exchange, 504, f"no answer within {taken} ms")
 
     def _refuse(self, exchange: Exchange, status: int, message: str) -> None:

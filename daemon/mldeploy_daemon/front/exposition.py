@@ -14,6 +14,10 @@ from mldeploy.core.types import FULL_SHARE
 from mldeploy_daemon.front.metrics import BUCKETS
 from mldeploy_daemon.table import Table
 
+_SLEEP = (
+    ("sleeps", "was put to sleep", "mldeploy_model_version_sleeps_total"),
+    ("woken", "was woken", "mldeploy_model_version_wakes_total"),
+)
 _BOUNDS = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
 
 
@@ -70,6 +74,11 @@ def _models(text: _Text, table: Table) -> None:
     for name, model in sorted(table.models.items()):
         for number, version in model.versions.items():
             text.sample("mldeploy_model_version_workers", len(version.workers), model=name, version=number)
+    for field, what, metric in _SLEEP:
+        text.family(metric, "counter", f"How often a version {what} since the agent started.")
+        for name, model in sorted(table.models.items()):
+            for number, version in model.versions.items():
+                text.sample(metric, getattr(version, field), model=name, version=number)
     text.family("mldeploy_candidate_share_ratio", "gauge", "Part of a model's traffic its candidate gets.")
     for name, model in sorted(table.models.items()):
         share = model.share / FULL_SHARE if model.candidate is not None else 0.0
@@ -91,6 +100,7 @@ def _predictions(text: _Text, fronts: dict[str, dict[str, Any]]) -> None:
             text.sample("mldeploy_requests_total", count, **labels, status=status)
     for key, name, what in (
         ("retries", "mldeploy_request_retries_total", "Predictions sent again after their worker was lost."),
+        ("held", "mldeploy_requests_held_total", "Predictions that waited for a sleeping version."),
         ("bytes_in", "mldeploy_request_bytes_total", "Bytes of prediction requests' bodies."),
         ("bytes_out", "mldeploy_response_bytes_total", "Bytes of prediction answers' bodies."),
     ):

@@ -32,6 +32,7 @@ class Series:
         self.bytes_in = 0
         self.bytes_out = 0
         self.retries = 0
+        self.held = 0
         self.last = 0.0  # monotonic seconds of the last answer; 0.0: none yet
         self.unrouted: float | None = None  # monotonic seconds since when no table names it
 
@@ -57,6 +58,7 @@ class Series:
             "bytes_in": self.bytes_in,
             "bytes_out": self.bytes_out,
             "retries": self.retries,
+            "held": self.held,
             "last_used": wall - (now - self.last) if self.last else None,
         }
 

@@ -21,6 +21,7 @@ class Version:
         self, model: str, number: int, routes: VersionRoutes, workers: tuple[Worker, ...], series: Series
     ) -> None:
         self.ref = f"{model}@{number}"
+        self.model = model
         self.number = number
         self.routes = routes
         self.workers = workers

@@ -45,7 +45,7 @@ def pick_version(model: Model, named: str | None, exchange: Exchange) -> Version
         version = model.versions.get(named)
         if version is None:
             return Refusal(404, f"model {model.name!r} has no version {named!r} here")
-    return version if version.workers else not_ready(model, version)
+    return version if version.workers or version.routes.wakes else not_ready(model, version)
 
 
 def not_ready(model: Model, version: Version) -> Refusal:

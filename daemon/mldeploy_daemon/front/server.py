@@ -63,11 +63,15 @@ class Front:
         self.dispatcher.pool.route(named_workers(table))
         self.routes = make_routes(table, self.dispatcher.pool, self.metrics)
         self.metrics.routed(keys, time.monotonic())
+        self.dispatcher.rerouted()
 
     def reload(self) -> dict[str, Any]:
         """Read the table again; one that cannot be read leaves the old one in place."""
         try:
             self.swap(read_table())
+        except FileNotFoundError:
+            log.info("no routing table yet")  # the agent has not decided anything since the keeper started
+            return {"ok": False, "error": "no routing table yet", **self._acknowledged()}
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             log.error("the routing table cannot be used: %s", error)
             return {"ok": False, "error": str(error), **self._acknowledged()}

@@ -82,7 +82,7 @@ def model_ready(routes: Routes, route: Route, draining: bool) -> Answer:
     model, version = found
     if draining:
         return refusal(503, "the host is draining", name=model.name, ready=False)
-    if not version.workers:
+    if not version.workers and not version.routes.wakes:
         return refusal(503, not_ready(model, version).message, name=model.name, ready=False)
     return Answer(200, answers.json_body({"name": model.name, "ready": True}), extra=version.line)
 
@@ -112,8 +112,8 @@ def manage() -> Answer:
 
 
 def _state(routes: VersionRoutes) -> tuple[str, str]:
-    if routes.workers:
-        return "READY", ""
+    if routes.workers or routes.wakes:
+        return "READY", "" if routes.workers else "asleep: the next request wakes it"
     state = _STATES.get(routes.state, "UNAVAILABLE")
     return ("LOADING" if state == "READY" else state), routes.reason or routes.state
 
