@@ -48,13 +48,19 @@ def disk_errors(place: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or place
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # of a copy the second name is the one that was written
+            where = error.filename2 or error.filename or place
             raise DiskError(
                 f"no space left on the disk of {where}", "free some space and run it again"
             ) from error
+        where = error.filename or place
+        inside = Path(str(where)).is_relative_to(place)
         raise DiskError(
-            f"{where}: {error.strerror or error}", f"check that {place} is there and that you may write in it"
+            f"{where}: {error.strerror or error}",
+            f"check that {place} is there and that you may write in it"
+            if inside
+            else f"check that {where} is there and that you may use it",
         ) from error
 
 
@@ -141,12 +147,19 @@ def is_bundle(folder: Path) -> bool:
 def new_folder(out: Path) -> Iterator[Path]:
     """A hidden folder beside `out` that becomes `out` when the block ends well and vanishes when it does not.
 
-    A bundle that stands at `out` is replaced; anything else there is refused. Raises UsageError for that and
-    DiskError where the folder cannot be written; either way what was there is still there.
+    A bundle that stands at `out` is replaced; anything else there is refused. Of a link the folder it
+    leads to is meant, and the link stays. Raises UsageError for what is refused and DiskError where it
+    cannot be written; either way what was there is still there.
     """
+    named, out = out, _real(out)
+    if out == Path.cwd():
+        raise UsageError(
+            f"{named} is the folder you are in, which cannot be replaced",
+            "name another folder with --out (out=…)",
+        )
     if os.path.lexists(out) and not (is_bundle(out) or (out.is_dir() and not any(out.iterdir()))):
         raise UsageError(
-            f"{out} is there already and is not a bundle", "name another folder with --out (out=…)"
+            f"{named} is there already and is not a bundle", "name another folder with --out (out=…)"
         )
     staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.packing"
     try:
@@ -158,6 +171,13 @@ def new_folder(out: Path) -> Iterator[Path]:
             _take_place(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _real(out: Path) -> Path:
+    try:
+        return out.resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise UsageError(f"{out} leads nowhere: {error}", "name another folder with --out (out=…)") from error
 
 
 def _take_place(staging: Path, out: Path) -> None:

@@ -83,11 +83,13 @@ def _loader() -> Any:
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()
             for key, _ in node.value:
-                if key.value in seen and isinstance(key.value, str):
+                if not isinstance(key, yaml.ScalarNode):
+                    raise yaml.MarkedYAMLError(None, None, "a key is not a text", key.start_mark)
+                if key.value in seen:
                     raise yaml.MarkedYAMLError(
                         None, None, f"the key {key.value!r} stands twice", key.start_mark
                     )
-                seen.add(str(key.value))
+                seen.add(key.value)
             return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {

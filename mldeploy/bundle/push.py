@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import msgspec
 
 from mldeploy.bundle.about import About, read_about
 from mldeploy.bundle.artifact import GATE as ARTIFACT
-from mldeploy.bundle.files import WHEELS, disk_errors, sha256_file
+from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors, sha256_file
 from mldeploy.bundle.manifest_file import read_manifest
 from mldeploy.bundle.validate import GATES
 from mldeploy.bundle.validate import validate as run_gates
@@ -29,7 +30,14 @@ from mldeploy.core.manifest import Manifest, canonical, check, digest
 from mldeploy.core.records import Action, Publish
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef, parse_expiry
-from mldeploy.errors import IntegrityError, ManifestError, OutcomeUnknownError, RaceLostError, UsageError
+from mldeploy.errors import (
+    Finding,
+    IntegrityError,
+    OutcomeUnknownError,
+    RaceLostError,
+    UsageError,
+    ValidationError,
+)
 from mldeploy.progress import Reporter, Silent
 from mldeploy.store.blobs import upload_blob
 from mldeploy.store.ids import new_ulid
@@ -40,6 +48,7 @@ from mldeploy.store.objects import ObjectStore
 THREADS = 4
 #: Times a push begins anew because a collection took a blob it meant to reuse.
 ATTEMPTS = 5
+_AGAIN = "pack the bundle again, or take a whole copy of it"
 
 #: More actions for the same record, given the version being published, as a promote of it.
 Then = Callable[[ModelRef], Sequence[Action]]
@@ -103,19 +112,20 @@ def push(
     A bundle that is not published yet passes the gates first (`validate`), but for those it passed when it
     was packed, as packed.json says. `then` adds actions to the same record, for example a promote of the
     version; it is not asked for a bundle that is published already. An expiry given as a duration counts
-    from `now`. Raises ManifestError, UsageError (expired), ValidationError, IntegrityError (a file changed
-    meanwhile), NotAllowedError, StoreError, DiskError, RaceLostError and OutcomeUnknownError.
+    from `now`. Raises ManifestError (it cannot be read), ValidationError, UsageError (expired, where
+    `validate` is off), IntegrityError (a file changed meanwhile), NotAllowedError, StoreError, DiskError,
+    RaceLostError and OutcomeUnknownError.
     """
     reporter = progress or Silent()
     with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
         bundle = _read(folder, Path(scratch))
-        expires = _expiry(bundle.manifest, now)
         log.refresh()
         live = live_version(log.state, bundle.manifest.name, bundle.digest)
         if live is not None:
             return Pushed(live, bundle.digest, False, None)
         if validate:
             _pass_gates(folder, bundle, now, confine, reporter)
+        expires = _expiry(bundle.manifest, now)
         for _ in range(ATTEMPTS):
             attempt = _Attempt(store, bundle, expires, ids(), then, reporter)
             # a collection took a blob this push meant to reuse: everything again, under a new id
@@ -207,11 +217,18 @@ class _Attempt:
     def _upload(self, brought: Mapping[str, _Piece]) -> None:
         """Upload, several at a time; the bar is moved from this thread alone."""
         moved: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
+        given_up = threading.Event()
+
+        def move(count: int) -> None:
+            if given_up.is_set():
+                raise CancelledError
+            moved.put(count)
+
         with (
             self.reporter.bar("uploading", _size(brought)) as advance,
             ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool,
         ):
-            futures = [pool.submit(self._upload_one, sha, piece, moved.put) for sha, piece in brought.items()]
+            futures = [pool.submit(self._upload_one, sha, piece, move) for sha, piece in brought.items()]
             for future in futures:
                 future.add_done_callback(moved.put)
             running = len(futures)
@@ -224,21 +241,29 @@ class _Attempt:
                     else:
                         advance(told)
             except BaseException:
+                given_up.set()  # or a Ctrl-C would wait for whole files
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def _upload_one(self, sha256: str, piece: _Piece, advance: Callable[[int], None]) -> None:
         with disk_errors(piece.path):
+            before = _stamp(piece.path)
             if piece.path.stat().st_size != piece.size or sha256_file(piece.path) != sha256:
-                raise IntegrityError(
-                    f"{piece.path} is not what the manifest says",
-                    "pack the bundle again, or take a whole copy of it",
-                )
+                raise IntegrityError(f"{piece.path} is not what the manifest says", _AGAIN)
         try:
             upload_blob(self.store, sha256, self.id, piece.path, advance)
         except OutcomeUnknownError:
             # the same bytes under the same key: writing them twice is no harm
             upload_blob(self.store, sha256, self.id, piece.path)
+        with disk_errors(piece.path):
+            if _stamp(piece.path) != before:
+                raise IntegrityError(f"{piece.path} was changed while it was uploaded", _AGAIN)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs once a file has been written to or replaced."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def next_version(state: State, name: str) -> ModelRef:
@@ -251,8 +276,7 @@ def _read(folder: Path, scratch: Path) -> _Bundle:
     manifest = read_manifest(folder)
     problems = check(manifest)
     if problems:
-        key, message, hint = problems[0]
-        raise ManifestError(f"{folder}: {key}: {message}", hint)
+        raise ValidationError(tuple(Finding(ARTIFACT, MANIFEST, *problem) for problem in problems))
     bundle = _Bundle(manifest, digest(manifest), read_about(folder))
     text = canonical(manifest)
     with disk_errors(scratch):

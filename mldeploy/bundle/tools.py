@@ -27,6 +27,7 @@ _NETWORK = re.compile(
     r"Temporary failure in name",
     re.IGNORECASE,
 )
+_PLACE = re.compile(r"[`'\"\s](/[^`'\":\s]+)")
 _NO_WHEEL = re.compile(r"([\w.\-]+)(?:==([\w.!+]+))?\)? (?:has|have) no (?:usable )?wheels")
 _INDEX_NAMES = {  # what uv calls it -> what pip calls it
     "UV_DEFAULT_INDEX": "PIP_INDEX_URL",
@@ -78,12 +79,15 @@ def offline_environment() -> dict[str, str]:
 
 
 def run(
-    what: str, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes = b"", folder: Path | None = None
+    what: str, argv: Sequence[str], *, env: Mapping[str, str], stdin: bytes = b"", place: Path | None = None
 ) -> bytes:
-    """What the tool printed on stdout. Raises BuildError and DiskError; `what` begins the message."""
+    """What the tool printed on stdout. Raises BuildError and DiskError; `what` begins the message.
+
+    `place` is where it writes, for a full disk of which the tool does not say the name.
+    """
     try:
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, env=dict(env), cwd=folder, timeout=DEADLINE, check=False
+            argv, input=stdin, capture_output=True, env=dict(env), timeout=DEADLINE, check=False
         )
     except OSError as error:
         raise BuildError(
@@ -94,16 +98,19 @@ def run(
             f"{what}: no end after {DEADLINE} s", "see whether the package index answers"
         ) from error
     if done.returncode:
-        raise explained(what, done.stderr.decode("utf-8", "replace"), done.returncode)
+        raise explained(what, done.stderr.decode("utf-8", "replace"), done.returncode, place)
     return done.stdout
 
 
-def explained(what: str, stderr: str, code: int) -> MldeployError:
+def explained(what: str, stderr: str, code: int, place: Path | None = None) -> MldeployError:
     """The error that a tool's standard error stands for."""
     text = _CREDENTIALS.sub("://***@", stderr)
     line = essential(text) or f"ended with exit code {code}"
     if "No space left on device" in text or "os error 28" in text or "Disk quota exceeded" in text:
-        return DiskError(f"{what}: no space left on the disk", "free some space and run it again")
+        named = _PLACE.search(line)
+        found = named[1] if named else place
+        where = f" of {found}" if found else ""
+        return DiskError(f"{what}: no space left on the disk{where}", "free some space and run it again")
     wheel = _NO_WHEEL.search(line)
     if wheel:
         name = "==".join(part for part in wheel.groups() if part)
@@ -119,7 +126,7 @@ def explained(what: str, stderr: str, code: int) -> MldeployError:
     if _NETWORK.search(text):
         return BuildError(
             f"{what}: the package index cannot be reached: {line}",
-            "check the network, or name another index with --index-url (index_url=…)",
+            "check the network, or name another index with PIP_INDEX_URL (index_url=… in Python)",
         )
     if "No matching distribution found for" in text:
         name = text.partition("No matching distribution found for ")[2].split()[0]

@@ -121,7 +121,7 @@ def _download(pins: Sequence[Pin], target: Target, cache: Path, index_url: str |
         ]  # fmt: skip
         if index_url:
             argv += ["--index-url", index_url]
-        tools.run("collecting wheels", argv, env=tools.index_environment())
+        tools.run("collecting wheels", argv, env=tools.index_environment(), place=cache)
         files = {wheel_name(path.name): path for path in sorted(into.glob("*.whl"))}
         for pin in pins:
             _keep(cache, pin, target, files.get(canonicalize_name(pin.name)))

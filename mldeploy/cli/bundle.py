@@ -155,7 +155,7 @@ def _inspected(result: Inspected) -> list[tuple[Cell, Cell]]:
             "size": size(result.size),
             "roles": ", ".join(published.roles) if published else "",
             "retired": published.retired if published else "",
-            "metrics": ", ".join(f"{k}: {v:g}" for k, v in published.metrics.items()) if published else "",
+            "metrics": ", ".join(f"{key}: {value:g}" for key, value in result.metrics.items()),
         }
     )
 

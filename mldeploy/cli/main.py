@@ -7,8 +7,11 @@ command does (one file per group) and how anything looks (`output.py`).
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -19,8 +22,8 @@ from typer.main import get_command, get_group
 
 from mldeploy.cli import exits
 from mldeploy.cli.options import Options, add_global_options, write_options
-from mldeploy.cli.output import Output
-from mldeploy.errors import MldeployError, UsageError
+from mldeploy.cli.output import Output, two_lines
+from mldeploy.errors import DiskError, MldeployError, UsageError
 
 #: Heading -> command -> (file in mldeploy/cli, one line of help).
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -128,7 +131,8 @@ def run(args: list[str]) -> int:
     before = args[: args.index("--")] if "--" in args else args
     output = Output(options, json="--json" in before, verbose=bool({"--verbose", "-v"} & set(before)))
     try:
-        code = _invoke(args, options)
+        with _ended_by_signals():
+            code = _invoke(args, options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -140,6 +144,8 @@ def run(args: list[str]) -> int:
         return output.failure(error)
     except _CLICK_ERROR as error:
         return _usage(error, args, output)
+    except OSError as error:
+        return _refused(error, output)
     except Exception as error:  # noqa: BLE001 the edge of the process: whatever comes here is our bug
         return output.bug(error)
 
@@ -178,12 +184,51 @@ def _usage(error: Any, args: list[str], output: Output) -> int:
     return exits.USAGE
 
 
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a closed terminal end a command as Ctrl-C does, so that nothing stays behind."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores one of them, and means it
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _reader_gone() -> int:
     """The reader of our output closed it (`| head`): it has what it wanted."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())  # so that the interpreter's last flush does not complain
-    os.close(null)
+    _drop_output()
     return exits.OK
+
+
+def _refused(error: OSError, output: Output) -> int:
+    """What the operating system refuses where no command knew a better word for it."""
+    said = error.strerror or str(error)
+    where = "standard output, or a file" if error.filename is None else error.filename
+    told = DiskError(
+        f"{where}: {said}", "look at its disk and your rights to it; --verbose says where it was"
+    )
+    try:
+        return output.failure(told, cause=error)
+    except OSError:  # then there is no place for a document either
+        _drop_output()
+        two_lines(f"standard output: {said}", "free some space, or write it to another place")
+        return exits.FAILED
+
+
+def _drop_output() -> None:
+    """So that the interpreter's last flush does not complain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 if __name__ == "__main__":

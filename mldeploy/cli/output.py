@@ -95,14 +95,14 @@ class Output:
         drawable = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         return Terminal() if drawable and self.options.progress else Notes()
 
-    def failure(self, error: MldeployError) -> int:
-        """Show an expected error; its exit code."""
+    def failure(self, error: MldeployError, cause: Exception | None = None) -> int:
+        """Show an expected error; its exit code. `cause` is what it stands for, for a traceback."""
         code = exits.exit_code(error)
         if isinstance(error, ValidationError):
             return self._findings(error, code)
         self.error(error.message, error.hint, code, halted=isinstance(error, RolloutHaltedError))
         if self.verbose and not self.json:
-            traceback.print_exception(error)
+            traceback.print_exception(cause or error)
         return code
 
     def error(self, message: str, hint: str, code: int, **extra: object) -> None:

@@ -132,10 +132,12 @@ def promote(
     limit = seconds(timeout)
     client = session.client()
     change = client.promote(target, to=to, steps=shares(steps), now=now, source=source, dry_run=dry_run)
-    share = "takes" if to or steps else "has all"
-    what = f"{change.model}@{change.version} {share} traffic in {change.environment}"
+    ramp = any(" → " in action or action.endswith("%") for action in change.actions)
+    ref = f"{change.model}@{change.version}"
+    done = f"{ref} {'takes' if ramp else 'has all'} traffic in {change.environment}"
+    already = f"{ref} is promoted so in {change.environment}"
     _finish(
-        session, client, change, lambda: session.changed("promote", change, what, what),
+        session, client, change, lambda: session.changed("promote", change, done, already),
         limit if wait and not dry_run else None,
     )  # fmt: skip
 
@@ -159,7 +161,8 @@ def rollback(
     limit = seconds(timeout)
     client = session.client()
     change = client.rollback(model, to=to, freeze=freeze, reason=reason, dry_run=dry_run)
-    where = f"rolled back: {change.model}@{change.version} has the traffic in {change.environment}"
+    stable = "nothing" if change.version is None else f"{change.model}@{change.version}"
+    where = f"rolled back: {stable} has the traffic in {change.environment}"
     _finish(
         session, client, change, lambda: session.changed("rollback", change, where, where),
         limit if wait and not dry_run else None,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,7 +28,7 @@ def serve(
     session = Session(ctx)
     output = session.output
     source = Path(folder).expanduser()
-    with _ended_by_signals(), output.reporter() as reporter, serving(source, listen, reporter) as running:
+    with output.reporter() as reporter, serving(source, listen, reporter) as running:
         first = running.reload()
         assert first is not None
         reporter.info(f"{first.model}@{first.version} is up after {first.seconds:.1f} s; Ctrl-C ends it")
@@ -49,18 +46,3 @@ def serve(
             )
         except KeyboardInterrupt:
             reporter.info("stopping")
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the command as Ctrl-C does, so that nothing stays behind."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

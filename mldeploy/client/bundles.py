@@ -18,8 +18,8 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.looking import version_status
 from mldeploy.client.types import Inspected, Packed, Validated
 from mldeploy.core.manifest import Manifest, digest
-from mldeploy.core.types import ModelRef
-from mldeploy.errors import NotFoundError, UsageError
+from mldeploy.core.types import ModelRef, check_name
+from mldeploy.errors import NotFoundError, UsageError, ValidationError
 from mldeploy.progress import Reporter
 
 if TYPE_CHECKING:
@@ -60,8 +60,15 @@ def _pack(
 
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder", "`mldeploy init DIR` makes one to start from")
-    place = out or source.resolve().with_name(f"{name or source.resolve().name}.bundle")
+    place = out or _beside(source.resolve(), name)
     return pack_folder(source, name=name, owner=owner, expires=expires, out=place, progress=reporter)
+
+
+def _beside(source: Path, name: str | None) -> Path:
+    called = check_name(name) if name else source.name
+    if not called:
+        raise UsageError(f"{source} has no folder beside it", "say where the bundle goes with --out (out=…)")
+    return source.parent / f"{called}.bundle"
 
 
 @contextmanager
@@ -92,12 +99,16 @@ def as_bundle(
 
 def validate(source: Path, gates: Sequence[str] | None, now: datetime, reporter: Reporter) -> Validated:
     """See Client.validate."""
-    from mldeploy.bundle.validate import GATES
+    from mldeploy.bundle.validate import GATES, ValidationReport
     from mldeploy.bundle.validate import validate as run
 
-    with as_bundle(source, reporter) as (folder, made):
-        report = made.report if made is not None and gates is None else None
-        report = report or run(folder, now=now, gates=tuple(gates or GATES), progress=reporter)
+    try:
+        with as_bundle(source, reporter) as (folder, made):
+            report = made.report if made is not None and gates is None else None
+            report = report or run(folder, now=now, gates=tuple(gates or GATES), progress=reporter)
+    except ValidationError as error:  # what packing a model folder found: there is no bundle, hence no digest
+        ran = GATES[: GATES.index(error.findings[0].gate) + 1]
+        report = ValidationReport(error.findings, gates_run=ran)
     return Validated(
         source=str(source),
         digest=report.digest,
@@ -115,24 +126,31 @@ def _finding(finding: Any) -> dict[str, str]:
 
 def inspect(at: Connection, source: str) -> Inspected:
     """See Client.inspect."""
+    from mldeploy.bundle.about import read_about
     from mldeploy.bundle.manifest_file import read_manifest
     from mldeploy.bundle.published import fetch_manifest
 
     folder = Path(source).expanduser()
-    if folder.exists() or "@" not in source:
-        manifest = read_manifest(folder)
+    if not folder.exists() and "@" not in source:
+        raise NotFoundError(f"there is no {source}", "name a bundle's folder, or MODEL@VERSION of the store")
+    if folder.exists():
+        manifest, about = read_manifest(folder), read_about(folder)
         return Inspected(
-            source=source, digest=digest(manifest), size=bundle_bytes(manifest), manifest=manifest
-        )
+            source=source, digest=digest(manifest), size=bundle_bytes(manifest), manifest=manifest,
+            metrics=about.metrics, measured=about.measured,
+        )  # fmt: skip
     ref, state = ModelRef.parse(source), at.refresh()
     version = intents.find_version(state, ref)
     found = fetch_manifest(at.store, state, ref.name, ref.version)
     shown = version_status(state, ref.name, version, at.now().date())
-    return Inspected(source=source, digest=version.digest, size=version.size, manifest=found, published=shown)
+    return Inspected(
+        source=source, digest=version.digest, size=version.size, manifest=found, published=shown,
+        metrics=version.metrics, measured=version.measured,
+    )  # fmt: skip
 
 
 def bundle_blobs(manifest: Manifest) -> dict[str, int]:
-    """The digests and sizes of its files and wheels."""
+    """The digests and sizes of its files and wheels; the manifest is a blob besides."""
     return {file.sha256: file.size for file in manifest.files} | {w.sha256: w.size for w in manifest.wheels}
 
 

@@ -22,6 +22,7 @@ from mldeploy.core.fold import refusal
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
 from mldeploy.errors import NotFoundError
+from mldeploy.progress import Reporter
 from mldeploy.store.log import Log
 from mldeploy.store.objects import ObjectStore, open_store
 
@@ -73,13 +74,17 @@ class Connection:
         except NotFoundError as error:
             raise NotFoundError(
                 f"{error.message} (named by {self.settings.store_from})",
-                "`mldeploy push SOURCE` makes it with the first bundle; --store names another",
+                "is it mounted? A new one is made by the first `mldeploy push SOURCE`; --store names another",
             ) from error
 
-    def create_store(self) -> ObjectStore:
-        """The store, made if there is none there yet."""
-        if "store" not in self.__dict__:
+    def create_store(self, reporter: Reporter | None = None) -> ObjectStore:
+        """The store, made if there is none; `reporter` is told, for one may be there and not mounted."""
+        try:
+            return self.store
+        except NotFoundError:
             self.__dict__["store"] = open_store(self.settings.store, create=True)
+        if reporter is not None:
+            reporter.info(f"made a new store: {self.settings.store}")
         return self.store
 
     @cached_property

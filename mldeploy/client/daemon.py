@@ -45,8 +45,9 @@ class LocalDaemon:
     ) -> None:
         self.state = Path(state)
         self._command = [
-            sys.executable, "-m", "mldeploy_daemon.keeper", "--store", store, "--state", str(self.state),
-            "--listen", listen, "--environment", environment,
+            # -P: a file of the user's in the working folder must not stand in for a module
+            sys.executable, "-P", "-m", "mldeploy_daemon.keeper", "--store", store,
+            "--state", str(self.state), "--listen", listen, "--environment", environment,
         ]  # fmt: skip
         if quick:
             self._command += ["--poll", "0.2", "--report", "2"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import HostStatus, HostVersion
 from mldeploy.core.state import State
-from mldeploy.errors import NotFoundError, StoreError
+from mldeploy.errors import NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store.reports import HostReport, read_reports
 
 #: Seconds of store time after which a silent host counts as gone.
@@ -91,7 +91,7 @@ def store_time(at: Connection, modified: list[float]) -> float:
         try:
             at.store.put("hints/clock", b"")
             fetched = at.store.get("hints/clock")
-        except StoreError:
+        except (StoreError, OutcomeUnknownError):
             fetched = None
         if fetched is None:
             return max(modified)

@@ -11,10 +11,10 @@ from mldeploy.client.describe import describe, models_of
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
-from mldeploy.core.fold import Folding
 from mldeploy.core.records import Record
 from mldeploy.core.state import State
 from mldeploy.errors import IntegrityError
+from mldeploy.store.history import history as told
 from mldeploy.store.log import record_key
 
 #: The state folds every record there is, but nobody reads thousands of lines.
@@ -72,16 +72,9 @@ def _told(state: State, action: records.Action, seq: int) -> str:
 
 def _void(at: Connection, state: State) -> frozenset[int]:
     """The numbers of records that changed nothing; only a fold knows, so a log without any is spared."""
-    if not state.voids or state.head > MAX_SCAN:
+    if not state.voids:
         return frozenset()
-    folding, found = Folding(State()), set()
-    for seq in range(1, state.head + 1):
-        fetched = at.store.get(record_key(seq))
-        if fetched is None:
-            break
-        if folding.take(seq, fetched.data).void is not None:
-            found.add(seq)
-    return frozenset(found)
+    return frozenset(verdict.seq for verdict in told(at.store) if verdict.void is not None)
 
 
 def _concerns(state: State, action: records.Action, model: str) -> bool:

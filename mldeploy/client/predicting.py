@@ -191,8 +191,12 @@ def reachable(listen: str, hostname: str) -> str:
 
 
 def _split(url: str) -> Any:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isascii()
+    except ValueError:  # a port or an address that is none
+        known = False
+    if not known:
         raise UsageError(f"{url!r} is not the address of a daemon", "write for example http://127.0.0.1:8080")
     return parts
 

@@ -16,7 +16,7 @@ from mldeploy.client.bundles import as_bundle, bundle_blobs
 from mldeploy.client.connection import Connection
 from mldeploy.client.traffic import Wish, warnings_for
 from mldeploy.client.types import Pushed
-from mldeploy.core.manifest import Manifest, Rollout, digest
+from mldeploy.core.manifest import Manifest, Rollout, canonical, digest
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
@@ -53,19 +53,19 @@ def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> 
     wished = how.wish.rollout()
     manifest = made.manifest if made is not None else read_manifest(folder)
     rollout = wished or manifest.rollout
-    state = _state(at, how.dry_run)
+    state = _state(at, how)
     if how.promote:
         # better refused before the upload than after it
         intents.refuse_frozen(state, at.environment, manifest.name)
     if how.dry_run:
         _judge(at, folder, made, manifest, state, how)
         return _would_push(at, state, manifest, rollout, how)
-    return _publish(at, folder, rollout, how)
+    return _publish(at, folder, rollout, how, state)
 
 
-def _state(at: Connection, dry_run: bool) -> State:
-    if not dry_run:
-        at.create_store()
+def _state(at: Connection, how: How) -> State:
+    if not how.dry_run:
+        at.create_store(how.reporter)
         return at.refresh()
     try:
         return at.refresh()
@@ -84,7 +84,7 @@ def _judge(
         validate(folder, now=at.now(), progress=how.reporter).raise_findings()
 
 
-def _publish(at: Connection, folder: Path, rollout: Rollout, how: How) -> Pushed:
+def _publish(at: Connection, folder: Path, rollout: Rollout, how: How, before: State) -> Pushed:
     from mldeploy.bundle.push import push as publish
 
     def then(ref: ModelRef) -> Sequence[Action]:
@@ -107,7 +107,7 @@ def _publish(at: Connection, folder: Path, rollout: Rollout, how: How) -> Pushed
         environment=at.environment if how.promote else None, seq=seq, already=seq is None,
         digest=done.digest, new=done.new, promoted=how.promote, uploaded_bytes=done.uploaded_bytes,
         reused_bytes=done.reused_bytes, uploaded_blobs=done.uploaded_blobs, reused_blobs=done.reused_blobs,
-        warnings=skipped + (warnings_for(at, state, done.ref, version, rollout) if how.promote else ()),
+        warnings=skipped + (warnings_for(at, before, done.ref, version, rollout) if how.promote else ()),
     )  # fmt: skip
 
 
@@ -126,7 +126,8 @@ def _would_push(at: Connection, state: State, manifest: Manifest, rollout: Rollo
     if how.promote:
         intent = _intent(at, ref, rollout)
         said += [describe(action) for action in (intent(state) if live else (intent.action(),))]
-    blobs = bundle_blobs(manifest)
+    # of a bundle that is published nothing is sent, and nothing is reused either
+    blobs = {} if live else bundle_blobs(manifest) | {bundle: len(canonical(manifest))}
     reused = [size for sha256, size in blobs.items() if sha256 in state.blobs]
     return Pushed(
         store=at.settings.store, model=ref.name, version=ref.version, already=not said, dry_run=True,

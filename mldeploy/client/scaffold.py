@@ -6,13 +6,15 @@ through the origin, so that its weights can be read and changed by hand.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
 
+from mldeploy.bundle.files import disk_errors
 from mldeploy.client.types import Scaffolded
 from mldeploy.core.types import check_name
-from mldeploy.errors import DiskError, UsageError
+from mldeploy.errors import UsageError
 
 _MODEL_YAML = """\
 # What a model folder says of itself. Every bundle has an owner, who gets the warnings, and an expiry.
@@ -73,7 +75,7 @@ def scaffold(
     named = check_name(name) if name else _name_of(place)
     files = _files(named, owner or _owner())
     written = []
-    try:
+    with disk_errors(place):
         for path, text in files.items():
             target = place / path
             if os.path.lexists(target):
@@ -81,25 +83,40 @@ def scaffold(
             written.append(path)
             if not dry_run:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DiskError(
-            f"{error.filename or place}: {error.strerror}", "name a folder that you may write in"
-        ) from error
+                _write(target, text)
     return Scaffolded(
         folder=str(place), name=named, files=tuple(files), written=tuple(written), dry_run=dry_run
     )
 
 
+def _write(target: Path, text: str) -> None:
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError:
+        target.unlink(missing_ok=True)  # half a file would be kept by the next call
+        raise
+
+
 def _files(name: str, owner: str) -> dict[str, str]:
     return {
-        "model.yaml": _MODEL_YAML.format(name=name, owner=owner),
+        "model.yaml": _MODEL_YAML.format(name=_scalar(name), owner=_scalar(owner)),
         "model.py": _MODEL_PY,
         "model/weights.json": "[0.5, 2.0]\n",
         "requirements.txt": "numpy\nmsgspec\n",
         "samples/0.request.json": _SAMPLE,
         ".gitignore": _IGNORE,
     }
+
+
+def _scalar(text: str) -> str:
+    """`text` as YAML reads it back: in quotes where it would else be a number, a yes or a no."""
+    import yaml
+
+    try:
+        plain = yaml.safe_load(f"key: {text}\n") == {"key": text}
+    except yaml.YAMLError:
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _name_of(folder: Path) -> str:

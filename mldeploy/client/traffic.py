@@ -16,6 +16,7 @@ from mldeploy.client.past import record_at
 from mldeploy.client.types import Change
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.manifest_check import steps_problem
+from mldeploy.core.records import Rollback
 from mldeploy.core.state import State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, parse_share
 from mldeploy.errors import NotAllowedError, UsageError
@@ -115,6 +116,6 @@ def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: s
     written = at.change(intent, dry_run=dry_run)
     now = intents.serving(written.state, environment, model)
     after = now.stable
-    if dry_run and written.actions and now.ramp is None:
-        after = to if to is not None else now.previous
+    if dry_run and any(isinstance(action, Rollback) for action in written.actions):
+        after = to if to is not None else now.previous if now.ramp is None else now.stable
     return at.told(written, dry_run, model=model, version=after, environment=environment)

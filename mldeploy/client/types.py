@@ -248,6 +248,8 @@ class Inspected(_Result, frozen=True, kw_only=True):
     size: int  # files and wheels
     manifest: Manifest
     published: VersionStatus | None = None
+    metrics: dict[str, float] = {}  # the model's own
+    measured: dict[str, float] = {}  # by gate 3, where it was packed
 
 
 class Validated(_Result, frozen=True, kw_only=True):

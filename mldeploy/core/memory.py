@@ -205,7 +205,7 @@ class _Admission:
         quiet = not case.wanted and self.now - case.used >= memory.awake
         loaded = bool(case.filled) and all(worker.state == "ready" for worker in case.filled)
         serves = self.observed.routes.get(case.version.model, ModelRoute()).stable == case.version.version
-        return loaded and case.routed and quiet and (case.role == "previous" or serves)
+        return loaded and case.routed and idle and quiet and (case.role == "previous" or serves)
 
     @staticmethod
     def _yields(other: _Case, case: _Case) -> bool:

@@ -84,7 +84,7 @@ class Serving(_Value, frozen=True, kw_only=True):
     ramp: Ramp | None = None
     ended: Ended | None = None
     frozen: str | None = None  # the reason while frozen ("" is a reason)
-    seq: int = 0  # of the record that last changed this
+    seq: int = 0  # of the record that last changed its traffic: a freeze does not
 
 
 class Host(_Value, frozen=True, kw_only=True):

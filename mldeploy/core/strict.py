@@ -100,10 +100,17 @@ def _explained(message: str, data: object, missing: Mapping[str, str]) -> Manife
         key = f"{path}.{absent[1]}" if path else absent[1]
         return ManifestError(f"{key}: missing", missing.get(key) or f"add the key {absent[1]!r}")
     got = _looked_up(data, path)
+    if isinstance(got, bool) and "Expected `str`" in text:
+        # what was written may have been yes, no, on or off
+        what = "true" if got else "false"
+        return ManifestError(f"{path}: it is read as {what}, not as a text", "put it in quotes")
     if isinstance(got, int | float) and "Expected `str`" in text:
         return ManifestError(f"{path}: {got!r} is read as a number, not as a text", f'quote it: "{got}"')
     text = text.replace("`", "").replace("Expected", "expected")
-    return ManifestError(f"{path}: {text}" if path else text, "see `mldeploy pack --help` for the form")
+    return ManifestError(
+        f"{path}: {text}" if path else text,
+        "docs/bundle.md says what each key holds; `mldeploy init DIR` writes an example",
+    )
 
 
 def _looked_up(data: object, path: str) -> object:

@@ -59,7 +59,7 @@ def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> N
     model, environment = action.model, action.environment
     frozen = draft.frozen.get(environment)
     if frozen is not None:
-        refuse(f"{environment} is frozen{_because(frozen)}", "run `mldeploy unfreeze` first")
+        refuse(f"{environment} is frozen{_because(frozen)}", "run `mldeploy unfreeze --all` first")
     if serving.frozen is not None:
         why = _because(serving.frozen)
         refuse(f"{model} is frozen in {environment}{why}", f"run `mldeploy unfreeze {model}` first")
@@ -150,8 +150,7 @@ def freeze(draft: Draft, action: records.Freeze, told: Context) -> None:
         serving = draft.serving(environment, model)
         if serving.frozen == action.reason:
             refuse(f"{model} is already frozen in {environment}", "there is nothing to do")
-        serving = msgspec.structs.replace(serving, frozen=action.reason, seq=told.seq)
-        draft.put_serving(environment, model, serving)
+        draft.put_serving(environment, model, msgspec.structs.replace(serving, frozen=action.reason))
     elif draft.frozen.get(environment) == action.reason:
         refuse(f"{environment} is already frozen", "there is nothing to do")
     else:
@@ -172,8 +171,7 @@ def unfreeze(draft: Draft, action: records.Unfreeze, told: Context) -> None:
             "all of it is: leave the model out" if environment in draft.frozen else "there is nothing to do"
         )
         refuse(f"{model} is not frozen in {environment}", hint)
-    serving = msgspec.structs.replace(serving, frozen=None, seq=told.seq)
-    draft.put_serving(environment, model, serving)
+    draft.put_serving(environment, model, msgspec.structs.replace(serving, frozen=None))
 
 
 def _known(draft: Draft, model: str) -> None:

@@ -62,4 +62,7 @@ def fetch_blob(
 
 
 def _cure(store: ObjectStore, key: str) -> str:
-    return f"it was truncated or altered: put {key} of {store.url} back from a backup, or push a new bundle"
+    return (
+        f"it was truncated or altered in {store.url}: put the file with that sha256 back there, from a "
+        "backup or from the bundle that was pushed"
+    )

@@ -169,6 +169,12 @@ def test_interpreters_are_asked_not_believed(tmp_path: Path, monkeypatch: pytest
     [
         ("error: failed to write `/x`: No space left on device (os error 28)", DiskError, "no space left"),
         (
+            "error: failed to copy file from /a/b to /c/d: No space left on device (os error 28)",
+            DiskError,
+            "of /",
+        ),
+        ("OSError: [Errno 28] No space left on device", DiskError, "left on the disk of /the/place"),
+        (
             "  × No solution found when resolving dependencies:\n  ╰─▶ Because nosuch was not found in the\n"
             "      package registry and you require nosuch, it cannot be.\n",
             BuildError,
@@ -183,7 +189,7 @@ def test_interpreters_are_asked_not_believed(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_what_tools_say_becomes_one_line(stderr: str, kind: type[Exception], said: str) -> None:
-    error = tools.explained("it", stderr, 9)
+    error = tools.explained("it", stderr, 9, Path("/the/place"))
     assert type(error) is kind
     assert said in error.message
     assert "\n" not in error.message

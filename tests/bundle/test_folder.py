@@ -186,6 +186,8 @@ def yaml_with(**changes: str | None) -> str:
         (yaml_with(platform="vax-vms"), "'vax-vms' is not a platform", "linux-x86_64"),
         ("name: [", "not YAML: line", "mend"),
         ("name: a\nname: b\n", "'name' stands twice", "mend"),
+        ("? [a, b]\n: c\n", "a key is not a text", "mend"),
+        ("name: no\n", "name: it is read as false", "quotes"),
         ("a: &a [1]\nb: *a\n", "alias", "mend"),
         ("- a\n", "expected keys and values", "key: value"),
         ("\x00", "not YAML", "mend"),

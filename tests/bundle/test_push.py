@@ -15,7 +15,6 @@ import msgspec
 import pytest
 
 from mldeploy.bundle.files import sha256_file
-from mldeploy.bundle.inspect import describe
 from mldeploy.bundle.manifest_file import read_manifest, write_manifest
 from mldeploy.bundle.published import fetch_manifest, fetch_sample
 from mldeploy.bundle.push import Pushed, push
@@ -316,6 +315,61 @@ def test_an_altered_file_is_not_published(
     assert state(store).head == 0
 
 
+def test_what_is_published_is_found_again_after_its_expiry(store: ObjectStore, tmp_path: Path) -> None:
+    folder = small(tmp_path / "a", expires=(NOW + timedelta(days=9)).date().isoformat())
+    first = pushed(store, folder)
+    again = pushed(store, folder, now=NOW + timedelta(days=30))
+    assert (again.new, again.ref) == (False, first.ref)
+
+
+def test_a_file_that_changes_while_it_goes_up_is_not_published(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = small(tmp_path / "a")
+
+    def hashed(path: Path) -> str:
+        found = sha256_file(path)
+        if path.name == "model.pkl":
+            path.write_text("2")
+        return found
+
+    monkeypatch.setattr("mldeploy.bundle.push.sha256_file", hashed)
+    with pytest.raises(IntegrityError, match=r"model\.pkl was changed while it was uploaded") as error:
+        pushed(store, folder)
+    assert error.value.hint
+    assert state(store).head == 0
+
+
+def test_an_interrupt_does_not_wait_for_whole_files(store: ObjectStore, tmp_path: Path) -> None:
+    moved = []
+
+    class Slow(Silent):
+        def bar(
+            self, label: str, total: int | None, unit: str = "bytes"
+        ) -> AbstractContextManager[Callable[[int], None]]:
+            return nullcontext(self.stop)
+
+        def stop(self, amount: int) -> None:
+            raise KeyboardInterrupt
+
+    class Endless:
+        url = store.url
+        get = staticmethod(store.get)
+
+        def upload(self, key: str, source: Path, progress: Callable[[int], None]) -> None:
+            while True:
+                progress(1)
+                moved.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        push(
+            Endless(), small(tmp_path / "a"), log=Log(store), actor="me", now=NOW, progress=Slow(),  # type: ignore[arg-type]
+            validate=False,
+        )  # fmt: skip
+    assert moved
+    assert state(store).head == 0
+
+
 def test_gates_that_did_not_run_when_packed_run_now(store: ObjectStore, bundle: Path) -> None:
     (bundle / "packed.json").unlink()
     done = push(store, bundle, log=Log(store), actor="me", now=NOW)
@@ -327,8 +381,9 @@ def test_an_expired_or_broken_bundle_is_refused(store: ObjectStore, tmp_path: Pa
     with pytest.raises(UsageError, match="not ahead") as error:
         pushed(store, small(tmp_path / "a", expires=date(2001, 1, 1).isoformat()))
     assert error.value.hint
-    with pytest.raises(ManifestError, match="name: "):
-        pushed(store, small(tmp_path / "b", name="Not A Name"))
+    with pytest.raises(ValidationError, match="name: ") as found:
+        pushed(store, small(tmp_path / "b", name="Not A Name", python="2"))
+    assert [finding.key for finding in found.value.findings] == ["name", "python"]  # all of them at once
     with pytest.raises(ManifestError, match="No such file"):
         pushed(store, tmp_path / "absent")
     assert state(store).head == 0
@@ -352,13 +407,3 @@ def test_the_manifest_blob_is_the_canonical_form(store: ObjectStore, tmp_path: P
     found = store.get(f"blobs/sha256/{done.digest[:2]}/{done.digest}.{blob.push}")
     assert found is not None
     assert found.data == canonical(read_manifest(folder))
-
-
-def test_a_bundle_is_described_in_plain_data(packed: Path) -> None:
-    import json
-
-    said = json.loads(json.dumps(describe(packed)))
-    assert said["manifest"]["name"] == "double"
-    assert set(said["packages"]) == {"cloudpickle", "msgspec", "numpy"}
-    assert said["size"]["wheels"] > 1_000_000
-    assert said["measured"]["load_ms"] > 0

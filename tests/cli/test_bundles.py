@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from mldeploy.client.daemon import LocalDaemon, running
 from mldeploy.errors import DaemonError
+from mldeploy.progress import Silent
 
 from .conftest import Ran, World
 
@@ -57,6 +59,33 @@ def test_init_keeps_what_is_there(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", folder, "--name", "Not a name").code == 2
 
 
+@pytest.mark.parametrize(("name", "owner"), [("no", "a: b # c"), ("2024", '"x" & y'), ("null", "- me")])
+def test_init_writes_what_yaml_reads_back(cli: Cli, tmp_path: Path, name: str, owner: str) -> None:
+    from mldeploy.bundle.sources.model_yaml import read
+
+    assert cli("init", tmp_path / "m", "--name", name, "--owner", owner).code == 0
+    model = read(tmp_path / "m")
+    assert (model.name, model.owner) == (name, owner)
+
+
+def test_init_leaves_no_half_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "m"
+    whole = Path.write_text
+
+    def full(self: Path, text: str, **options: str) -> int:
+        if self.name == "model.py":
+            whole(self, text[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return whole(self, text, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        ran = cli("init", folder)
+    assert (ran.code, "no space left" in ran.err) == (1, True)
+    assert not (folder / "model.py").exists()
+    assert "wrote model.py" in cli("init", folder).err
+
+
 def test_a_folder_goes_all_the_way(model: Path, tmp_path: Path, cli: Cli, process: Cli) -> None:
     store = tmp_path / "fresh" / "store"
     out = tmp_path / "line.bundle"
@@ -70,12 +99,15 @@ def test_a_folder_goes_all_the_way(model: Path, tmp_path: Path, cli: Cli, proces
     validated = cli("validate", out, "--gate", "artifact")
     assert (validated.code, "no findings" in validated.out) == (0, True)
 
+    assert inspected["measured"]["load_ms"] > 0
+
     would = cli("push", out, "--dry-run", "--promote", "--json", "--store", store).document
     assert (would["actions"][1], would["seq"]) == ("promote line@1 in production", None)
     assert not store.exists()
 
     pushed = process("push", out, "--store", store)
     assert (pushed.code, pushed.out) == (0, "line@1\n")
+    assert f" in {would['uploaded_blobs']} blobs, re-used 0 B in 0 " in pushed.err
     again = cli("push", out, "--store", store, "--json").document
     assert (again["already"], again["version"], again["uploaded_bytes"]) == (True, 1, 0)
     promoted = cli("push", out, "--store", store, "--promote", "--json").document
@@ -86,6 +118,8 @@ def test_a_folder_goes_all_the_way(model: Path, tmp_path: Path, cli: Cli, proces
     ]
 
     (model / "model" / "weights.json").write_text("[1.0, 1.0]")
+    would = cli("push", out, "--dry-run", "--json", "--store", store).document
+    assert (would["already"], would["uploaded_bytes"], would["reused_bytes"]) == (True, 0, 0)
     second = cli("push", model, "--promote", "--store", store, "--json").document
     assert (second["version"], second["seq"], second["new"]) == (2, 3, True)
     assert second["reused_bytes"] > 1 << 20 > second["uploaded_bytes"]  # the wheels went up once
@@ -120,6 +154,8 @@ def test_findings_are_code_3_and_name_place_and_cure(
         ("", ("--expires", "2020-01-01"), 2, "is not ahead", "90d"),
         ("", ("--expires", "soon"), 2, "neither a date nor a duration", "90d"),
         ("", ("--name", "No Name"), 2, "not a valid model name", "a-z"),
+        ("", ("--out", "loop"), 2, "leads nowhere", "--out"),
+        ("", ("--out", "."), 2, "the folder you are in", "--out"),
         ("pickle: ../../etc/passwd", (), 2, "pickle", "pickle"),
     ],
 )
@@ -128,6 +164,7 @@ def test_bad_folders_are_two_lines_and_leave_nothing(
 ) -> None:
     with (model / "model.yaml").open("a") as file:
         file.write(line + "\n")
+    Path("loop").symlink_to("loop")
     out = tmp_path / "out"
     ran = cli("pack", model, "--out", out, *call)
     first, second = ran.err.splitlines()
@@ -139,7 +176,46 @@ def test_bad_folders_are_two_lines_and_leave_nothing(
     assert not out.exists()
 
 
+def test_where_a_bundle_goes_by_default(cli: Cli, model: Path) -> None:
+    ran = cli("pack", model, "--name", "../../line")
+    assert (ran.code, "not a valid model name" in ran.err) == (2, True)
+    ran = cli("pack", "/")
+    assert (ran.code, "--out" in ran.err) == (2, True)
+
+
+def test_what_packing_found_is_the_result_of_validate(model: Path, cli: Cli) -> None:
+    text = (model / "samples/0.request.json").read_text()
+    (model / "samples/0.request.json").write_text(text.replace("[1.0, 2.0], [3.0", "[1.0, 2.0, 3.0], [3.0"))
+    found = cli("validate", model, "--json")
+    assert (found.code, found.document["schema"], found.document["ok"]) == (3, "mldeploy.validate/1", False)
+    assert found.document["gates_run"] == ["artifact", "compilation", "serving"]
+    assert found.document["findings"][0]["file"] == "samples/0.request.json"
+
+
+def test_the_first_push_says_that_it_made_the_store(world: World, cli: Cli, tmp_path: Path) -> None:
+    from mldeploy.client.connection import Connection
+
+    said = Said()
+    Connection(str(tmp_path / "other")).create_store(said)
+    assert said.lines == [f"made a new store: file://{tmp_path}/other"]
+    Connection(str(tmp_path / "other")).create_store(said)
+    assert len(said.lines) == 1
+    ran = cli("status", "--store", tmp_path / "gone")
+    assert (ran.code, "is it mounted?" in ran.err) == (1, True)
+
+
+class Said(Silent):
+    """Keeps the lines that stay."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_a_folder_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    assert "MODEL@VERSION" in cli("inspect", "churn").err
     for call in (("pack", "gone"), ("serve", "gone"), ("validate", "gone"), ("inspect", "gone")):
         ran = cli(*call)
         assert ran.code in (1, 2), ran

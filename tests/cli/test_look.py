@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from mldeploy.client import Client
-from mldeploy.core.records import Halt, Leave, Promote
+from mldeploy.core.records import Halt, Leave, Promote, Record, Retire, encode
 from mldeploy.errors import RolloutHaltedError, WaitTimeoutError
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import record_key
@@ -113,13 +113,25 @@ def test_history_tells_what_was_done_newest_first(promoted: World, cli: Cli) -> 
     assert cli("history", "nothing").code == 1
 
 
-def test_history_shows_void_and_unreadable_records(promoted: World, cli: Cli) -> None:
+def test_history_shows_void_and_unreadable_records(
+    promoted: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert promoted.store.create(record_key(4), b"not a record")
     promoted.append(Promote(model="churn", version=1, environment="staging", rollout=new_ulid()))
     events = cli("history", "--json").document["events"]
     assert [(event["seq"], event["void"]) for event in events] == [
         (5, False), (4, True), (3, False), (2, False), (1, False),
     ]  # fmt: skip
+    # nor does a long log make a void record look as if it had done something
+    evil = Retire(model="churn", version=1, force=True)
+    torn = Record(
+        seq=6, id=new_ulid(), prev="0" * 64, time="2026-01-01T00:00:00Z", actor="e", actions=(evil,)
+    )
+    assert promoted.store.create(record_key(6), encode(torn))
+    monkeypatch.setattr("mldeploy.client.past.MAX_SCAN", 2)
+    told = cli("history", "--json").document
+    assert [(event["seq"], event["void"]) for event in told["events"]] == [(6, True), (5, False)]
+    assert told["more"]
 
 
 def test_why_tells_a_hosts_story(promoted: World, cli: Cli) -> None:

@@ -136,6 +136,14 @@ def test_a_whole_request_and_a_url_need_no_store(daemon: Daemon) -> None:
     assert (answer.version, answer.response["model_name"]) == ("1", "churn")
 
 
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:99999", "http://[::1", "ftp://here", "127.0.0.1:80", "http://here/ü"]
+)
+def test_an_address_that_is_none(serving: Daemon, cli: Cli, url: str) -> None:
+    ran = cli("predict", "churn", "--url", url)
+    assert (ran.code, "is not the address of a daemon" in ran.err) == (2, True), ran
+
+
 def test_what_a_daemon_refuses_is_told_in_its_own_words(serving: Daemon, cli: Cli) -> None:
     serving.status, serving.body = 400, b'{"error": "x: expected FP64"}'
     ran = cli("predict", "churn")

@@ -174,6 +174,44 @@ def test_an_interrupt_is_130_and_a_reader_that_left_is_no_error(world: World, pr
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_disk_below_standard_output(world: World, options: tuple[str, ...]) -> None:
+    world.publish()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mldeploy.cli.main", "history", *options],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    first, second = done.stderr.splitlines()
+    assert (done.returncode, "No space left" in first, second[:6]) == (1, True, "hint: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_command_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """What a CI does to a job that takes too long: the same as Ctrl-C."""
+    code = (
+        "import sys, time, mldeploy.cli.main as m\n"
+        "def slow(staging, *rest):\n"
+        "    (staging / 'big').write_text('x'); print('there', flush=True); time.sleep(60)\n"
+        "import mldeploy.bundle.sources.folder as f; f.provide = slow\n"
+        "sys.exit(m.run(sys.argv[1:]))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-m", "mldeploy.cli.main", "init", "line"], check=False).returncode
+        == 0
+    )
+    packing = subprocess.Popen(
+        [sys.executable, "-c", code, "pack", "line", "--out", str(tmp_path / "out" / "bundle")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert packing.stdout is not None
+    assert packing.stdout.readline() == "there\n"
+    packing.send_signal(number)
+    _, said = packing.communicate(timeout=30)
+    assert (packing.returncode, said.splitlines()[0]) == (130, "error: interrupted")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def on_terminal(args: list[str], **env: str) -> tuple[str, str]:
     """Standard output and standard error of a call whose streams are two terminals."""
     out, out_end = pty.openpty()

@@ -63,6 +63,14 @@ def test_a_second_rollback_does_not_undo_the_first(world: World, cli: Cli) -> No
     assert again.code == 0
     assert "already; nothing written" in again.err
     assert serving(world).stable == 1
+    for command in (
+        "freeze",
+        "rollback",
+        "unfreeze",
+        "rollback",
+    ):  # a freeze is no new traffic to go back from
+        assert cli(command, "churn").code == 0
+        assert serving(world).stable == 1
     assert cli("rollback", "churn", "--to", "2").code == 0
     assert serving(world).stable == 2
 
@@ -155,12 +163,28 @@ def test_rollback_ends_a_rollout_and_may_freeze(world: World, cli: Cli) -> None:
     cli("promote", "churn@1")
     cli("promote", "churn@2", "--to", "25%")
     head = world.head()
+    would = cli("rollback", "churn", "--dry-run", "--json").document
+    assert would["version"] == 1
     assert cli("rollback", "churn", "--freeze", "--reason", "wrong").code == 0
     assert world.head() == head + 1  # one record
     assert (serving(world).stable, serving(world).ramp, serving(world).frozen) == (1, None, "wrong")
     ran = cli("promote", "churn@2")
     assert (ran.code, "churn is frozen in production: wrong" in ran.err) == (4, True)
     assert "mldeploy unfreeze churn" in ran.err
+
+
+def test_a_dry_rollback_names_the_version_that_would_have_the_traffic(world: World, cli: Cli) -> None:
+    for content in "123":
+        world.publish(content=content)
+    for call in (["1"], ["2"], ["3", "--to", "25%"]):
+        cli("promote", f"churn@{call[0]}", *call[1:])
+    assert cli("rollback", "churn", "--to", "1", "--dry-run", "--json").document["version"] == 1
+    cli("rollback", "churn")
+    cli("rollback", "churn", "--to", "1")
+    cli("rollback", "churn")
+    assert serving(world).stable == 2
+    frozen = cli("rollback", "churn", "--freeze", "--dry-run", "--json").document
+    assert (frozen["version"], len(frozen["actions"])) == (2, 1)  # it is rolled back: a freeze alone is left
 
 
 def test_a_frozen_environment_refuses_every_model(world: World, cli: Cli) -> None:
@@ -215,8 +239,9 @@ def test_promote_follows_the_bundles_own_rollout(world: World, cli: Cli) -> None
     world.publish()
     world.publish(content="2", rollout=Rollout(steps=(100, 10_000), hold=60))
     cli("promote", "churn@1")
-    cli("promote", "churn@2")
+    assert "churn@2 takes traffic in production" in cli("promote", "churn@2").err  # 1 % is not all of it
     assert (serving(world).ramp.steps, serving(world).ramp.hold) == ((100, 10_000), 60)
+    assert "promoted so in production already" in cli("promote", "churn@2").err
 
 
 def test_promote_warns_where_no_host_can_run_it(world: World, cli: Cli) -> None:

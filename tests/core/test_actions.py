@@ -298,6 +298,7 @@ def test_freeze_refuses_promotes_and_not_rollbacks() -> None:
     state = after(freeze, state=TWO)
     assert "frozen in production: audit" in refused(state, promote(1, 9))
     assert "already frozen" in refused(state, freeze)
+    assert serving(state).seq == serving(TWO).seq  # it says nothing of the traffic
     assert serving(after(records.Rollback(model="churn"), state=state)).stable == 1
     state = after(records.Unfreeze(model="churn"), promote(1, 9), state=state)
     assert "not frozen" in refused(state, records.Unfreeze(model="churn"))
@@ -307,6 +308,7 @@ def test_freeze_refuses_promotes_and_not_rollbacks() -> None:
 def test_freeze_of_an_environment() -> None:
     state = after(records.Freeze(), state=TWO)
     assert "production is frozen" in refused(state, promote(1, 9))
+    assert refusal(state, [promote(1, 9)]).hint == "run `mldeploy unfreeze --all` first"  # type: ignore[union-attr]
     assert refusal(state, [promote(1, 9, environment="staging")]) is None
     assert "not frozen" in refused(state, records.Unfreeze(model="churn"))
     state = after(records.Unfreeze(), state=state)
