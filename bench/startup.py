@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
+from mldeploy.store.objects import open_store
+
 _ROUNDS = 11
 
 
@@ -19,8 +21,6 @@ def run() -> Iterator[str]:
     mldeploy = str(Path(sys.executable).parent / "mldeploy")
     with tempfile.TemporaryDirectory() as folder:
         store = ["--store", str(Path(folder) / "store")]
-        from mldeploy.store.objects import open_store
-
         open_store(store[1], create=True)
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],

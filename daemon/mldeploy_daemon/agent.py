@@ -26,7 +26,7 @@ import msgspec
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable, wish
 from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
-from mldeploy.errors import DaemonError, MldeployError, UsageError
+from mldeploy.errors import MldeployError, UsageError
 from mldeploy.store.ids import new_ulid
 from mldeploy_daemon.book import YOUNG, Book
 from mldeploy_daemon.config import Config, load
@@ -44,8 +44,6 @@ from mldeploy_daemon.workers import Ending, Workers
 from mldeploy_daemon.zygotes import Zygotes
 
 logger = logging.getLogger(__name__)
-#: Exit code that asks the keeper not to start us again (EX_CONFIG).
-EX_CONFIG = 78
 #: Seconds the loop sleeps at most; and while it waits for requests in flight, or for an adopted worker.
 LONGEST, SHORT = 5.0, 0.05
 #: Seconds after which it looks again once it has done something.
@@ -258,7 +256,7 @@ class Agent:
         """Leave in good order. Workers are the keeper's to stop, after the fronts."""
         if self.follower.refused is not None:
             print(f"error: {self.follower.refused}\nhint: {self.follower.refused.hint}", file=sys.stderr)
-            return EX_CONFIG
+            return os.EX_CONFIG  # the keeper does not start us again
         await self.follower.leave()
         await self.reporter.send()
         self.fronts.close()
@@ -290,8 +288,8 @@ def main() -> int:
         code = asyncio.run(Agent(config).run())
     except UsageError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
-        return EX_CONFIG
-    except (DaemonError, MldeployError) as error:
+        return os.EX_CONFIG  # the keeper does not start us again
+    except MldeployError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         return 1
     sys.stderr.flush()

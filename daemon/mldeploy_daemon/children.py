@@ -20,8 +20,6 @@ from typing import Any
 
 from mldeploy_daemon.system import die_with_parent
 
-#: A child's exit code for "do not start me again" (EX_CONFIG of sysexits.h).
-EX_CONFIG = 78
 #: A child that lived longer than this many seconds is started again at once.
 GREW_UP = 10.0
 LONGEST_DELAY = 5.0
@@ -109,7 +107,7 @@ class Children:
             if not self.stopping:
                 how = f"signal {-code}" if code < 0 else f"code {code}"
                 log(f"{child.name} ended with {how}, starting it again in {delay:.1f} s")
-            if code == EX_CONFIG:
+            if code == os.EX_CONFIG:  # "do not start me again"
                 self.refused = True
 
     def restart_due(self) -> None:

@@ -117,14 +117,6 @@ def copy_file(source: Path, target: Path) -> None:
     target.chmod(normal_mode(status.st_mode))
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """A hard link where the file system allows one, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def copy_tree(source: Path, target: Path, *, keep: Callable[[str], bool] = lambda _: True) -> None:
     """Copy the regular files below `source` whose path `keep` accepts; caches and version control never."""
     for path, status in walk(source):

@@ -43,14 +43,6 @@ class ModelRef(msgspec.Struct, frozen=True, order=True):
         return cls(check_name(name), int(version))
 
 
-def parse_model(text: str) -> tuple[str, int | None]:
-    """Read `churn` or `churn@7` as (name, version or None)."""
-    if "@" in text:
-        ref = ModelRef.parse(text)
-        return ref.name, ref.version
-    return check_name(text), None
-
-
 def check_name(text: str, what: str = "model name") -> str:
     """`text` if it may name a model, an environment or a host; else UsageError."""
     if NAME.fullmatch(text):

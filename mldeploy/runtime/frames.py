@@ -46,13 +46,6 @@ class FrameError(Exception):
     """Bytes that are not a frame."""
 
 
-def encode_header(frame: Frame) -> bytes:
-    """The 24 bytes before the body."""
-    return HEADER.pack(
-        len(frame.body), frame.kind, frame.flags, frame.status, frame.id, frame.budget, frame.header
-    )
-
-
 class FrameReader:
     """Cuts a byte stream into frames. Feed what arrived; take what is whole."""
 

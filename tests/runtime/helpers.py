@@ -20,12 +20,19 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from mldeploy.runtime.frames import REQUEST_V2, Frame, FrameReader, encode_header
+from mldeploy.runtime.frames import HEADER, REQUEST_V2, Frame, FrameReader
 
 BOOT = Path(__file__).parents[2] / "mldeploy" / "runtime" / "boot.py"
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 DEADLINE = 60.0
 PACKAGES = ("numpy", "numpy.libs", "msgspec", "cloudpickle")
+
+
+def encode_header(frame: Frame) -> bytes:
+    """The 24 bytes before a frame's body."""
+    return HEADER.pack(
+        len(frame.body), frame.kind, frame.flags, frame.status, frame.id, frame.budget, frame.header
+    )
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE) -> Any:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mldeploy.runtime.batching import MISSES, REST, SHARE, Batcher, take
-from mldeploy.runtime.frames import HEADER, REQUEST_V2, RESPONSE, Frame, FrameReader, encode_header
+from mldeploy.runtime.frames import HEADER, REQUEST_V2, RESPONSE, Frame, FrameReader
+from tests.runtime.helpers import encode_header
 
 
 @dataclass(frozen=True)
