@@ -51,7 +51,7 @@ def wait(at: Connection, model: str, seq: int | None, timeout: float, reporter: 
     before = intents.serving(state, at.environment, model)
     rollout = before.ramp.rollout if before.ramp else None
     woken = threading.Event()
-    stop = at.store.watch("hosts/", woken.set)
+    stop = at.store.watch(f"hosts/{at.environment}/", woken.set)
     try:
         while True:
             woken.clear()

@@ -1,7 +1,8 @@
 """Wakes a reader when something appears in a folder of a store, by inotify through watchdog.
 
 Rules: opening and reading wake nobody (a reader would wake itself for ever); a folder that does not exist
-yet is waited for. It is a hint: what happens on another machine of a network file system is not seen, so
+yet is waited for; folders inside it are not watched (watchdog, seen in 7.1, trips over one that is made while
+it looks). It is a hint: what happens on another machine of a network file system is not seen, so
 whoever uses it polls as well.
 """
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def watch_folder(root: Path, folder: Path, wake: Callable[[], None]) -> Callable[[], None] | None:
-    """Call `wake`, from a thread, when a file appears below `folder` (which is `root` or below it).
+    """Call `wake`, from a thread, when a file appears in `folder` (which is `root` or below it).
 
     Returns what stops it; None where the system gives no watch (no inotify, or too many of them in use) or
     `root` itself is not there.
@@ -78,6 +79,5 @@ class _Watcher:
         return self._observer.schedule(
             self,  # type: ignore[arg-type] # only dispatch is called
             str(at),
-            recursive=at == self._folder != self._root,
             event_filter=[FileCreatedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent],
         )

@@ -92,8 +92,10 @@ class ObjectStore(Protocol):
         """
 
     def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
-        """Call `wake` (from any thread) when something below `prefix` may have changed; returns what stops
-        the watch, or None where the store cannot tell and has to be polled."""
+        """Call `wake` (from any thread) when an object directly below `prefix` (`log/`) may have changed.
+
+        Returns what stops the watch, or None where the store cannot tell and has to be polled.
+        """
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
