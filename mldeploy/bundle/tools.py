@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,9 @@ _INDEX_NAMES = {  # what uv calls it -> what pip calls it
     "UV_INDEX_URL": "PIP_INDEX_URL",
     "UV_EXTRA_INDEX_URL": "PIP_EXTRA_INDEX_URL",
 }
+#: The first use of sysconfig, which finding uv is, lets a second thread see its variables half filled
+#: (CPython 3.11); a host builds several environments at the same time.
+_FINDING = threading.Lock()
 
 
 def uv() -> str:
@@ -41,7 +45,8 @@ def uv() -> str:
     from uv import find_uv_bin
 
     try:
-        return find_uv_bin()
+        with _FINDING:
+            return find_uv_bin()
     except FileNotFoundError as error:
         raise BuildError("uv is not installed beside mldeploy", "install it: pip install uv") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -194,3 +195,33 @@ def test_what_tools_say_becomes_one_line(stderr: str, kind: type[Exception], sai
     assert said in error.message
     assert "\n" not in error.message
     assert error.hint
+
+
+FIND_AT_ONCE = """
+import sys, threading
+from mldeploy.bundle import tools
+import uv
+
+sys.setswitchinterval(1e-6)
+barrier, failed = threading.Barrier(8), []
+
+def find():
+    barrier.wait()
+    try:
+        tools.uv()
+    except Exception as error:
+        failed.append(error)
+
+threads = [threading.Thread(target=find) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+sys.exit(str(failed[0]) if failed else 0)
+"""
+
+
+def test_uv_is_found_by_many_threads_at_once() -> None:
+    for _ in range(5):  # without the lock, 11 of 12 such processes failed
+        done = subprocess.run([sys.executable, "-c", FIND_AT_ONCE], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
