@@ -54,6 +54,7 @@ class Scene:
             until(lambda: len(daemon.workers()) == 1, "one worker is left", 45)
             assert daemon.stop() == 0
         check(state)
+        shutil.rmtree(state)  # hundreds of strikes would fill the disk
         return daemon, scratch
 
 
