@@ -45,6 +45,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "retire": ("lifetime", "Take a version out for good."),
         "restore": ("lifetime", "Make a retired version available again."),
         "extend": ("lifetime", "Move a version's expiry."),
+        "gc": ("gc", "Delete files that no version needs any more."),
     },
     "Look": {
         "status": ("look", "What serves where, and whether every host is there yet."),

@@ -8,7 +8,7 @@ printing (`mldeploy.cli`); how each thing is done (the modules beside this one).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from mldeploy.client.connection import Connection, utc_now
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import (
     Change,
+    Collected,
     History,
     Inspected,
     ModelDetail,
@@ -28,6 +29,7 @@ from mldeploy.client.types import (
     Waited,
     Why,
 )
+from mldeploy.core.collection import GRACE
 from mldeploy.core.types import ModelRef, check_name, parse_expiry
 from mldeploy.progress import Reporter, Silent
 
@@ -207,6 +209,19 @@ class Client:
         """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past."""
         what, now = ModelRef.parse(ref), self._at.now()
         return self._change(keeping.ExtendTo(what, parse_expiry(expires, now), now.date()), dry_run, ref=what)
+
+    def collect(
+        self, *, grace: str | timedelta = GRACE, dry_run: bool = False, reporter: Reporter | None = None
+    ) -> Collected:
+        """Delete the files that only versions retired longer than `grace` ago needed, and what pushes that
+        began before it and were cut off have left.
+
+        Those versions cannot be restored any more. Safe while others push, at any `grace` down to 0. Raises
+        StoreError where a delete fails; run it again then.
+        """
+        from mldeploy.client import collecting
+
+        return collecting.collect(self._at, grace, dry_run, reporter or Silent())
 
     def _change(
         self,

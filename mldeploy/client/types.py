@@ -52,6 +52,25 @@ class Pushed(Change, frozen=True, kw_only=True):
         return ModelRef(self.model, self.version) if self.version is not None else None
 
 
+class Collected(Change, frozen=True, kw_only=True):
+    """What a collection of garbage deleted, or in a dry run would delete.
+
+    `seq` is its last sweep; None where only leftovers of earlier ones were deleted. `already`: there was
+    nothing. `orphans`: objects below blobs/ that no state calls live, left by pushes and collections that
+    were cut off. `leftovers`: of killed probes.
+    """
+
+    grace: int
+    horizon: str  # pushes with smaller ids are void; empty before the first collection
+    blobs: int = 0
+    blob_bytes: int = 0
+    orphans: int = 0
+    orphan_bytes: int = 0
+    leftovers: int = 0
+    leftover_bytes: int = 0
+    no_longer_restorable: tuple[str, ...] = ()  # `churn@1`: it could be restored until now
+
+
 class Candidate(_Result, frozen=True, kw_only=True):
     """A rollout under way."""
 
