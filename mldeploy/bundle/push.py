@@ -26,6 +26,7 @@ from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors, sha256_file
 from mldeploy.bundle.manifest_file import read_manifest
 from mldeploy.bundle.validate import GATES
 from mldeploy.bundle.validate import validate as run_gates
+from mldeploy.core.collection import push_id
 from mldeploy.core.manifest import Manifest, canonical, check, digest
 from mldeploy.core.records import Action, Publish
 from mldeploy.core.state import State
@@ -127,7 +128,8 @@ def push(
             _pass_gates(folder, bundle, now, confine, reporter)
         expires = _expiry(bundle.manifest, now)
         for _ in range(ATTEMPTS):
-            attempt = _Attempt(store, bundle, expires, ids(), then, reporter)
+            fresh = push_id(ids(), log.state.horizon)
+            attempt = _Attempt(store, bundle, expires, fresh, then, reporter)
             # a collection took a blob this push meant to reuse: everything again, under a new id
             with contextlib.suppress(_SweptError):
                 return attempt.publish(log, actor, now)

@@ -112,3 +112,13 @@ def test_a_push_across_a_collection_without_grace_begins_again_and_gets_through(
     gone(store, timedelta(days=60))
     whole(store)
     assert len(list(store.list("blobs/"))) == 4
+
+
+def test_a_machine_whose_clock_is_slow_pushes_all_the_same(store: ObjectStore, tmp_path: Path) -> None:
+    pushed(store, small(tmp_path / "a", "1"))
+    say(store, Retire(model="small", version=1))
+    gone(store, timedelta(days=3))
+    done = pushed(store, small(tmp_path / "b", "2"), ids=ids_from(-30))
+    assert (str(done.ref), done.uploaded_blobs) == ("small@2", 4)
+    assert gone(store, timedelta(days=2)).orphans.objects == 0
+    whole(store)
