@@ -1,18 +1,24 @@
-"""Any other scheme through its fsspec driver: s3, gs, az, sftp…, with fsspec's own URLs and credentials.
+"""Any other scheme through its fsspec driver: gs, az, sftp…, with fsspec's own URLs and credentials.
 
 Rules: exclusive create is the file system's own (`mode="create"`: a conditional write on S3); a file system
 that has none, or ignores it, is found out by the probe when the store is made. fsspec is imported when a
 store is opened, never before. Nothing is cached: a listing or a size from before would be a lie.
-Left out: waking readers (they poll), and the hot path for S3, which is to get a driver of its own.
+s3+fsspec:// is S3 through s3fs: `get` is one GetObject and, where there is an object, one HeadObject for its
+time; s3fs and botocore are told to try once, and `store/retry.py` does the rest. One thing they keep to
+themselves: aiohttp sends again where a connection kept from before turns out to be closed, so "taken" may
+be this call's own write. s3fs cannot be used across a fork.
+Left out: waking readers (they poll), and the hot path for S3 (`store/s3.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mldeploy.errors import (
     DiskError,
@@ -22,19 +28,23 @@ from mldeploy.errors import (
     StoreError,
     UsageError,
 )
+from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, check_key
+from mldeploy.store.retry import Verdict, persist
 from mldeploy.store.streams import PIECE, save
 
+T = TypeVar("T")
 _SELECTED = "+fsspec"
 
 
 class FsspecStore:
     """A store below a path of an fsspec file system. `url` must not hold credentials."""
 
-    def __init__(self, filesystem: Any, root: str, url: str) -> None:
+    def __init__(self, filesystem: Any, root: str, url: str, *, s3: bool = False) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")
         self._url = url
+        self._s3 = s3
 
     @classmethod
     def open(cls, url: str) -> FsspecStore:
@@ -45,9 +55,10 @@ class FsspecStore:
 
         scheme, _, rest = url.partition("://")
         plain = f"{scheme.removesuffix(_SELECTED)}://{rest}"
+        options = _s3_options(os.environ) if plain.startswith("s3://") else {}
         try:
             filesystem, root = fsspec.core.url_to_fs(
-                plain, use_listings_cache=False, skip_instance_cache=True
+                plain, use_listings_cache=False, skip_instance_cache=True, **options
             )
         except ImportError as error:
             raise StoreError(f"{scheme}:// needs a package: {error}", "install it beside mldeploy") from error
@@ -59,7 +70,11 @@ class FsspecStore:
             raise StoreError(
                 f"cannot open {scheme}://: {error}", "check the URL and the credentials"
             ) from error
-        return cls(filesystem, str(root), f"{scheme}://{rest.rpartition('@')[2]}")
+        shown = f"{scheme}://{rest.rpartition('@')[2]}"
+        if options:
+            filesystem.retries = 1  # s3fs's own, on top of botocore's
+            return cls(filesystem, str(root), shown, s3=True)
+        return cls(filesystem, str(root), shown)
 
     @property
     def url(self) -> str:
@@ -67,17 +82,26 @@ class FsspecStore:
         return self._url
 
     def get(self, key: str) -> Fetched | None:
-        """The object, or None. Two requests, of which only the bytes decide anything."""
+        """The object, or None. Where there is one, a second request asks when it was written."""
         path = self._path(key)
-        with self._told(key):
+        # without it s3fs asks for the size first, and lists when there is none
+        options = {"max_concurrency": 1} if self._s3 else {}
+
+        def ask() -> Fetched | None:
             try:
-                data = self._fs.cat_file(path)
-            except FileNotFoundError:
-                return None
+                data = self._fs.cat_file(path, **options)
+            except FileNotFoundError as error:
+                if self._absent(error):
+                    return None
+                raise
             return Fetched(data, self._modified(path))
 
+        return self._persist(ask, key, "s3:GetObject")
+
     def create(self, key: str, data: bytes) -> bool:
-        """True if this call wrote it. Any error but "exists" leaves the outcome unknown."""
+        """True if this call wrote it. On another file system than S3 any error but "exists" leaves the
+        outcome unknown.
+        """
         path = self._path(key)
         try:
             self._fs.pipe_file(path, data, mode="create")
@@ -88,6 +112,11 @@ class FsspecStore:
                 f"{self._url} has no exclusive create: {error}", "use a local folder or S3"
             ) from error
         except Exception as error:  # drivers raise whatever their libraries do
+            failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+            if failure and s3_errors.exists(failure):
+                return False
+            if failure and s3_errors.unsent(failure):
+                raise s3_errors.told(failure, self._where(key, "s3:PutObject")) from error
             raise OutcomeUnknownError(
                 f"it is not known whether {key} was written to {self._url}: {error}", "run it again"
             ) from error
@@ -96,20 +125,23 @@ class FsspecStore:
     def put(self, key: str, data: bytes) -> None:
         """Write or overwrite."""
         path = self._path(key)
-        with self._told(key):
-            self._fs.pipe_file(path, data)
+        self._persist(lambda: self._fs.pipe_file(path, data), key, "s3:PutObject")
 
     def list(self, prefix: str) -> Iterator[Entry]:
         """In order of the keys."""
         folder = prefix.rpartition("/")[0]
         start = f"{self._root}/{folder}" if folder else self._root
-        with self._told(prefix):
+
+        def ask() -> Any:
             try:
-                found = self._fs.find(start, detail=True, refresh=True)
-            except FileNotFoundError:
-                found = {}
+                return self._fs.find(start, detail=True, refresh=True)
+            except FileNotFoundError as error:
+                if self._absent(error):
+                    return {}
+                raise
+
         entries = []
-        for path, info in found.items():
+        for path, info in self._persist(ask, prefix, "s3:ListBucket").items():
             key = str(path).removeprefix(f"{self._root}/")
             if key.startswith(prefix) and info.get("type") == "file":
                 entries.append(Entry(key, int(info.get("size") or 0), _seconds(info)))
@@ -118,25 +150,34 @@ class FsspecStore:
     def delete(self, key: str) -> None:
         """Remove, if it is there."""
         path = self._path(key)
-        with self._told(key), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(path)
+
+        def remove() -> None:
+            try:
+                self._fs.rm_file(path)
+            except FileNotFoundError as error:
+                if not self._absent(error):
+                    raise
+
+        self._persist(remove, key, "s3:DeleteObject")
 
     def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
         """Stream a file in; the driver completes the object when all of it is there."""
         path = self._path(key)
         if not source.is_file():
             raise DiskError(f"{source} is not there", "it was removed meanwhile: pack it again")
-        with self._told(key):
+        with self._told(key, "s3:PutObject"):
             self._fs.put_file(str(source), path, callback=_callback(progress))
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
         """Stream it out into a new file; memory is bounded."""
         path = self._path(key)
-        with self._told(key):
+        with self._told(key, "s3:GetObject"):
             try:
                 with self._fs.open(path, "rb", block_size=4 * PIECE, cache_type="readahead") as file:
                     return save(iter(lambda: file.read(PIECE), b""), target, progress)
             except FileNotFoundError as error:
+                if not self._absent(error):
+                    raise
                 raise NotFoundError(
                     f"there is no {key} in {self._url}", "it may have been collected"
                 ) from error
@@ -154,17 +195,66 @@ class FsspecStore:
         except (FileNotFoundError, TypeError):
             return 0.0
 
+    def _absent(self, error: FileNotFoundError) -> bool:
+        """Whether it is the object that is not there; s3fs says the same of a bucket."""
+        failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+        return failure is None or failure.code != "NoSuchBucket"
+
+    def _persist(self, ask: Callable[[], T], key: str, right: str) -> T:
+        with self._told(key, right):
+            return persist(ask, _judge, self._url) if self._s3 else ask()
+
+    def _where(self, key: str, right: str) -> s3_errors.Where:
+        from mldeploy.store.s3_config import from_environment
+
+        settings = from_environment(os.environ)
+        if self._fs.endpoint_url:
+            settings = replace(settings, endpoint=self._fs.endpoint_url)
+        return s3_errors.Where(
+            url=self._url,
+            bucket=self._root.partition("/")[0],
+            endpoint=settings.shown(),
+            region=settings.region,
+            key=key,
+            right=right,
+        )
+
     @contextlib.contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def _told(self, key: str, right: str) -> Iterator[None]:
         try:
             yield
         except MldeployError:
             raise
         except Exception as error:  # drivers raise whatever their libraries do
+            failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+            if failure:
+                raise s3_errors.told(failure, self._where(key, right)) from error
             raise StoreError(
                 f"{self._url} does not answer for {key}: {type(error).__name__}: {error}",
                 "check the network, the URL and the credentials",
             ) from error
+
+
+def _s3_options(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What s3fs is told beyond what it and botocore find by themselves."""
+    options: dict[str, Any] = {
+        "config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 30}
+    }
+    region = environ.get("AWS_REGION")  # botocore knows AWS_DEFAULT_REGION alone
+    if region:
+        options["client_kwargs"] = {"region_name": region}
+    return options
+
+
+def _judge(error: Exception) -> Verdict:
+    failure = None if isinstance(error, MldeployError) else s3_errors.heard_from_botocore(error)
+    if failure is None:
+        return Verdict(again=False)
+    return Verdict(
+        again=s3_errors.passing(failure),
+        throttled=s3_errors.throttled(failure),
+        connected=failure.cause not in ("refused", "unresolved", "unreachable"),
+    )
 
 
 def _seconds(info: dict[str, Any]) -> float:

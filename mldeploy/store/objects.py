@@ -8,6 +8,7 @@ store/blobs.py and store/reports.py.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from mldeploy.core.records import format_time
-from mldeploy.errors import NotFoundError, StoreError, StoreFormatError
+from mldeploy.errors import NotFoundError, OutcomeUnknownError, StoreError, StoreFormatError
 
 #: The newest format of a store that this code opens.
 FORMAT = 1
@@ -39,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object's bytes and when the store says it was written, seconds since the epoch."""
+    """An object's bytes and when the store says it was written: seconds since the epoch, whole ones on S3."""
 
     data: bytes
     modified: float
@@ -67,7 +68,8 @@ class ObjectStore(Protocol):
         """The object, or None if there is none."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write `data` at `key` unless something is there. True: written by this call. False: taken.
+        """Write `data` at `key` unless something is there. True: written by this call. False: taken, which
+        may be by this call itself where a library below sends again on its own (s3fs does).
 
         Raises OutcomeUnknownError when it may or may not have been written: `get` decides. Any other
         StoreError or DiskError means that nothing was written and nothing will be.
@@ -114,7 +116,8 @@ class Opened(NamedTuple):
 
 
 def open_store(url: str, *, create: bool = False) -> ObjectStore:
-    """The store at `url`: a path, file:///…, memory://NAME (this process alone), or an fsspec URL.
+    """The store at `url`: a path, file:///…, s3://bucket/prefix, memory://NAME (this process alone), or an
+    fsspec URL (s3+fsspec://… is S3 through s3fs).
 
     `create`: make it one if it is none yet; its exclusive create is probed first. One that exists is opened.
     Raises NotFoundError where there is no store, StoreFormatError for one of a newer mldeploy, StoreError
@@ -150,9 +153,15 @@ def _driver(url: str, create: bool) -> Opened:
 
         memory = MemoryStore.named(url)
         return Opened(memory, memory)
-    from mldeploy.store.fsspec_store import FsspecStore
+    remote: ObjectStore
+    if scheme == "s3":
+        from mldeploy.store.s3 import S3Store
 
-    remote = FsspecStore.open(url)
+        remote = S3Store.open(url)
+    else:
+        from mldeploy.store.fsspec_store import FsspecStore
+
+        remote = FsspecStore.open(url)
     return Opened(remote, remote)
 
 
@@ -162,7 +171,8 @@ def _create(opened: Opened) -> Fetched:
 
     probe(opened.scratch)
     marker = Marker(id=new_ulid(), created=format_time(datetime.now(UTC)))
-    opened.store.create(MARKER, msgspec.json.encode(marker) + b"\n")
+    with contextlib.suppress(OutcomeUnknownError):  # what can be read decides
+        opened.store.create(MARKER, msgspec.json.encode(marker) + b"\n")
     found = opened.store.get(MARKER)  # another may have been quicker: theirs is the store's
     if found is None:
         raise StoreError(

@@ -1,0 +1,298 @@
+"""The store in a bucket of S3, through obstore: one request a verb, and no retry that hides anything.
+
+Rules:
+  - `create` is one PutObject with `If-None-Match: *`, never sent twice: obstore's own retry would send it
+    again after a lost answer and then report its own success as "taken". 412 is "taken"; what certainly
+    wrote nothing (forbidden, no bucket, no connection) is a StoreError; everything else, 409 and every 5xx
+    among them, is OutcomeUnknownError, and reading the key decides;
+  - get, put, list and delete are tried again within a bound (`store/retry.py`);
+  - `get` is one GetObject, there or not, and nothing is listed;
+  - the client is made at the first verb and made again when the credentials are refused, so that what a
+    login or another process renews is taken up by a daemon that runs.
+Threads may share a store. A child of fork may not use one where the parent had: obstore's threads do not
+survive a fork (tried: the child hangs), so it is told to start a process anew instead.
+Left out: waking readers (they poll).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from mldeploy.errors import MldeployError, NotFoundError, OutcomeUnknownError, StoreError
+from mldeploy.store import s3_errors
+from mldeploy.store.objects import Entry, Fetched, Progress, check_key
+from mldeploy.store.retry import Patience, Verdict, persist
+from mldeploy.store.s3_config import Place, Settings, place_of, settings_of
+
+if TYPE_CHECKING:
+    import obstore.store
+
+T = TypeVar("T")
+
+#: Seconds for the whole of a small request, and for making a connection.
+REQUEST, CONNECT = 10, 5
+#: Seconds without a byte after which a transfer is given up.
+SILENCE = 30
+#: Objects that S3 lists in one answer.
+PAGE = 1000
+
+
+class _Process:
+    """The process in which obstore was first used."""
+
+    pid = 0
+
+
+class Clients(NamedTuple):
+    """`hot` for small requests, without any retry; `bulk` for transfers, which may be sent again."""
+
+    hot: obstore.store.S3Store
+    bulk: obstore.store.S3Store
+    settings: Settings
+
+
+class S3Store:
+    """A store below a prefix of a bucket. The constructor does no I/O and reads no configuration.
+
+    `environ` is where the settings are read when the first verb is called; `patience` bounds retries.
+    """
+
+    def __init__(
+        self, place: Place, environ: Mapping[str, str] | None = None, patience: Patience | None = None
+    ) -> None:
+        self._place = place
+        self._environ = os.environ if environ is None else environ
+        self._patience = patience
+        self._clients: Clients | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str) -> S3Store:
+        """The store at s3://bucket/prefix; nothing is reached yet. Raises UsageError for another URL."""
+        return cls(place_of(url))
+
+    @property
+    def url(self) -> str:
+        """s3://bucket/prefix"""
+        return self._place.url
+
+    # --- the verbs
+
+    def get(self, key: str) -> Fetched | None:
+        """The object, or None; one request. `modified` is in whole seconds."""
+        import obstore
+
+        check_key(key)
+
+        def ask() -> Fetched | None:
+            try:
+                found = obstore.get(self._ready().hot, key)
+                return Fetched(bytes(found.bytes()), found.meta["last_modified"].timestamp())
+            except FileNotFoundError as error:
+                if s3_errors.absent(s3_errors.heard_from_obstore(error)):
+                    return None
+                raise
+
+        return self._persist(ask, key, "s3:GetObject")
+
+    def create(self, key: str, data: bytes) -> bool:
+        """True if this call wrote it."""
+        import obstore
+
+        check_key(key)
+        clients = self._ready()
+        try:
+            obstore.put(clients.hot, key, data, mode="create", use_multipart=False)
+        except Exception as error:
+            failure = self._heard(error)
+            if s3_errors.exists(failure):
+                return False
+            message, hint = s3_errors.words(failure, self._where(key, "s3:PutObject"))
+            if s3_errors.unsent(failure):
+                raise StoreError(message, hint) from error
+            raise OutcomeUnknownError(
+                f"it is not known whether {key} was written to {self.url}: {message}", hint
+            ) from error
+        return True
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or overwrite."""
+        import obstore
+
+        check_key(key)
+        self._persist(
+            lambda: obstore.put(self._ready().hot, key, data, use_multipart=False), key, "s3:PutObject"
+        )
+
+    def list(self, prefix: str) -> Iterator[Entry]:
+        """In order of the keys, a page of up to 1,000 at a time; a page that fails is asked for again."""
+        folder = prefix.rpartition("/")[0]
+        last = ""
+        while True:
+            page = self._page(folder, last, prefix)
+            for entry in page:
+                if entry.key <= last:
+                    raise StoreError(
+                        f"{self.url} does not list in order of the keys: {entry.key} after {last}",
+                        "use a general purpose bucket; directory buckets have no order",
+                    )
+                last = entry.key
+                if entry.key.startswith(prefix):
+                    yield entry
+            if len(page) < PAGE:
+                return
+
+    def delete(self, key: str) -> None:
+        """Remove, if it is there."""
+        import obstore
+
+        check_key(key)
+
+        def remove() -> None:
+            try:
+                obstore.delete(self._ready().hot, key)
+            except FileNotFoundError as error:
+                if not s3_errors.absent(s3_errors.heard_from_obstore(error)):
+                    raise
+
+        self._persist(remove, key, "s3:DeleteObject")
+
+    def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
+        """Stream a file in (`store/s3_transfer.py`)."""
+        from mldeploy.store.s3_transfer import upload
+
+        check_key(key)
+        self._told(lambda: upload(self._ready().bulk, key, source, progress), key, "s3:PutObject")
+
+    def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
+        """Stream it out into a new file (`store/s3_transfer.py`)."""
+        from mldeploy.store.s3_transfer import download
+
+        check_key(key)
+        return self._told(lambda: download(self._ready().bulk, key, target, progress), key, "s3:GetObject")
+
+    def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
+        """None: it has to be polled."""
+        return None
+
+    def _page(self, folder: str, after: str, prefix: str) -> Sequence[Entry]:
+        import obstore
+
+        def ask() -> Sequence[Entry]:
+            stream = obstore.list(self._ready().hot, folder or None, offset=after or None, chunk_size=PAGE)
+            page = next(iter(stream), ())
+            return [Entry(one["path"], one["size"], one["last_modified"].timestamp()) for one in page]
+
+        return self._persist(ask, prefix, "s3:ListBucket")
+
+    # --- the client
+
+    def _ready(self) -> Clients:
+        with self._lock:
+            pid = _Process.pid = _Process.pid or os.getpid()
+            if pid != os.getpid():
+                raise StoreError(
+                    f"{self.url} cannot be used in a process that was forked after S3 had been used in its "
+                    "parent",
+                    "start the process anew (multiprocessing's `spawn` or `forkserver`)",
+                )
+            if self._clients is None:
+                self._clients = _clients(self._place, self._environ)
+            return self._clients
+
+    def _heard(self, error: Exception) -> s3_errors.Failure:
+        failure = s3_errors.heard_from_obstore(error)
+        if s3_errors.stale_credentials(failure):
+            with self._lock:
+                self._clients = None  # look for others at the next request
+        return failure
+
+    def _where(self, key: str, right: str) -> s3_errors.Where:
+        clients = self._clients
+        settings = clients.settings if clients else Settings()
+        return s3_errors.Where(
+            url=self.url,
+            bucket=self._place.bucket,
+            endpoint=settings.shown(),
+            region=settings.region,
+            key=key,
+            right=right,
+        )
+
+    # --- errors
+
+    def _persist(self, ask: Callable[[], T], key: str, right: str) -> T:
+        return self._told(lambda: persist(ask, _judge, self.url, self._patience), key, right)
+
+    def _told(self, ask: Callable[[], T], key: str, right: str) -> T:
+        try:
+            return ask()
+        except MldeployError:
+            raise
+        except Exception as error:
+            failure = self._heard(error)
+            told = s3_errors.told(failure, self._where(key, right))
+            if s3_errors.absent(failure):
+                raise NotFoundError(told.message, told.hint) from error
+            raise told from error
+
+
+def _judge(error: Exception) -> Verdict:
+    if isinstance(error, MldeployError):
+        return Verdict(again=False)
+    failure = s3_errors.heard_from_obstore(error)
+    return Verdict(
+        again=s3_errors.passing(failure),
+        throttled=s3_errors.throttled(failure),
+        connected=failure.cause not in ("refused", "unresolved", "unreachable"),
+    )
+
+
+def _clients(place: Place, environ: Mapping[str, str]) -> Clients:
+    from obstore.store import S3Store as Client
+
+    settings, provider = settings_of(environ)
+    endpoint, virtual = settings.address(place.bucket)
+    # what stands here outranks the environment, which obstore reads too
+    config: dict[str, Any] = {
+        "region": settings.region or "us-east-1",
+        "virtual_hosted_style_request": virtual,
+        "conditional_put": "etag",
+        "disable_bulk_delete": True,
+    }
+    if endpoint:
+        config["aws_endpoint_url_s3"] = endpoint
+    if settings.anonymous:
+        config["skip_signature"] = True
+    options: dict[str, Any] = {
+        "allow_http": endpoint.startswith("http://"),
+        "connect_timeout": f"{CONNECT} s",
+        "user_agent": "mldeploy",
+    }
+    if settings.ca_bundle:
+        options["root_certificate"] = _pem(settings.ca_bundle)
+
+    def make(options: dict[str, Any], retries: int) -> Client:
+        return Client(
+            place.bucket,
+            prefix=place.prefix or None,
+            config=config,  # type: ignore[arg-type]
+            client_options=options,  # type: ignore[arg-type]
+            retry_config={"max_retries": retries},
+            credential_provider=provider,
+        )
+
+    hot = make(options | {"timeout": f"{REQUEST} s"}, 0)
+    bulk = make(options | {"timeout": "24 h", "read_timeout": f"{SILENCE} s"}, 5)
+    return Clients(hot, bulk, settings)
+
+
+def _pem(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}", "correct AWS_CA_BUNDLE") from error
