@@ -27,7 +27,7 @@ from mldeploy.errors import DiskError, MldeployError
 
 T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FOLDERS = ("blobs/sha256", "bundles", "environments", "seals", "staging", "run/scratch")
+_FOLDERS = ("blobs/sha256", "bundles", "environments", "seals", "staging", "run/workers", "run/scratch")
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from mldeploy_daemon.table import (
     read_table,
     write_table,
 )
+from mldeploy_daemon.worker_files import socket_of
 
 #: What a former run of the keeper published; its fronts are gone.
 LAST = Path("run/routes.last.json")
@@ -166,7 +167,7 @@ def _model(
         manifest = manifests(standing.digest)
         workers = route.workers.get(standing.version, ())
         versions[str(standing.version)] = VersionRoutes(
-            workers=tuple(WorkerRoute(id=worker, socket=f"run/{worker}.sock") for worker in workers),
+            workers=tuple(WorkerRoute(id=worker, socket=socket_of(worker)) for worker in workers),
             inputs=manifest.signature.inputs if manifest else (),
             outputs=manifest.signature.outputs if manifest else (),
             state="ready" if workers else standing.state,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -19,12 +20,13 @@ class Survivors:
     """What is left to end once agent and fronts have gone."""
 
     def __init__(self, folder: Path) -> None:
-        self.run = folder / "run"
+        self.folder, self.run = folder, folder / "run"
 
     def left(self) -> set[int]:
         """The pids that are still alive."""
         found = {pid for pid in children() if start_ticks(pid) is not None}
-        for path in (*self.run.glob("w-*.json"), *self.run.glob("zygote-*.json")):
+        written = self.run / "workers"
+        for path in (*written.glob("w-*/status.json"), *written.glob("zygote-*.json")):
             try:
                 status = json.loads(path.read_bytes())
                 pid, ticks = status["pid"], status["start_ticks"]
@@ -32,7 +34,7 @@ class Survivors:
                 continue
             alive = isinstance(pid, int) and ticks is not None and start_ticks(pid) == ticks
             # a status file may be written by what runs in a worker: believe the kernel, not the file
-            if alive and runs_in(pid, self.run.parent.resolve(), RUNTIME):
+            if alive and runs_in(pid, self.folder.resolve(), RUNTIME):
                 found.add(pid)
         return found
 
@@ -43,8 +45,8 @@ class Survivors:
                 os.kill(pid, number)
 
     def clean(self) -> None:
-        """Remove what the ended ones left in run/: sockets, status files, the routing table."""
-        for pattern in ("*.sock", "w-*", "zygote-*"):
-            for path in self.run.glob(pattern):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        """Remove what the ended ones left in run/: sockets, status files, logs."""
+        shutil.rmtree(self.run / "workers", ignore_errors=True)
+        for path in self.run.glob("*.sock"):
+            with contextlib.suppress(OSError):
+                path.unlink()

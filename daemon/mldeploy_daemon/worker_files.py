@@ -1,17 +1,23 @@
-"""What workers leave in run/: status files, sockets, logs, and the lines they say while they start.
+"""What zygotes and workers write: status files, sockets, logs, and the lines they say while they start.
 
-Reading them never fails: what cannot be read is not there. Left out: what it means (`workers.py`).
+All of it lies in run/workers/, the only part of run/ that they may write besides a place for temporary
+files; what is a worker's lies in a folder of its own there, the only one that this worker may write. So model
+code can touch neither the routing table nor another worker's socket. Reading never fails: what cannot be read
+is not there. Left out: what it means (`workers.py`).
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
 
 from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 
-RUN = Path("run")
+RUN = Path("run/workers")
+#: Where their libraries may put temporary files and caches.
+SCRATCH = Path("run/scratch")
 #: Bytes of a worker's log that are kept when it has failed.
 TAIL = 4096
 
@@ -41,16 +47,42 @@ class Progress(msgspec.Struct):
     error: str = ""
 
 
-def read_status(path: Path) -> Status | None:
-    """The status file, or None where there is none that can be read."""
+def socket_of(identifier: str) -> str:
+    """Where a worker takes requests, relative to the state folder."""
+    return f"{RUN}/{identifier}/socket"
+
+
+def status_of(identifier: str) -> str:
+    """Its status file, relative to the state folder."""
+    return f"{RUN}/{identifier}/status.json"
+
+
+def log_of(identifier: str) -> str:
+    """What it prints, relative to the state folder."""
+    return f"{RUN}/{identifier}/log"
+
+
+def make_folder(identifier: str) -> None:
+    """Its folder, for it and its zygote to write in. Raises OSError."""
+    (RUN / identifier).mkdir(mode=0o700, parents=True)
+
+
+def identifiers() -> list[str]:
+    """The workers that have a folder, dead ones included."""
+    return [path.name for path in RUN.glob("w-*")]
+
+
+def read_status(identifier: str) -> Status | None:
+    """What the worker says of itself, or None where nothing can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(Path(status_of(identifier)).read_bytes(), type=Status)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
-def tail(path: Path) -> str:
-    """The last words of a log."""
+def tail(identifier: str) -> str:
+    """The last words of a worker's log."""
+    path = Path(log_of(identifier))
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL))
@@ -60,8 +92,8 @@ def tail(path: Path) -> str:
 
 
 def statuses() -> list[Status]:
-    """What is said in run/ by workers, dead ones included."""
-    return [status for path in RUN.glob("w-*.json") if (status := read_status(path)) is not None]
+    """What is said by workers, dead ones included."""
+    return [status for each in identifiers() if (status := read_status(each)) is not None]
 
 
 def is_runtime(pid: int, ticks: int) -> bool:
@@ -74,5 +106,4 @@ def is_runtime(pid: int, ticks: int) -> bool:
 
 def remove_files(identifier: str) -> None:
     """Remove everything a worker left."""
-    for suffix in ("json", "sock", "log"):
-        (RUN / f"{identifier}.{suffix}").unlink(missing_ok=True)
+    shutil.rmtree(RUN / identifier, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The worker processes of this host: forked through zygotes, adopted after a restart, signalled, mourned.
 
-A worker is known by its status file (run/<id>.json), its pid with its start ticks, and while it lives by a
+A worker is known by its status file (worker_files.py), its pid with its start ticks, and while it lives by a
 pidfd, whose end wakes the agent. Workers outlive the agent; what a former agent started is adopted whenever
 its status file is seen. What happened to a worker comes out as one `Ending`.
 Left out: which workers there should be (`mldeploy.core.plan`) and what an ending means (`book.py`).
@@ -18,14 +18,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from mldeploy.core.host import StartWorker, Worker
 from mldeploy.core.manifest import Manifest
-from mldeploy_daemon.worker_files import RUN, Progress, Status, is_runtime, read_status, remove_files, tail
+from mldeploy_daemon.worker_files import (
+    SCRATCH,
+    Progress,
+    Status,
+    identifiers,
+    is_runtime,
+    log_of,
+    make_folder,
+    read_status,
+    remove_files,
+    socket_of,
+    status_of,
+    tail,
+)
 
 logger = logging.getLogger(__name__)
 #: Seconds a dead worker's zygote has to say in its status file how it died.
@@ -118,9 +130,10 @@ class Workers:
             "version": action.version,
             "digest": action.digest,
             "bundle": f"bundles/{action.digest}",
-            "socket": f"run/{identifier}.sock",
-            "status": f"run/{identifier}.json",
-            "log": f"run/{identifier}.log",
+            "socket": socket_of(identifier),
+            "status": status_of(identifier),
+            "log": log_of(identifier),
+            "write": [str(SCRATCH)],
             "replica": action.replica,
             "threads": manifest.resources.threads,
             "max_batch": manifest.batching.max_size,
@@ -131,12 +144,13 @@ class Workers:
     async def _fork(self, live: Live, spec: dict[str, Any], zygote: str) -> None:
         writer = None
         try:
+            make_folder(live.id)
             reader, writer = await asyncio.open_unix_connection(zygote)
             writer.write(msgspec.json.encode({"op": "fork", "worker": spec}) + b"\n")
             while line := await reader.readline():
                 self._progress(live, msgspec.json.decode(line, type=Progress))
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            live.reason = live.reason or f"its zygote cannot be asked: {error}"
+            live.reason = live.reason or f"it cannot be started: {error}"
         finally:
             if writer is not None:
                 writer.close()
@@ -184,15 +198,14 @@ class Workers:
 
     async def _mourn(self, live: Live, was: str) -> None:
         """Find out why it ended, remove what it left, and say so."""
-        path = RUN / f"{live.id}.json"
         asked = was == "stopping" and live.told == "stop"
-        status = read_status(path)
+        status = read_status(live.id)
         deadline = time.monotonic() + LAST_WORDS
         while not asked and live.pid and status is not None and status.state not in ("failed", "exited"):
             if time.monotonic() > deadline:
                 break
             await asyncio.sleep(0.02)  # the zygote writes it when it reaps; there is no event for that
-            status = read_status(path)
+            status = read_status(live.id)
         reason, stage = live.reason, live.stage
         if status is not None and status.state in ("failed", "exited"):
             reason, stage = status.reason or reason, status.stage or stage
@@ -206,7 +219,7 @@ class Workers:
                 asked=asked,
                 stage="serve" if live.ready_at else stage or "load",
                 reason=reason or "its process ended without a word",
-                log_tail=tail(RUN / f"{live.id}.log"),
+                log_tail=tail(live.id),
             )
         )
         remove_files(live.id)
@@ -239,17 +252,17 @@ class Workers:
 
     def adopt(self, environment_of: Callable[[str], str]) -> None:
         """Take over every worker that lives and is not known yet; remove what dead ones left."""
-        for path in RUN.glob("w-*.json"):
-            known = self.live.get(path.stem)
+        for identifier in identifiers():
+            known = self.live.get(identifier)
             if known is not None:
                 if known.adopted and known.state == "loading":
-                    self._look_again(known, path)
+                    self._look_again(known)
                 continue
-            status = read_status(path)
-            if status is not None and status.id == path.stem and is_runtime(status.pid, status.start_ticks):
+            status = read_status(identifier)
+            if status is not None and status.id == identifier and is_runtime(status.pid, status.start_ticks):
                 self._take_over(status, environment_of(status.digest))
             else:
-                remove_files(path.stem)
+                remove_files(identifier)
 
     def _take_over(self, status: Status, environment: str) -> None:
         now = self.now()
@@ -270,8 +283,8 @@ class Workers:
             self._ready(live)
         logger.info("%s goes on as %s (pid %d)", live.ref, live.id, status.pid)
 
-    def _look_again(self, live: Live, path: Path) -> None:
-        status = read_status(path)
+    def _look_again(self, live: Live) -> None:
+        status = read_status(live.id)
         if status is not None and status.state == "ready":
             self._ready(live)
 

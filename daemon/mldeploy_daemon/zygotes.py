@@ -22,7 +22,7 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.worker_files import RUN, is_runtime
+from mldeploy_daemon.worker_files import RUN, SCRATCH, is_runtime
 
 logger = logging.getLogger(__name__)
 #: Seconds a zygote has to import its packages.
@@ -61,12 +61,12 @@ class Zygotes:
 
     @staticmethod
     def stem(environment: str) -> str:
-        """The name of its files in run/, without an ending."""
+        """The name of its files in run/workers/, without an ending."""
         return f"zygote-{environment[:16]}"
 
     def socket(self, environment: str) -> str:
         """Where it takes requests, relative to the state folder."""
-        return f"run/{self.stem(environment)}.sock"
+        return f"{RUN}/{self.stem(environment)}.sock"
 
     async def start(self, environment: str, manifest: Manifest) -> None:
         """Start it and wait until it listens. Raises BuildError or DiskError, with its last words."""
@@ -102,8 +102,8 @@ class Zygotes:
             "imports": list(manifest.imports),
             "confine": self.confine,
             "read": ["bundles"],
-            "write": ["run"],
-            "scratch": "run/scratch",
+            "write": [str(RUN)],
+            "scratch": str(SCRATCH),
         }
         try:
             with stem.with_suffix(".log").open("wb") as log:
@@ -131,7 +131,7 @@ class Zygotes:
                 reason = status.reason if status and status.pid == zygote.pid else ""
                 raise BuildError(
                     f"the zygote ended at once: {reason or self._words(zygote) or 'without a word'}",
-                    "see its log in the state folder under run/",
+                    "see its log in the state folder under run/workers/",
                 )
 
     def _words(self, zygote: Zygote) -> str:

@@ -87,13 +87,14 @@ def confine(
     return Confinement("+".join(reached) or "none", abi, write, base)
 
 
-def narrow(confinement: Confinement, read: Iterable[str]) -> None:
-    """Take from this process what the zygote could read, but for the system, the environment and `read`.
+def narrow(confinement: Confinement, read: Iterable[str], write: Iterable[str]) -> None:
+    """Take from this process what the zygote could do: what is left is the system and the environment, and
+    `read` and `write`, which is also read.
 
     Nothing happens without Landlock. Raises OSError where the kernel refuses a further layer.
     """
     if confinement.landlock:
-        _landlock((*confinement.base, *read), confinement.write)
+        _landlock((*confinement.base, *read), write)
 
 
 def _landlock(read: Iterable[str], write: Iterable[str]) -> int:

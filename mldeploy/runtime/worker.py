@@ -117,7 +117,11 @@ class Worker:
     def _prepare(self, wake: socket.socket) -> Server | None:
         """Everything up to listening; None where it was told to stop meanwhile. Raises BundleError."""
         spec = self._spec
-        narrow(self._confinement, [spec.bundle, *spec.read, *filter(None, [spec.manifest])])
+        narrow(
+            self._confinement,
+            [spec.bundle, *spec.read, *filter(None, [spec.manifest])],
+            [str(Path(spec.status).parent), *spec.write],
+        )
         process.reseed()
         process.wake_precisely()
         bundle = str(Path(spec.bundle).absolute())  # the model may change the working directory

@@ -61,7 +61,7 @@ def test_a_new_host_fetches_builds_serves_swaps_rolls_back_and_leaves(place: Pla
     assert daemon.stop() == 0
     assert daemon.processes() == []
     assert state_of(place).hosts == {}, "it has left"
-    assert sorted(path.name for path in (daemon.state / "run").glob("*.sock")) == []
+    assert sorted(path.name for path in (daemon.state / "run").rglob("*sock*")) == []
 
 
 def test_no_request_fails_while_versions_are_swapped_and_agents_killed(place: Place, start: Start) -> None:
@@ -149,7 +149,7 @@ def test_models_with_one_lock_share_an_environment_and_a_zygote(
     daemon.wait_answer(2.0, "other")
     until(lambda: len(daemon.workers()) == 3, "three workers")
     assert [path.name for path in (daemon.state / "environments").iterdir()] == [maker.environment()[0]]
-    zygotes = list((daemon.state / "run").glob("zygote-*.sock"))
+    zygotes = list((daemon.state / "run/workers").glob("zygote-*.sock"))
     assert len(zygotes) == 1
     parents = {_parent(each["pid"]) for each in daemon.workers()}
     assert len(parents) == 1

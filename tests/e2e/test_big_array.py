@@ -63,7 +63,8 @@ def _two_replicas(world: World) -> list[int]:
     """The pids of both replicas: the host serves from the first that is ready."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        statuses = [json.loads(path.read_bytes()) for path in (world.state / "run").glob("w-*.json")]
+        found = (world.state / "run/workers").glob("w-*/status.json")
+        statuses = [json.loads(path.read_bytes()) for path in found]
         pids = [status["pid"] for status in statuses if status["state"] == "ready"]
         if len(pids) == 2:
             return pids

@@ -79,13 +79,13 @@ def _environments(daemon: LocalDaemon) -> set[str]:
 
 
 def _zygotes(daemon: LocalDaemon) -> set[int]:
-    found = (daemon.state / "run").glob("zygote-*.json")
+    found = (daemon.state / "run/workers").glob("zygote-*.json")
     return {json.loads(path.read_bytes())["pid"] for path in found}
 
 
 def _parent_of_worker(daemon: LocalDaemon, model: str) -> int:
     """The pid of the process that forked the worker of a model."""
-    for path in (daemon.state / "run").glob("w-*.json"):
+    for path in (daemon.state / "run/workers").glob("w-*/status.json"):
         status = json.loads(path.read_bytes())
         if status["model"] == model and status["state"] == "ready":
             return int(Path(f"/proc/{status['pid']}/stat").read_text().rpartition(")")[2].split()[1])

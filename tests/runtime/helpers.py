@@ -265,15 +265,17 @@ class Host:
             self.start()
         self.count += 1
         ident = f"w-{self.count}"
+        (self.state / "run" / ident).mkdir(exist_ok=True)
         given = {
             "id": ident,
             "model": "churn",
             "version": 7,
             "digest": "0" * 64,
             "bundle": str(bundle.folder.relative_to(self.state)),
-            "socket": f"run/{ident}.sock",
-            "status": f"run/{ident}.json",
-            "log": f"run/{ident}.log",
+            "socket": f"run/{ident}/socket",
+            "status": f"run/{ident}/status.json",
+            "log": f"run/{ident}/log",
+            "write": ["tmp"],
             **spec,
         }
         worker = Worker(self, given, self.control())

@@ -65,6 +65,9 @@ class Model:
             "netlink": tried(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
             "packet": tried(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)),
             "datagram": tried(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
+            "routes": tried(lambda: write(bundle.parent.parent / "run" / "routes.json")),
+            "sibling": tried(lambda: write(bundle.parent.parent / "run" / "w-other" / "status.json")),
+            "hijack": tried(lambda: os.unlink(bundle.parent.parent / "run" / "w-other" / "socket")),
             "unix": tried(lambda: unix(bundle.parent.parent / "run" / "zygote.sock")),
             "signal": tried(lambda: os.kill(int(os.environ["OUTSIDE_PID"]), 0)),
             "ptrace": tried(lambda: call("ptrace", 1, -1, None, None)),
@@ -79,7 +82,7 @@ class Model:
         return np.array([[f"{k}={v}" for k, v in results.items()]] * len(x))
 """
 ALLOWED = {"own", "pair", "scratch", "random", "thread", "process"}
-PROBES = 26
+PROBES = 29
 
 
 def landlock() -> int:
@@ -95,6 +98,8 @@ def probe(make_bundle: Callable[..., Bundle], tmp_path: Path) -> Bundle:
     bundle = make_bundle("probe")
     make_bundle("other").code("")
     (tmp_path / "state" / "outside").write_text("secret")
+    (tmp_path / "state" / "run" / "w-other").mkdir(parents=True)
+    (tmp_path / "state" / "run" / "w-other" / "socket").touch()
     (bundle.folder / "code" / "spare.py").write_text("")
     bundle.manifest["signature"]["outputs"] = [{"name": "y", "datatype": "BYTES", "shape": [-1, PROBES]}]
     return bundle.code(PROBE).sample(ONE, [])

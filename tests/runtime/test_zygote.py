@@ -253,7 +253,7 @@ def test_status_files_are_always_whole(host: Host, sums: Bundle) -> None:
     while "ready" not in seen:
         seen.add(json.loads(path.read_text())["state"])
     assert seen <= {"loading", "ready"}
-    assert list((host.state / "run").glob("*.tmp")) == []
+    assert list((host.state / "run").rglob("*.tmp")) == []
 
 
 def test_a_zygote_left_over_socket_file_is_no_obstacle(host: Host, sums: Bundle) -> None:

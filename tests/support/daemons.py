@@ -119,7 +119,7 @@ class Daemon:
     def workers(self) -> list[dict[str, Any]]:
         """The status files of workers."""
         found = []
-        for path in (self.state / "run").glob("w-*.json"):
+        for path in (self.state / "run/workers").glob("w-*/status.json"):
             with contextlib.suppress(OSError, ValueError):
                 found.append(json.loads(path.read_bytes()))
         return found
