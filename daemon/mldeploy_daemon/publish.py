@@ -182,6 +182,17 @@ def _model(
         previous=route.previous,
         share=route.share,
         salt=route.salt,
+        key=_key(route, standings, manifests),
         versions=versions,
         reason=why_unserved(asked, standings) if asked is not None and route.stable is None else "",
     )
+
+
+def _key(
+    route: ModelRoute, standings: tuple[Standing, ...], manifests: Callable[[str], Manifest | None]
+) -> str:
+    """The routing key of the version that is being rolled out, else of the one that serves."""
+    digests = {standing.version: standing.digest for standing in standings}
+    version = route.stable if route.candidate is None else route.candidate
+    manifest = manifests(digests[version]) if version in digests else None
+    return manifest.routing.key if manifest else ""

@@ -54,7 +54,7 @@ class ModelRoutes(msgspec.Struct, frozen=True, kw_only=True):
     candidate: int | None = None
     previous: int | None = None
     share: int = 0  # hundredths of a percent of unpinned requests for the candidate
-    key: str = ""  # the routing key: "" is the request id, "header:NAME" that header (else the request id)
+    key: str = ""  # the routing key: "header:NAME", "input:NAME", "" (and where there is none) the request id
     salt: str = ""  # of the split: the rollout's id
     versions: dict[str, VersionRoutes] = {}  # by version number
     reason: str = ""  # why nothing serves, for the 503

@@ -19,7 +19,7 @@ from mldeploy.bundle.locking import Wanted, provide, provided_modules, read_requ
 from mldeploy.bundle.modules import Needs, find_needs, pickle_modules, source_modules
 from mldeploy.bundle.sources import Options, find_kind
 from mldeploy.bundle.targets import Target, default_platform, this_python
-from mldeploy.core.manifest import Batching, Entry, Manifest, Resources, Rollout, Wheel
+from mldeploy.core.manifest import Batching, Entry, Manifest, Resources, Rollout, Routing, Wheel
 from mldeploy.errors import UsageError
 from mldeploy.progress import Reporter, Silent
 
@@ -46,6 +46,7 @@ def pack(
     metrics: Mapping[str, float] | None = None,
     description: str = "",
     rollout: Rollout | None = None,
+    routing_key: str = "",
     max_batch: int = 64,
     threads: int = 1,
     replicas: int = 1,
@@ -66,6 +67,8 @@ def pack(
     to are copied, and the files and folders in `code`. `method` is called for a prediction, "__call__" for
     plain functions. `max_batch` is rows in one call (1: never batched), `threads` for BLAS, `replicas`
     workers per host, `memory` bytes per worker. `metrics` are the model's own, such as {"auc": 0.91}.
+    `routing_key` keeps a client with one version during a rollout: "header:x-user", "input:user_id" (one of
+    the signature), or by default the request id.
 
     The digest is a function of the packed files. cloudpickle writes functions and classes of `__main__` by
     value, and those bytes depend on the folder and the hash seed: to get the same digest on another day, put
@@ -100,6 +103,7 @@ def pack(
             entry=_entry(asked, pickled), signature=asked.signature, samples=(asked.sample,),
             python=target.python, platform=target.platform, imports=_provided(needs, staging, wheels),
             batching=Batching(max_size=max_batch), rollout=rollout or Rollout(),
+            routing=Routing(key=routing_key),
             resources=Resources(memory=memory, threads=threads, replicas=replicas),
         )  # fmt: skip
         last = Last(manifest, wheels, numbers(metrics), validate, confine, known=pickled.files)

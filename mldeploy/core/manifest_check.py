@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from mldeploy.core.manifest_fields import DATATYPES, RUNTIME_PROTOCOL, Entry, Manifest, Tensor
 from mldeploy.core.paths import clashes, path_problem
+from mldeploy.core.routing import parse_key
 from mldeploy.core.types import FULL_SHARE, check_name, parse_expiry
 from mldeploy.errors import UsageError
 
@@ -40,7 +41,7 @@ _ANY_DAY = datetime(2000, 1, 1, tzinfo=UTC)
 def check(manifest: Manifest) -> list[Problem]:
     """Every problem as (dotted key, message, hint), in the order of the manifest's keys."""
     found: list[Problem] = []
-    for part in (_identity, _signature, _entry, _numbers, _samples, _files, _wheels):
+    for part in (_identity, _signature, _entry, _numbers, _routing, _samples, _files, _wheels):
         found.extend(part(manifest))
     return found
 
@@ -159,6 +160,17 @@ def _numbers(manifest: Manifest) -> Iterator[Problem]:
     problem = steps_problem(rollout.steps)
     if problem:
         yield "rollout.steps", *problem
+
+
+def _routing(manifest: Manifest) -> Iterator[Problem]:
+    try:
+        key = parse_key(manifest.routing.key)
+    except UsageError as error:
+        yield "routing.key", error.message, error.hint
+        return
+    inputs = [tensor.name for tensor in manifest.signature.inputs]
+    if key.source == "input" and key.name not in inputs:
+        yield "routing.key", f"there is no input {key.name!r}", f"name one of {', '.join(inputs)}"
 
 
 def steps_problem(steps: tuple[int, ...]) -> tuple[str, str] | None:

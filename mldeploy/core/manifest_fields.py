@@ -60,6 +60,12 @@ class Rollout(_Strict, frozen=True, kw_only=True):
     hold: int = 0
 
 
+class Routing(_Strict, frozen=True, kw_only=True):
+    """What keeps a client with one version during a rollout."""
+
+    key: str = ""  # "header:NAME", "input:NAME" (its first element), or "" for the request id
+
+
 class Entry(_Strict, frozen=True, kw_only=True):
     """What the runtime loads: for `python-object` the pickle, for `python-class` module and class."""
 
@@ -114,6 +120,7 @@ class Manifest(_Strict, frozen=True, kw_only=True):
     batching: Batching = Batching()
     resources: Resources = Resources()
     rollout: Rollout = Rollout()
+    routing: Routing = Routing()
     imports: tuple[str, ...] = ()  # modules the zygote imports ahead
     samples: tuple[Sample, ...] = ()
     lock: str = "requirements.lock"

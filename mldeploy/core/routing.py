@@ -1,14 +1,44 @@
-"""The sticky split of a model's traffic between stable and candidate.
+"""The sticky split of a model's traffic between stable and candidate, and of what a shadow sees.
 
 Rules: the same key and rollout always give the same answer; whoever is in at 1 % is in at 10 %; two rollouts
-choose independently of each other, because the rollout's id is the salt.
+choose independently of each other, because the rollout's id is the salt (a shadow's id for a shadow).
+Left out: where the key of a request comes from (the front).
 """
 
 from __future__ import annotations
 
+import re
 from hashlib import blake2b
 
+import msgspec
+
 from mldeploy.core.types import FULL_SHARE
+from mldeploy.errors import UsageError
+
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """What identifies a client: a header, the first element of an input, or "" for the request id."""
+
+    source: str = ""  # "", "header" or "input"
+    name: str = ""  # of a header in lower case
+
+
+def parse_key(text: str) -> Key:
+    """Read `header:NAME`, `input:NAME`, or nothing for the request id. Raises UsageError."""
+    source, colon, name = text.partition(":")
+    name = name.strip()
+    if not text:
+        return Key()
+    if colon and source == "header" and _HEADER.fullmatch(name):
+        return Key("header", name.lower())
+    if colon and source == "input" and name:
+        return Key("input", name)
+    raise UsageError(
+        f"{text[:100]!r} is no routing key",
+        "write header:x-user or input:user_id, or nothing for request ids",
+    )
 
 
 def choose(key: str, salt: str, share: int) -> bool:

@@ -134,6 +134,7 @@ samples:
 batching: {max_size: 8}
 resources: {memory: 1000000, threads: 2, replicas: 3}
 rollout: {steps: [1, 12.5, 100%], hold: 10m}
+routing: {key: "header:X-User"}
 metrics: {auc: 0.9}
 requirements: [numpy]
 """
@@ -142,6 +143,7 @@ requirements: [numpy]
     assert manifest.expires == "2100-01-01"
     assert manifest.rollout.steps == (100, 1250, 10_000)
     assert manifest.rollout.hold == 600
+    assert manifest.routing.key == "header:X-User"
     assert (manifest.resources.threads, manifest.resources.replicas, manifest.batching.max_size) == (2, 3, 8)
     assert manifest.samples[0].rtol == 0.5
     assert json.loads((tmp_path / "out/packed.json").read_text())["metrics"] == {"auc": 0.9}

@@ -16,6 +16,7 @@ from mldeploy.core.manifest import (
     Manifest,
     Resources,
     Rollout,
+    Routing,
     Sample,
     Signature,
     Tensor,
@@ -92,6 +93,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             steps=tuple(sorted(draw(st.sets(st.integers(1, 10_000), min_size=1, max_size=5)))),
             hold=draw(st.integers(0, 3600)),
         ),
+        routing=Routing(key=draw(st.sampled_from(["", "header:x-user"]))),
         imports=tuple(draw(st.lists(st.sampled_from(["numpy", "sklearn.pipeline"]), max_size=2))),
         samples=tuple(
             Sample(

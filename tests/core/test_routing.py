@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mldeploy.core.routing import choose
+from mldeploy.core.routing import Key, choose, parse_key
+from mldeploy.errors import UsageError
 
 
 @given(st.text(), st.text(max_size=30), st.integers(0, 10_000), st.integers(0, 10_000))
@@ -35,3 +39,17 @@ def test_the_hash_is_fixed_for_ever() -> None:
     # changing it would move users between versions in the middle of a rollout
     taken = [n for n in range(12) if choose(f"user {n}", "01k9zq3v5w8x7c2m4n6b8d0f1g", 2_500)]
     assert taken == [3, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [("", Key()), ("header:X-User", Key("header", "x-user")), ("input:user id", Key("input", "user id"))],
+)
+def test_routing_keys(text: str, key: Key) -> None:
+    assert parse_key(text) == key
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_routing_key_or_a_usage_error(text: str) -> None:
+    with contextlib.suppress(UsageError):
+        assert parse_key(text).source in ("", "header", "input")

@@ -34,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     worker_inflight: int = 512  # unanswered requests at one worker: more is 503
     waiting: int = 256  # requests that wait for one sleeping version: more is 503
     worker_buffer: int = 64 << 20  # bytes a worker has not taken yet: more is 503
+    key_bytes: int = 65_536  # a longer body is not looked into for a routing key: the request id is the key
     stop_seconds: float = 30.0  # after SIGTERM, for what is in flight
     stats_seconds: float = 0.5  # to hear the sibling fronts for /metrics
 

@@ -105,7 +105,7 @@ class Dispatcher:
             self._refuse(exchange, 404, f"there is no model {route.model!r}")
             return
         exchange.series = model.series
-        version = pick_version(model, route.version, exchange)
+        version = pick_version(model, route.version, exchange, self._host.limits.key_bytes)
         if isinstance(version, Refusal):
             exchange.version = None
             self._refuse(exchange, version.status, version.message)

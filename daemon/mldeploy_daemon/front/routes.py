@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mldeploy.core.routing import Key, parse_key
+from mldeploy.errors import UsageError
 from mldeploy_daemon.front.metrics import Metrics, Series
 from mldeploy_daemon.front.upstream import Pool, Worker
 from mldeploy_daemon.table import ModelRoutes, Table, VersionRoutes, WorkerRoute
-
-_HEADER = "header:"
 
 
 class Version:
@@ -45,8 +45,9 @@ class Model:
         }
         self.stable = self.parts["stable"]
         self.candidate = self.parts["candidate"]
-        header = routes.key.removeprefix(_HEADER) if routes.key.startswith(_HEADER) else ""
-        self.header = header.strip().lower().encode() if header else None
+        key = _key(routes.key)
+        self.header = key.name.encode() if key.source == "header" else None
+        self.input = key.name if key.source == "input" else None
 
     def _part(self, number: int | None) -> Version | None:
         return None if number is None else self.versions.get(str(number))
@@ -58,6 +59,13 @@ class Routes:
     def __init__(self, table: Table, models: dict[str, Model]) -> None:
         self.table = table
         self.models = models
+
+
+def _key(text: str) -> Key:
+    try:
+        return parse_key(text)
+    except UsageError:  # of a newer agent: the request id serves until this front is replaced too
+        return Key()
 
 
 def named_workers(table: Table) -> Iterator[WorkerRoute]:

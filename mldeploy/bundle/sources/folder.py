@@ -71,7 +71,7 @@ def pack(source: Path, options: Options) -> Packed:
                 name=identity.name, owner=identity.owner, expires=identity.expires, entry=entry,
                 description=model.description, signature=recorded.signature, samples=recorded.samples,
                 python=target.python, platform=target.platform, batching=model.batching,
-                resources=model.resources, rollout=rollout,
+                resources=model.resources, rollout=rollout, routing=model.routing,
                 imports=imports_of(staging, entry, wheels) if model.imports is None else model.imports,
             )  # fmt: skip
             last = Last(

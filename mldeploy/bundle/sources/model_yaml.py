@@ -14,8 +14,8 @@
 
 Rules: unknown keys are errors that name the nearest valid one. `entry` may also be a table with class,
 pickle, method and input. Optional: signature (else found by running), batching, resources, rollout (steps in
-percent, hold as 10m), imports, exclude (patterns of files that are not code), metrics, python, platform,
-description. Left out: what the folder holds besides (`folder.py`).
+percent, hold as 10m), routing (key), imports, exclude (patterns of files that are not code), metrics, python,
+platform, description. Left out: what the folder holds besides (`folder.py`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from mldeploy.bundle.manifest_file import load_yaml
-from mldeploy.core.manifest import Batching, Entry, Resources, Rollout, Tensor
+from mldeploy.core.manifest import Batching, Entry, Resources, Rollout, Routing, Tensor
 from mldeploy.core.strict import convert
 from mldeploy.core.types import parse_duration, parse_share
 from mldeploy.errors import ManifestError, MldeployError
@@ -88,6 +88,7 @@ class ModelYaml(_Strict, frozen=True, kw_only=True):
     batching: Batching = Batching()
     resources: Resources = Resources()
     rollout: Ramp = Ramp()
+    routing: Routing = Routing()
     imports: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     metrics: dict[str, float] = {}
