@@ -39,7 +39,7 @@ def _(action: r.Promote) -> str:
     where = f"promote {action.model}@{action.version} in {action.environment}"
     if action.steps == (FULL_SHARE,):
         return where
-    return f"{where} to {' → '.join(format_share(share) for share in action.steps)}"
+    return f"{where} to {' → '.join(format_share(share) if share else 'shadow' for share in action.steps)}"
 
 
 @_describe.register
@@ -71,6 +71,29 @@ def _(action: r.Resume) -> str:
 def _(action: r.Rollback) -> str:
     to = f" to {action.model}@{action.to}" if action.to is not None else ""
     return f"roll back {action.model} in {action.environment}{to}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Shadow) -> str:
+    where = f" where {action.where}" if action.where else ""
+    share = format_share(action.fraction)
+    return f"shadow {action.model}@{action.version} in {action.environment} on {share}{where}"
+
+
+@_describe.register
+def _(action: r.Unshadow) -> str:
+    return f"end shadow {action.shadow}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Policy) -> str:
+    named = ", ".join(sorted(action.settings)) or "nothing"
+    return f"set {named} for {action.environment or 'every environment'}"
+
+
+@_describe.register
+def _(action: r.Notified) -> str:
+    return f"notice {action.notice} {'given up' + _because(action.reason) if action.reason else 'sent'}"
 
 
 @_describe.register

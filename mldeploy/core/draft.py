@@ -2,7 +2,7 @@
 
 Rules: the State it starts from is never touched; what a record changed can be undone as a whole; a dict is
 copied once, however many records follow (so a long log folds in linear time). What would otherwise be
-searched for (live digests, rollouts, how often a blob is needed) is indexed on first use.
+searched for (live digests, rollouts and shadows, how often a blob is needed) is indexed on first use.
 Left out: what an action means (`core/lifecycle.py`, `core/traffic.py`).
 """
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
-from mldeploy.core.state import Blob, Host, Model, Serving, State, Version
+from mldeploy.core.records import Setting
+from mldeploy.core.state import Blob, Host, Model, Notice, Serving, State, Version
 from mldeploy.core.types import ModelRef
 
 _K = TypeVar("_K")
@@ -84,6 +85,8 @@ class Draft:
         self.blobs: Table[str, Blob] = Table(state.blobs, self._journal)
         self.hosts: Table[str, Host] = Table(state.hosts, self._journal)
         self.frozen: Table[str, str] = Table(state.frozen, self._journal)
+        self.policy: Table[str, dict[str, Setting]] = Table(state.policy, self._journal)
+        self.notices: Table[str, Notice] = Table(state.notices, self._journal)
         self._marks: Table[str, str] = Table({"horizon": state.horizon}, self._journal)
         self._versions: dict[str, Table[int, Version]] = {}
         self._live: dict[str, Table[str, int]] = {}
@@ -91,7 +94,7 @@ class Draft:
         self._serving: dict[str, Table[str, Serving]] = {
             name: Table(serving, self._journal) for name, serving in state.environments.items()
         }
-        self._rollouts: Table[str, tuple[str, str]] | None = None
+        self._under_way: Table[str, tuple[str, str]] | None = None
         self._needed: Table[str, int] | None = None
         self.published: list[ModelRef] = []  # by the record being applied
 
@@ -130,6 +133,8 @@ class Draft:
             blobs=self.blobs.dict(),
             horizon=self.horizon,
             voids=self.voids,
+            policy=self.policy.dict(),
+            notices=self.notices.dict(),
         )
 
     # --- models and versions
@@ -217,26 +222,31 @@ class Draft:
         table = self._serving.get(environment)
         if table is None:
             table = self._serving[environment] = Table({}, self._journal)
-        rollouts = self._rollout_index()
-        before = table.get(model)
-        if before is not None and before.ramp is not None:
-            rollouts.drop(before.ramp.rollout)
-        if serving.ramp is not None:
-            rollouts.put(serving.ramp.rollout, (environment, model))
+        index = self._index()
+        for gone in _ids(table.get(model) or Serving()):
+            index.drop(gone)
+        for here in _ids(serving):
+            index.put(here, (environment, model))
         table.put(model, serving)
 
-    def rollout(self, rollout: str) -> tuple[str, str] | None:
-        """Where this rollout is under way, as (environment, model); None if nowhere."""
-        return self._rollout_index().get(rollout)
+    def under_way(self, name: str) -> tuple[str, str] | None:
+        """Where the rollout or shadow of this id is under way, as (environment, model); None if nowhere."""
+        return self._index().get(name)
 
-    def _rollout_index(self) -> Table[str, tuple[str, str]]:
-        if self._rollouts is None:
+    def _index(self) -> Table[str, tuple[str, str]]:
+        if self._under_way is None:
             found = {
-                serving.ramp.rollout: (environment, model)
+                name: (environment, model)
                 for environment, table in self._serving.items()
                 for model, serving in table.items()
-                if serving.ramp is not None
+                for name in _ids(serving)
             }
-            self._rollouts = Table(found, self._journal)
-            self._rollouts.owned = True
-        return self._rollouts
+            self._under_way = Table(found, self._journal)
+            self._under_way.owned = True
+        return self._under_way
+
+
+def _ids(serving: Serving) -> list[str]:
+    """The rollout and the shadows of one model."""
+    found = [shadow.shadow for shadow in serving.shadows]
+    return found if serving.ramp is None else [serving.ramp.rollout, *found]

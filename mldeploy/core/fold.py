@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mldeploy.core import lifecycle, records, traffic
+from mldeploy.core import lifecycle, notices, policy, records, shadows, traffic
 from mldeploy.core.draft import Draft
 from mldeploy.core.lifecycle import Context
 from mldeploy.core.records import Action, Record
@@ -32,11 +32,15 @@ _APPLY: dict[type, Callable[[Draft, Any, Context], None]] = {
     records.Pause: traffic.pause,
     records.Resume: traffic.pause,
     records.Rollback: traffic.rollback,
-    records.Retire: lifecycle.retire,
+    records.Shadow: shadows.shadow,
+    records.Unshadow: shadows.unshadow,
+    records.Retire: notices.retire,
     records.Restore: lifecycle.restore,
     records.Extend: lifecycle.extend,
     records.Freeze: traffic.freeze,
     records.Unfreeze: traffic.unfreeze,
+    records.Policy: policy.set_policy,
+    records.Notified: notices.notified,
     records.Join: lifecycle.join,
     records.Leave: lifecycle.leave,
     records.Forget: lifecycle.leave,

@@ -140,7 +140,9 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
             refuse(
                 f"{model}@{number} is {role} in {environment}", "promote another version first, or --force"
             )
-        if not candidate and number not in (serving.stable, serving.previous):
+        shadows = tuple(shadow for shadow in serving.shadows if shadow.version != number)
+        named = number in (serving.stable, serving.previous) or shadows != serving.shadows
+        if not candidate and not named:
             continue
         if candidate and ramp is not None:
             reason = f"version retired: {action.reason}" if action.reason else "version retired"
@@ -151,6 +153,7 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
             # the previous version does not come back by itself: nobody asked for it
             stable=None if serving.stable == number else serving.stable,
             previous=None if serving.previous == number else serving.previous,
+            shadows=shadows if serving.stable != number else (),  # nobody is left to answer
             seq=told.seq,
         )
         draft.put_serving(environment, model, serving)

@@ -177,7 +177,8 @@ def steps_problem(steps: tuple[int, ...]) -> tuple[str, str] | None:
     """What is wrong with the steps of a rollout (hundredths of a percent), as (message, hint)."""
     if not steps or len(steps) > MAX_STEPS:
         return f"{len(steps)} steps", f"write 1 to {MAX_STEPS} steps"
-    if any(not 1 <= step <= FULL_SHARE for step in steps):
+    shares = steps[1:] if steps[0] == 0 and len(steps) > 1 else steps  # a first 0 is a shadow step
+    if any(not 1 <= share <= FULL_SHARE for share in shares):
         return "a step is not a share", "a share is more than 0 % and at most 100 %"
     if any(later <= before for before, later in pairwise(steps)):
         return "the steps do not grow", "write each step larger than the one before"

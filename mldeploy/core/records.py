@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from mldeploy.core.evidence import Evidence
 from mldeploy.core.types import FULL_SHARE, PRODUCTION
 from mldeploy.errors import IntegrityError, StoreFormatError, UsageError
 
@@ -57,7 +58,8 @@ class Promote(_Action, frozen=True, kw_only=True, tag="promote"):
     One step of 10,000 makes it stable at once, and so do any steps where nothing is stable yet: there is
     nobody else to answer the rest. A last step below 10,000 holds there until another promote. With `on` it
     is a ramp in any case, on the hosts with these labels; `complete` makes it stable everywhere. A rollout
-    under way is superseded.
+    under way is superseded. A first step of 0 is a shadow step: `fraction` of the traffic is copied to the
+    candidate, and its answers are compared and thrown away.
     """
 
     model: str
@@ -65,9 +67,12 @@ class Promote(_Action, frozen=True, kw_only=True, tag="promote"):
     environment: str = PRODUCTION
     steps: tuple[int, ...] = (FULL_SHARE,)
     hold: int = 0  # seconds at each step
-    guards: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()  # none: the policy's; ("none",): no guard at all
     on: tuple[str, ...] = ()  # host labels; none means every host
     rollout: str  # ULID that names this rollout
+    min_requests: int = 200  # of the candidate at each step, before it goes on
+    deadline: int = 0  # seconds from here, or from its last resume, to the last step; 0: the policy's
+    fraction: int = 0  # hundredths of a percent of the traffic copied at a shadow step; 0: the policy's
 
 
 class Advance(_Action, frozen=True, kw_only=True, tag="advance"):
@@ -75,6 +80,7 @@ class Advance(_Action, frozen=True, kw_only=True, tag="advance"):
 
     rollout: str
     step: int
+    evidence: Evidence | None = None
 
 
 class Complete(_Action, frozen=True, kw_only=True, tag="complete"):
@@ -82,6 +88,7 @@ class Complete(_Action, frozen=True, kw_only=True, tag="complete"):
 
     rollout: str
     step: int
+    evidence: Evidence | None = None
 
 
 class Halt(_Action, frozen=True, kw_only=True, tag="halt"):
@@ -89,6 +96,7 @@ class Halt(_Action, frozen=True, kw_only=True, tag="halt"):
 
     rollout: str
     reason: str
+    evidence: Evidence | None = None
 
 
 class Pause(_Action, frozen=True, kw_only=True, tag="pause"):
@@ -116,6 +124,27 @@ class Rollback(_Action, frozen=True, kw_only=True, tag="rollback"):
     reason: str = ""
 
 
+class Shadow(_Action, frozen=True, kw_only=True, tag="shadow"):
+    """Copy some of a model's live traffic to a version; its answers are recorded and never returned."""
+
+    model: str
+    version: int
+    environment: str = PRODUCTION
+    shadow: str  # ULID that names this shadow
+    fraction: int = FULL_SHARE  # hundredths of a percent of the requests that `where` chooses
+    where: str = ""  # an expression over header and input; empty: every request
+    lasts: int = 0  # seconds; 0: until it is ended
+    keep: int = 0  # pairs of answers kept in the store for study, at the most and by each host
+
+
+class Unshadow(_Action, frozen=True, kw_only=True, tag="unshadow"):
+    """The shadow is over."""
+
+    shadow: str
+    reason: str = ""
+    evidence: Evidence | None = None
+
+
 class Retire(_Action, frozen=True, kw_only=True, tag="retire"):
     """The version takes no traffic any more and its files may be collected. In use: only with force."""
 
@@ -123,6 +152,7 @@ class Retire(_Action, frozen=True, kw_only=True, tag="retire"):
     version: int
     force: bool = False
     reason: str = ""
+    evidence: Evidence | None = None  # that no host uses it, where nobody asked for it by hand
 
 
 class Restore(_Action, frozen=True, kw_only=True, tag="restore"):
@@ -154,6 +184,27 @@ class Unfreeze(_Action, frozen=True, kw_only=True, tag="unfreeze"):
 
     model: str = ""
     environment: str = PRODUCTION
+
+
+#: A setting of a policy: seconds, counts, shares; steps, guards, days; names and URLs. None: it is not set.
+Setting = int | tuple[int | str, ...] | dict[str, str] | None
+
+
+class Policy(_Action, frozen=True, kw_only=True, tag="policy"):
+    """Settings of an environment, or (with none named) of all. Those that are not named stay as they are.
+
+    `core/policy.py` has their names and types.
+    """
+
+    environment: str = ""
+    settings: dict[str, Setting]
+
+
+class Notified(_Action, frozen=True, kw_only=True, tag="notified"):
+    """A notice reached who it was for, or (with a reason) is given up."""
+
+    notice: str  # its id
+    reason: str = ""
 
 
 class Join(_Action, frozen=True, kw_only=True, tag="join"):
@@ -190,7 +241,7 @@ class Sweep(_Action, frozen=True, kw_only=True, tag="sweep"):
 
 Action = (
     Publish | Promote | Advance | Complete | Halt | Pause | Resume | Rollback | Retire | Restore | Extend
-    | Freeze | Unfreeze | Join | Leave | Forget | Sweep
+    | Freeze | Unfreeze | Join | Leave | Forget | Sweep | Shadow | Unshadow | Policy | Notified
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mldeploy.core.records import GENESIS
+from mldeploy.core.records import GENESIS, Setting
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,7 @@ class Version(_Value, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     measured: dict[str, float] = {}
     retired: str = ""  # RFC 3339 when retired, else empty
+    warned: str = ""  # ISO date: warnings of its expiry due up to this day are closed
 
 
 class Model(_Value, frozen=True, kw_only=True):
@@ -59,11 +60,29 @@ class Ramp(_Value, frozen=True, kw_only=True):
     paused: bool = False
     actor: str = ""
     started: str = ""  # RFC 3339
+    begun: int = 0  # seq of the promote that began it, or of its last resume: the deadline counts from there
+    min_requests: int = 200
+    deadline: int = 0  # seconds; 0: the policy's
+    fraction: int = 0  # of the traffic copied at a shadow step, hundredths of a percent; 0: the policy's
 
     @property
     def share(self) -> int:
-        """Hundredths of a percent."""
+        """Hundredths of a percent; 0 at a shadow step."""
         return self.steps[self.step]
+
+
+class Shadowing(_Value, frozen=True, kw_only=True):
+    """A shadow under way: the version some of the traffic is copied to."""
+
+    shadow: str
+    version: int
+    seq: int  # of the record that began it: its scope
+    fraction: int  # hundredths of a percent of the requests that `where` chooses
+    where: str = ""
+    lasts: int = 0  # seconds; 0: until it is ended
+    keep: int = 0  # pairs kept in the store, at the most and by each host
+    actor: str = ""
+    started: str = ""  # RFC 3339
 
 
 class Ended(_Value, frozen=True, kw_only=True):
@@ -83,6 +102,7 @@ class Serving(_Value, frozen=True, kw_only=True):
     previous: int | None = None
     ramp: Ramp | None = None
     ended: Ended | None = None
+    shadows: tuple[Shadowing, ...] = ()
     frozen: str | None = None  # the reason while frozen ("" is a reason)
     seq: int = 0  # of the record that last changed its traffic: a freeze does not
 
@@ -105,6 +125,22 @@ class Blob(_Value, frozen=True, kw_only=True):
     size: int
 
 
+class Notice(_Value, frozen=True, kw_only=True):
+    """Something people are to be told, until `notified` closes it."""
+
+    id: str  # the same on every host: Message-ID and idempotency key are made of it
+    kind: str  # "launched", "halted", "rolled back" or "retired"
+    environment: str  # empty where it is about all of them
+    model: str
+    version: int
+    previous: int | None = None  # launched: what was stable before
+    rollout: str = ""
+    reason: str = ""
+    seq: int  # of the record that did it
+    actor: str = ""
+    time: str = ""  # RFC 3339
+
+
 class State(_Value, frozen=True, kw_only=True):
     """Everything the log has said up to `head`."""
 
@@ -117,3 +153,5 @@ class State(_Value, frozen=True, kw_only=True):
     blobs: dict[str, Blob] = {}  # live blobs by sha256
     horizon: str = ""  # pushes with smaller ids are void
     voids: int = 0  # records that changed nothing
+    policy: dict[str, dict[str, Setting]] = {}  # environment ("": all) -> what is set there
+    notices: dict[str, Notice] = {}  # pending, by id

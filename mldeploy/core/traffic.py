@@ -13,11 +13,13 @@ from mldeploy.core import records
 from mldeploy.core.draft import Draft
 from mldeploy.core.lifecycle import Context, find_live, find_version, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
-from mldeploy.core.state import Ended, Ramp, Serving
+from mldeploy.core.notices import launched, open_notice
+from mldeploy.core.state import Ended, Ramp, Serving, Shadowing
 from mldeploy.core.types import FULL_SHARE
 from mldeploy.errors import NotFoundError
 
 _MAX_HOLD = 366 * 86_400  # seconds
+_MAX_REQUESTS = 10**9
 
 
 def promote(draft: Draft, action: records.Promote, told: Context) -> None:
@@ -27,7 +29,7 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
     valid_name(environment, "environment")
     serving = draft.serving(environment, model)
     _check_promote(draft, action, serving)
-    before = serving.ramp
+    was, before = serving, serving.ramp
     again = before is not None and before.version == action.version
     at_once = not action.on and (action.steps == (FULL_SHARE,) or serving.stable is None)
     if again and at_once:
@@ -50,9 +52,15 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
             on=action.on,
             actor=told.actor,
             started=told.time,
+            begun=told.seq,
+            min_requests=action.min_requests,
+            deadline=action.deadline,
+            fraction=action.fraction,
         )
-        serving = msgspec.structs.replace(serving, ramp=ramp)
+        # what takes traffic is no shadow any more
+        serving = msgspec.structs.replace(serving, ramp=ramp, shadows=_without(serving, action.version))
     draft.put_serving(environment, model, msgspec.structs.replace(serving, seq=told.seq))
+    launched(draft, environment, model, was, told)
 
 
 def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> None:
@@ -68,8 +76,15 @@ def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> N
         refuse(*problem)
     if not 0 <= action.hold <= _MAX_HOLD:
         refuse(f"a hold of {action.hold} seconds", "write at most 366 days")
+    for what, value, most in (
+        ("min_requests", action.min_requests, _MAX_REQUESTS),
+        ("deadline", action.deadline, _MAX_HOLD),
+        ("fraction", action.fraction, FULL_SHARE),
+    ):
+        if not 0 <= value <= most:
+            refuse(f"{what}: {value}", f"write 0 to {most:,}")
     used = serving.ended is not None and serving.ended.rollout == action.rollout
-    if not action.rollout or used or draft.rollout(action.rollout) is not None:
+    if not action.rollout or used or draft.under_way(action.rollout) is not None:
         refuse("the rollout's id is missing or was used before", "give a new id")
     # asking for stable alone while a rollout of another version runs is a way to end that rollout
     ends_ramp = serving.ramp is not None and action.steps == (FULL_SHARE,) and not action.on
@@ -95,14 +110,20 @@ def complete(draft: Draft, action: records.Complete, told: Context) -> None:
         refuse("the rollout does not stand at its last step", "advance it")
     if ramp.share != FULL_SHARE:
         refuse(f"the rollout holds at {ramp.share / 100:g} %", f"promote {model}@{ramp.version} to go on")
+    was = serving
     serving = _stable(_ended(serving, "completed", "", told), ramp.version)
     draft.put_serving(environment, model, serving)
+    launched(draft, environment, model, was, told)
 
 
 def halt(draft: Draft, action: records.Halt, told: Context) -> None:
     """The rollout is over; stable has all the traffic."""
-    environment, model, serving, _ = _running(draft, action.rollout)
+    environment, model, serving, ramp = _running(draft, action.rollout)
     draft.put_serving(environment, model, _ended(serving, "halted", action.reason, told))
+    open_notice(
+        draft, "halted", model, ramp.version, told,
+        environment=environment, previous=serving.stable, rollout=ramp.rollout, reason=action.reason,
+    )  # fmt: skip
 
 
 def pause(draft: Draft, action: records.Pause | records.Resume, told: Context) -> None:
@@ -112,7 +133,8 @@ def pause(draft: Draft, action: records.Pause | records.Resume, told: Context) -
     if ramp.paused == paused:
         refuse(f"the rollout is {'already' if paused else 'not'} paused", "there is nothing to do")
     # a resumed step is held anew: what was measured while it was paused decides nothing
-    ramp = msgspec.structs.replace(ramp, paused=paused, seq=told.seq)
+    begun = ramp.begun if paused else told.seq
+    ramp = msgspec.structs.replace(ramp, paused=paused, seq=told.seq, begun=begun)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, ramp=ramp, seq=told.seq))
 
 
@@ -134,11 +156,18 @@ def rollback(draft: Draft, action: records.Rollback, told: Context) -> None:
             refuse(f"{model}@{to} is already stable in {environment}", "there is nothing to do")
         if ramp is not None and to == ramp.version:
             refuse(f"{model}@{to} is what is being rolled back", "name another version, or promote it")
+    gone = ramp.version if ramp is not None else serving.stable
     if ramp is not None:
         serving = _ended(serving, "rolled back", action.reason, told)
     if to is not None:
         serving = _stable(serving, to)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, seq=told.seq))
+    if gone is not None:
+        open_notice(
+            draft, "rolled back", model, gone, told,
+            environment=environment, previous=serving.stable, reason=action.reason,
+            rollout=ramp.rollout if ramp is not None else "",
+        )  # fmt: skip
 
 
 def freeze(draft: Draft, action: records.Freeze, told: Context) -> None:
@@ -180,9 +209,9 @@ def _known(draft: Draft, model: str) -> None:
 
 
 def _running(draft: Draft, rollout: str) -> tuple[str, str, Serving, Ramp]:
-    where = draft.rollout(rollout)
+    where = draft.under_way(rollout)
     serving = draft.serving(*where) if where else None
-    if where is None or serving is None or serving.ramp is None:
+    if where is None or serving is None or serving.ramp is None or serving.ramp.rollout != rollout:
         raise NotFoundError(
             f"no rollout {rollout!r} is under way", "it may have ended: see `mldeploy status`"
         )
@@ -199,7 +228,12 @@ def _check_step(ramp: Ramp, step: int) -> None:
 def _stable(serving: Serving, version: int) -> Serving:
     if serving.stable == version:
         return serving
-    return msgspec.structs.replace(serving, stable=version, previous=serving.stable)
+    shadows = _without(serving, version)
+    return msgspec.structs.replace(serving, stable=version, previous=serving.stable, shadows=shadows)
+
+
+def _without(serving: Serving, version: int) -> tuple[Shadowing, ...]:
+    return tuple(shadow for shadow in serving.shadows if shadow.version != version)
 
 
 def _ended(serving: Serving, outcome: str, reason: str, told: Context) -> Serving:

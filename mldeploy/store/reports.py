@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mldeploy.core.evidence import Measure
 from mldeploy.core.types import check_name
 from mldeploy.store.objects import ObjectStore
 
@@ -71,6 +72,7 @@ class HostReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
     platform: str = ""
     models: dict[str, ModelReport] = {}
     errors: tuple[str, ...] = ()  # the last ones, newest last
+    measures: tuple[Measure, ...] = ()  # of scopes under way, and of those that ended within the hour
 
 
 def report_key(environment: str, host: str) -> str:

@@ -128,7 +128,9 @@ _environment = st.sampled_from(["production", "staging"])
 _version = st.integers(1, 5)
 _blob = st.integers(0, 12).map(lambda number: sha(f"blob {number}"))
 _rollout = st.integers(0, 6).map(ulid)
-_steps = st.sampled_from([(10_000,), (2_500,), (100, 1_000, 10_000), (100, 500), (), (500, 100)])
+_steps = st.sampled_from(
+    [(10_000,), (2_500,), (100, 1_000, 10_000), (100, 500), (0, 100, 10_000), (), (500, 100)]
+)
 _reason = st.sampled_from(["", "because"])
 
 
@@ -164,6 +166,29 @@ def actions() -> st.SearchStrategy[Action]:
             steps=_steps,
             on=st.sampled_from([(), (), ("zone=a",)]),
             rollout=_rollout,
+        ),
+        st.builds(
+            records.Shadow,
+            model=_model,
+            version=_version,
+            environment=_environment,
+            shadow=_rollout,
+            fraction=st.sampled_from([10_000, 2_000, 0]),
+            where=st.sampled_from(["", "", "header.country in [NL, BE]", "header.country in ["]),
+        ),
+        st.builds(records.Unshadow, shadow=_rollout),
+        st.builds(
+            records.Policy,
+            environment=st.just("") | _environment,
+            settings=st.sampled_from(
+                [{"hold": 60}, {"hold": None}, {"notify": {"ops": "json://ops.example.com"}}, {"hold": -1}]
+            ),
+        ),
+        st.builds(
+            records.Notified,
+            notice=st.sampled_from(
+                ["launched.churn.1.2", "expiry.churn.1.2029-12-01", "expiry.churn.1.2029-12-02"]
+            ),
         ),
         st.builds(records.Advance, rollout=_rollout, step=st.integers(0, 2)),
         st.builds(records.Complete, rollout=_rollout, step=st.integers(0, 2)),
