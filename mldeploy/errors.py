@@ -45,6 +45,10 @@ class StoreFormatError(StoreError):
     """The store or a record was written by a newer mldeploy; nothing is guessed."""
 
 
+class LogHoleError(StoreError):
+    """A record is missing that must have been there, for a later one was; nothing is written over it."""
+
+
 class IntegrityError(MldeployError):
     """Bytes that are not what their digest or chain says."""
 

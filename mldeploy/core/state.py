@@ -12,8 +12,8 @@ import msgspec
 from mldeploy.core.records import GENESIS, Setting
 
 
-class _Value(msgspec.Struct, frozen=True, kw_only=True):
-    pass
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """No value holds itself, so the cycle collector need not look at them: there may be a million."""
 
 
 class Version(_Value, frozen=True, kw_only=True):
@@ -152,6 +152,11 @@ class State(_Value, frozen=True, kw_only=True):
     hosts: dict[str, Host] = {}
     blobs: dict[str, Blob] = {}  # live blobs by sha256
     horizon: str = ""  # pushes with smaller ids are void
-    voids: int = 0  # records that changed nothing
     policy: dict[str, dict[str, Setting]] = {}  # environment ("": all) -> what is set there
     notices: dict[str, Notice] = {}  # pending, by id
+    void: tuple[int, ...] = ()  # the numbers of the records that changed nothing, ascending
+
+    @property
+    def voids(self) -> int:
+        """How many records changed nothing."""
+        return len(self.void)

@@ -8,9 +8,9 @@ bytes of the next number, create that key. Every answer but success is resolved 
   - nothing is there: the same bytes at the same number again, never the next number, because the first
     attempt may still arrive;
   - the deadline passes: OutcomeUnknownError. Nothing is deleted; reading the log will tell.
-Reading (`refresh`) asks for the number after the head until there is none: one request when nothing is new,
-no listing, and never back behind a head once seen. A record that is void keeps its number (`core/fold.py`).
-Left out: checkpoints, which will only move where reading starts; and who may write what.
+A record that is missing below one that is known to have been written (a hole) would be filled by the next
+writer, and another history begun there: so writers look for one first, and refuse.
+Left out: reading (`store/reader.py`); who may write what.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 
-from mldeploy.core.fold import Folding, refusal
+from mldeploy.core.fold import refusal
 from mldeploy.core.records import Action, Record, encode, format_time
 from mldeploy.core.state import State
 from mldeploy.errors import (
@@ -32,18 +32,16 @@ from mldeploy.errors import (
     RaceLostError,
     StoreError,
 )
+from mldeploy.store import checkpoints
 from mldeploy.store.ids import new_ulid
-from mldeploy.store.objects import Fetched, ObjectStore
+from mldeploy.store.objects import Fetched
+from mldeploy.store.reader import Reader
+from mldeploy.store.tail import record_key as record_key
 
 #: Seconds that `append` goes on trying.
 DEADLINE = 30.0
 
 Intent = Callable[[State], Sequence[Action]]
-
-
-def record_key(seq: int) -> str:
-    """log/00000000000000000042.json"""
-    return f"log/{seq:020d}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +53,8 @@ class Appended:
     state: State
 
 
-class Log:
-    """One reader and writer of a store's log. Not for several threads at once, but `state` may be read by
-    any: it is replaced whole. The constructor does no I/O; `state` is what the last `refresh` saw.
-    """
-
-    def __init__(self, store: ObjectStore, *, state: State | None = None) -> None:
-        self._store = store
-        self._state = state or State()
-
-    @property
-    def state(self) -> State:
-        """Everything up to the head last seen."""
-        return self._state
-
-    def refresh(self, limit: int | None = None) -> int:
-        """Read what is new, at most `limit` records; returns how many were read.
-
-        Raises StoreError when the store cannot be reached and StoreFormatError at a record of a newer
-        format; the state then stands at the last record before that.
-        """
-        folding: Folding | None = None
-        count = 0
-        try:
-            while limit is None or count < limit:
-                found = self._store.get(record_key(self._state.head + count + 1))
-                if found is None:
-                    break
-                folding = folding or Folding(self._state)
-                folding.take(folding.head + 1, found.data)
-                count += 1
-        finally:
-            if folding is not None:
-                self._state = folding.state()
-        return count
+class Log(Reader):
+    """A reader that writes too. See `Reader` for what it is made of; not for several threads at once."""
 
     def append(
         self,
@@ -113,6 +79,7 @@ class Log:
         clock = _Clock(until, monotonic, sleep)
         record_id = ids()
         self.refresh()
+        self._look_for_hole()
         lost = 0
         while True:
             actions = self._decide(intent, lost)
@@ -140,6 +107,12 @@ class Log:
                 )
             clock.pause(_jitter(record_id, lost))
             self.refresh()
+
+    def _look_for_hole(self) -> None:
+        """LogHoleError where the log ends before a record that the hint names."""
+        self._known = checkpoints.read_hint(self._store)
+        if self._state.head < self._checkpointed:
+            self.refresh()  # others may just have written that far; else it raises
 
     def _decide(self, intent: Intent, lost: int) -> tuple[Action, ...]:
         try:
@@ -184,11 +157,6 @@ class Log:
             return self._store.get(key)
         except (StoreError, OutcomeUnknownError):
             return None  # tried again until the deadline
-
-    def _take(self, seq: int, data: bytes) -> None:
-        folding = Folding(self._state)
-        folding.take(seq, data)
-        self._state = folding.state()
 
 
 def _jitter(record_id: str, lost: int) -> float:

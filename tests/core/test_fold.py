@@ -51,7 +51,7 @@ def test_what_holds_after_every_record(said: list[list[Action] | bytes]) -> None
         if state.voids > before.voids:  # void: nothing but the head
             assert (
                 msgspec.structs.replace(
-                    state, head=before.head, head_sha256=before.head_sha256, voids=before.voids
+                    state, head=before.head, head_sha256=before.head_sha256, void=before.void
                 )
                 == before
             )

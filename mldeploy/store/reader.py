@@ -1,0 +1,145 @@
+"""Reads the log: keeps the State that its records fold to, from a checkpoint where there is one.
+
+`refresh` asks for the number after the head until there is none: one request when nothing is new, no listing,
+and never back behind a head once seen. A reader that knows nothing, or finds itself far behind, starts from a
+checkpoint (`store/checkpoints.py`). A record that is void keeps its number (`core/fold.py`).
+A record that is missing below one that is known to have been written is a hole: readers stop there.
+Left out: writing (`store/log.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable
+
+from mldeploy.core.fold import Folding
+from mldeploy.core.state import State
+from mldeploy.errors import MldeployError
+from mldeploy.store import checkpoints
+from mldeploy.store.checkpoints import Named
+from mldeploy.store.objects import ObjectStore
+from mldeploy.store.tail import hole, read_records, reads_ahead
+
+logger = logging.getLogger(__name__)
+
+#: Called with the number and the bytes of each record that is folded.
+Taken = Callable[[int, bytes], None]
+
+
+class Reader:
+    """A reader of a store's log. Not for several threads at once, but `state` may be read by any: it is
+    replaced whole. The constructor does no I/O.
+
+    `state`: where to start (default: from nothing, or a checkpoint). `ahead`: records read at a time, at the
+    most (default: 64, and 1 from a store that is near). `taken` is told of every record folded; after a
+    start from a checkpoint the first is that after its head.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        state: State | None = None,
+        ahead: int | None = None,
+        taken: Taken | None = None,
+    ) -> None:
+        self._store = store
+        self._state = state or State()
+        self._ahead = ahead or reads_ahead(store)
+        self._taken = taken
+        self._known: tuple[Named, ...] = ()  # what the hint last said
+
+    @property
+    def state(self) -> State:
+        """Everything up to the head that the last `refresh` saw."""
+        return self._state
+
+    def refresh(self, limit: int | None = None) -> int:
+        """Read what is new, at most `limit` records; returns by how many records the head went on.
+
+        With a limit no checkpoint is used: it is for those who want to see every record. Raises StoreError
+        when the store cannot be reached, StoreFormatError at a record of a newer format and LogHoleError at
+        a hole; the state then stands at the last record before that.
+        """
+        before = self._state.head
+        if limit is not None:
+            self._read(limit)
+        else:
+            if not before:
+                self._leap()
+            if self._read(checkpoints.INTERVAL) == checkpoints.INTERVAL:  # far behind
+                self._leap()
+                self._read(None)
+            self._refuse_hole()
+        return self._state.head - before
+
+    def checkpoint(self, late: int = 0) -> bool:
+        """Write a checkpoint if the last is an interval and `late` records behind; True if one was written.
+
+        Best effort, since nothing depends on one: what goes wrong is left to whoever is next.
+        """
+        head = self._state.head
+        if head < self._checkpointed + checkpoints.interval(head) + late:
+            return False
+        try:
+            self._known = checkpoints.read_hint(self._store)  # another may have been quicker
+            if head < self._checkpointed + checkpoints.interval(head) + late:
+                return False
+            written = checkpoints.write(self._store, self._state, self._known)
+        except (MldeployError, ValueError) as error:
+            logger.info("no checkpoint of record %d was written: %s", head, error)
+            return False
+        self._known = (written, *self._known)
+        return True
+
+    @property
+    def _checkpointed(self) -> int:
+        return self._known[0].head if self._known else 0
+
+    def _leap(self) -> None:
+        """Go on to the newest checkpoint that is worth its bytes and can be believed, if there is one."""
+        try:
+            self._known = checkpoints.read_hint(self._store)
+        except MldeployError as error:  # who may read log/ alone still reads the log
+            logger.info("the hint is not used: %s", error)
+        for named in self._known:
+            if named.head < self._state.head + (checkpoints.INTERVAL if self._state.head else 1):
+                return
+            state = checkpoints.load(self._store, named)
+            if state is not None:
+                self._state = state
+                return
+
+    def _read(self, limit: int | None) -> int:
+        first = self._state.head + 1
+        numbers = itertools.count(first) if limit is None else range(first, first + limit)
+        folding: Folding | None = None
+        count = 0
+        try:
+            with contextlib.closing(read_records(self._store, numbers, self._ahead)) as found:
+                for seq, record in found:
+                    folding = folding or Folding(self._state)
+                    folding.take(seq, record.data)
+                    count += 1
+                    if self._taken is not None:
+                        self._taken(seq, record.data)
+        finally:
+            if folding is not None:
+                self._state = folding.state()
+        return count
+
+    def _refuse_hole(self) -> None:
+        """LogHoleError where the log ends before a record that a checkpoint has seen."""
+        while self._state.head < self._checkpointed:
+            if checkpoints.vouches(self._store, self._known[0]):
+                raise hole(self._store, self._state.head + 1)
+            self._known = self._known[1:]  # garbage: it stops nobody
+
+    def _take(self, seq: int, data: bytes) -> None:
+        folding = Folding(self._state)
+        folding.take(seq, data)
+        self._state = folding.state()
+        if self._taken is not None:
+            self._taken(seq, data)
