@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from mldeploy.core.fold import Folding
 from mldeploy.core.state import State
-from mldeploy.errors import MldeployError
+from mldeploy.errors import LogHoleError, MldeployError
 from mldeploy.store import checkpoints
 from mldeploy.store.checkpoints import Named
 from mldeploy.store.objects import ObjectStore
@@ -50,6 +50,7 @@ class Reader:
         self._ahead = ahead or reads_ahead(store)
         self._taken = taken
         self._known: tuple[Named, ...] = ()  # what the hint last said
+        self._hole = 0  # the number of a record found missing before others
 
     @property
     def state(self) -> State:
@@ -125,13 +126,18 @@ class Reader:
                     count += 1
                     if self._taken is not None:
                         self._taken(seq, record.data)
+        except LogHoleError:
+            self._hole = first + count
+            raise
         finally:
             if folding is not None:
                 self._state = folding.state()
         return count
 
     def _refuse_hole(self) -> None:
-        """LogHoleError where the log ends before a record that a checkpoint has seen."""
+        """LogHoleError where the log ends before a record that was seen, here or by a checkpoint."""
+        if self._hole == self._state.head + 1:
+            raise hole(self._store, self._hole)
         while self._state.head < self._checkpointed:
             if checkpoints.vouches(self._store, self._known[0]):
                 raise hole(self._store, self._state.head + 1)

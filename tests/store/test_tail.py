@@ -1,0 +1,243 @@
+"""Reading many records at a time: the same as one after another, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mldeploy.core.fold import fold_many
+from mldeploy.core.state import State
+from mldeploy.errors import LogHoleError, StoreError, StoreFormatError
+from mldeploy.store.log import Log
+from mldeploy.store.memory import MemoryStore
+from mldeploy.store.tail import AHEAD, read_records, reads_ahead, record_key
+from tests.store.stores import CountingStore
+from tests.support.big_log import fill, long_log
+
+
+def far(count: int) -> tuple[CountingStore, MemoryStore]:
+    inner = MemoryStore()
+    fill(inner, count, 10)
+    return CountingStore(inner), inner
+
+
+def folded(count: int) -> State:
+    return fold_many(State(), long_log(count, 10))
+
+
+def seqs(store: CountingStore) -> list[int]:
+    return [int(key[4:24]) for verb, key in store.requests if verb == "get" and key.startswith("log/")]
+
+
+def test_the_window_doubles_up_to_its_limit_and_reads_nothing_twice() -> None:
+    store, _ = far(300)
+    meet = Meeting(store)
+    log = Log(store)
+    assert log.refresh(limit=300) == 300
+    assert log.state == folded(300)
+    assert sorted(seqs(store)) == list(range(1, 301))
+    assert meet.widths == [1, 2, 4, 8, 16, 32, 64]
+    assert store.at_once == AHEAD == 64
+    # and ends with its threads
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("log")]
+
+
+class Meeting:
+    """Holds the reads of a window until as many are under way as may be, and notes how many that were."""
+
+    def __init__(self, store: CountingStore) -> None:
+        self.widths: list[int] = []
+        self._gate = threading.Condition()
+        self._inside = 0
+        self._want = 1
+        store.before = self.enter
+
+    def enter(self, key: str) -> None:
+        if not key.startswith("log/"):
+            return
+        with self._gate:
+            self._inside += 1
+            if self._inside == self._want and self._want not in self.widths:
+                self.widths.append(self._want)
+                self._want = min(2 * self._want, AHEAD)
+                self._gate.notify_all()
+            else:  # nobody else may come, if the window is the limit's rest
+                self._gate.wait(0.02)
+            self._inside -= 1
+
+
+def test_one_request_when_nothing_is_new() -> None:
+    store, _ = far(20)
+    log = Log(store)
+    log.refresh()
+    before = len(store.requests)
+    for _ in range(3):
+        assert log.refresh() == 0
+    assert store.requests[before:] == [("get", record_key(21))] * 3
+
+
+def test_reading_ahead_costs_no_more_than_what_was_read() -> None:
+    store, _ = far(20)
+    Log(store, state=folded(17)).refresh()
+    assert sorted(set(seqs(store))) == list(range(18, 18 + len(seqs(store))))
+    assert len(seqs(store)) <= 2 * 3 + 2
+
+
+def test_a_limit_is_kept() -> None:
+    store, _ = far(100)
+    log = Log(store)
+    assert log.refresh(limit=37) == 37
+    assert sorted(seqs(store)) == list(range(1, 38))
+    assert log.refresh(limit=0) == 0
+    assert log.refresh() == 63
+    assert log.state == folded(100)
+
+
+def failing(store: CountingStore, numbers: set[int], error: Exception) -> None:
+    """The next read of each of these numbers fails."""
+
+    def before(key: str) -> None:
+        seq = int(key[4:24]) if key.startswith("log/") else 0
+        if seq in numbers:
+            numbers.discard(seq)
+            raise error
+
+    store.before = before
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 7, 8, 50])
+def test_a_read_that_fails_leaves_what_came_before_it(at: int) -> None:
+    store, _ = far(100)
+    failing(store, {at, 60, 61}, StoreError("no answer", "wait"))
+    log = Log(store)
+    with pytest.raises(StoreError, match="no answer"):
+        log.refresh()
+    assert log.state == folded(at - 1)
+    while log.state.head < 100:
+        try:
+            log.refresh()
+        except StoreError:
+            assert log.state == folded(log.state.head)
+    assert log.state == folded(100)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("log")]
+
+
+def test_a_failure_beyond_the_head_is_none() -> None:
+    store, _ = far(5)
+    failing(store, {7, 8}, StoreError("no answer", "wait"))
+    log = Log(store)
+    assert log.refresh() == 5
+
+
+def hiding(store: CountingStore, inner: MemoryStore, seq: int, times: int) -> Callable[[], int]:
+    """Record `seq` is not there for so many reads; returns how often it was looked for."""
+    held = inner.get(record_key(seq))
+    assert held is not None
+    inner.delete(record_key(seq))
+    looked = 0
+
+    def before(key: str) -> None:
+        nonlocal looked
+        if key == record_key(seq):
+            looked += 1
+            if looked > times:
+                inner.create(key, held.data)
+
+    store.before = before
+    return lambda: looked
+
+
+def test_records_that_arrive_within_a_window_are_read_in_order() -> None:
+    store, inner = far(40)
+    looked = hiding(store, inner, 12, times=1)
+    log = Log(store)
+    assert log.refresh() == 40
+    assert looked() == 2
+    assert log.state == folded(40)
+
+
+def test_a_hole_stops_a_reader_and_every_writer() -> None:
+    store, inner = far(40)
+    hiding(store, inner, 12, times=1_000)
+    log = Log(store)
+    for _ in range(2):
+        with pytest.raises(LogHoleError, match="record 12 is missing") as caught:
+            log.refresh()
+        assert "from a backup" in caught.value.hint
+        assert log.state == folded(11)
+
+
+def test_a_newer_format_within_a_window_stops_there() -> None:
+    store, inner = far(40)
+    kept = inner.get(record_key(21))
+    assert kept is not None
+    inner.put(record_key(21), b'{"format": 2}')
+    log = Log(store)
+    for _ in range(2):
+        with pytest.raises(StoreFormatError):
+            log.refresh()
+        assert log.state == folded(20)
+    inner.put(record_key(21), kept.data)
+    log.refresh()
+    assert log.state == folded(40)
+
+
+def test_stores_that_are_near_are_read_one_by_one() -> None:
+    assert reads_ahead(MemoryStore()) == 1
+    assert reads_ahead(CountingStore(MemoryStore(), "file:///x")) == 1
+    assert reads_ahead(CountingStore(MemoryStore(), "s3://bucket/x")) == AHEAD
+    store, _ = far(30)
+    log = Log(store, ahead=1)
+    assert log.refresh() == 30
+    assert store.at_once == 1
+    assert seqs(store) == list(range(1, 32))
+
+
+def test_backwards_and_given_up() -> None:
+    store, _ = far(100)
+    reading = read_records(store, range(100, 0, -1), AHEAD)
+    assert [next(reading)[0] for _ in range(40)] == list(range(100, 60, -1))
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("log")]
+    assert len(seqs(store)) < 40 + 2 * AHEAD
+
+
+@given(
+    st.integers(0, 60),
+    st.lists(st.tuples(st.integers(1, 62), st.sampled_from(["fail", "hide"])), max_size=8),
+    st.sampled_from([1, 2, 3, 5, 64]),
+)
+@settings(max_examples=60)
+def test_whatever_fails_or_comes_late_the_fold_is_the_same(
+    count: int, faults: list[tuple[int, str]], ahead: int
+) -> None:
+    inner = MemoryStore()
+    fill(inner, count, 3)
+    left = list(faults)
+    hidden: set[str] = set()
+
+    class Store(CountingStore):
+        def get(self, key: str):  # type: ignore[no-untyped-def]
+            for seq, how in left:
+                if key == record_key(seq):
+                    left.remove((seq, how))
+                    if how == "fail":
+                        raise StoreError("no answer", "wait")
+                    hidden.add(key)
+                    return None
+            return super().get(key)
+
+    log = Log(Store(inner), ahead=ahead)
+    heads = [0]
+    for _ in range(len(faults) + 2):
+        with contextlib.suppress(StoreError):
+            log.refresh()
+        assert log.state.head >= heads[-1], "a reader never goes back"
+        heads.append(log.state.head)
+        assert log.state == fold_many(State(), long_log(log.state.head, 3))
+    assert log.state.head == count
