@@ -136,3 +136,118 @@ class Draft:
             void=(*state.void, *self.void) if self.void else state.void,
             policy=self.policy.dict(),
             notices=self.notices.dict(),
+        )
+
+    # --- models and versions
+
+    def versions(self, model: str) -> Table[int, Version]:
+        """The versions of a model; empty for one that does not exist. Write with `put_version`."""
+        table = self._versions.get(model)
+        if table is None:
+            known = self._state.models.get(model)
+            table = self._versions[model] = Table(known.versions if known else {}, self._journal)
+        return table
+
+    def next_version(self, model: str) -> int:
+        """One more than the highest ever."""
+        highest = self._highest.get(model)
+        if highest is None:
+            highest = max((number for number, _ in self.versions(model).items()), default=0)
+        return highest + 1
+
+    def live_version(self, model: str, digest: str) -> int | None:
+        """The version of `model`, not retired, that has this digest."""
+        return self._live_of(model).get(digest)
+
+    def put_version(self, model: str, version: Version) -> None:
+        """Set one version, new or changed."""
+        table = self.versions(model)
+        before = table.get(version.version)
+        live = self._live_of(model)
+        if before is not None and not before.retired:
+            live.drop(before.digest)
+            self._count(before, -1)
+        if not version.retired:
+            live.put(version.digest, version.version)
+            self._count(version, 1)
+        self._highest.put(model, max(self.next_version(model) - 1, version.version))
+        table.put(version.version, version)
+
+    def is_needed(self, blob: str) -> bool:
+        """Whether a version that is not retired needs this blob."""
+        if self._needed is None:
+            counts: dict[str, int] = {}
+            for name in {*self._state.models, *self._versions}:
+                for version in self.versions(name).values():
+                    for needed in () if version.retired else version.blobs:
+                        counts[needed] = counts.get(needed, 0) + 1
+            self._needed = Table(counts, self._journal)
+            self._needed.owned = True  # made here, so there is no one to copy it from
+        return bool(self._needed.get(blob))
+
+    def _live_of(self, model: str) -> Table[str, int]:
+        live = self._live.get(model)
+        if live is None:
+            found = {v.digest: number for number, v in self.versions(model).items() if not v.retired}
+            live = self._live[model] = Table(found, self._journal)
+            live.owned = True
+        return live
+
+    def _count(self, version: Version, by: int) -> None:
+        if self._needed is not None:
+            for blob in version.blobs:
+                self._needed.put(blob, (self._needed.get(blob) or 0) + by)
+
+    @property
+    def horizon(self) -> str:
+        """Pushes with smaller ids are void."""
+        return self._marks.get("horizon") or ""
+
+    @horizon.setter
+    def horizon(self, value: str) -> None:
+        self._marks.put("horizon", value)
+
+    # --- traffic
+
+    def environments(self) -> list[str]:
+        """Every environment that was ever promoted to or frozen in."""
+        return list(self._serving)
+
+    def serving(self, environment: str, model: str) -> Serving:
+        """What the model does there; an empty Serving if nothing."""
+        table = self._serving.get(environment)
+        return (table.get(model) if table else None) or Serving()
+
+    def put_serving(self, environment: str, model: str, serving: Serving) -> None:
+        """Set what the model does there."""
+        table = self._serving.get(environment)
+        if table is None:
+            table = self._serving[environment] = Table({}, self._journal)
+        index = self._index()
+        for gone in _ids(table.get(model) or Serving()):
+            index.drop(gone)
+        for here in _ids(serving):
+            index.put(here, (environment, model))
+        table.put(model, serving)
+
+    def under_way(self, name: str) -> tuple[str, str] | None:
+        """Where the rollout or shadow of this id is under way, as (environment, model); None if nowhere."""
+        return self._index().get(name)
+
+    def _index(self) -> Table[str, tuple[str, str]]:
+        if self._under_way is None:
+            found = {
+                name: (environment, model)
+                for environment, table in self._serving.items()
+                for model, serving in table.items()
+                for name in _ids(serving)
+            }
+            self._under_way = Table(found, self._journal)
+            self._under_way.owned = True
+        return self._under_way
+
+
+def _ids(serving: Serving) -> list[str]:
+    """The rollout and the shadows of one model."""
+    found = [shadow.shadow for shadow in serving.shadows]
+    return found if serving.ramp is None else [serving.ramp.rollout, *found]
