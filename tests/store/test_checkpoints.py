@@ -137,9 +137,8 @@ def _rename(store: MemoryStore, which: Named, data: bytes) -> None:
     """Bytes that are what their key says, and yet wrong."""
     false = which._replace(sha256=hashlib.sha256(data).hexdigest())
     store.put(false.key, data)
-    store.put(
-        hint_key(), msgspec.json.encode({"newest": [false.key, *[one.key for one in named(store)[1:]]]})
-    )
+    before = [one.key for one in named(store) if one.head < which.head]
+    store.put(hint_key(), msgspec.json.encode({"newest": [false.key, *before]}))
 
 
 def _no_hint(store: MemoryStore) -> None:
