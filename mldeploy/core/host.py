@@ -279,7 +279,7 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
         if name not in state.models:
             continue
         versions = state.models[name].versions
-        ramp = serving.ramp if serving.ramp is not None and _meant(serving.ramp, labels) else None
+        ramp = serving.ramp if serving.ramp is not None and meant(serving.ramp, labels) else None
         stable = _wanted(name, versions, serving.stable)
         previous = _wanted(name, versions, serving.previous)
         last = _wanted(name, versions, routed.get(name))
@@ -297,7 +297,7 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
     return Desired(models=models)
 
 
-def _meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
+def meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
     """Whether the rollout is for a host with these labels: it must carry every `key=value` of `on`."""
     return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in ramp.on))
 

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 import msgspec
 
 from mldeploy.core.draft import Draft
+from mldeploy.core.guards import guards_problem
 from mldeploy.core.lifecycle import Context, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.records import Policy, Setting
@@ -99,7 +100,8 @@ def _steps(value: Setting) -> str:
 def _guards(value: Setting) -> str:
     if not isinstance(value, tuple) or not all(isinstance(guard, str) for guard in value):
         return 'write the guards as texts, for example ["error_rate < 1%"]'
-    return ""
+    problem = guards_problem([guard for guard in value if isinstance(guard, str)])
+    return ": ".join(problem) if problem else ""
 
 
 def _days(value: Setting) -> str:

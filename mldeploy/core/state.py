@@ -129,16 +129,16 @@ class Notice(_Value, frozen=True, kw_only=True):
     """Something people are to be told, until `notified` closes it."""
 
     id: str  # the same on every host: Message-ID and idempotency key are made of it
-    kind: str  # "launched", "halted", "rolled back" or "retired"
+    kind: str  # "launched", "halted", "rolled back", "retired"; "expiring", "overdue"
     environment: str  # empty where it is about all of them
     model: str
     version: int
     previous: int | None = None  # launched: what was stable before
     rollout: str = ""
     reason: str = ""
-    seq: int  # of the record that did it
+    seq: int = 0  # of the record that did it; 0: of none, a day is due
     actor: str = ""
-    time: str = ""  # RFC 3339
+    time: str = ""  # RFC 3339, or the day
 
 
 class State(_Value, frozen=True, kw_only=True):

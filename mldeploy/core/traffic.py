@@ -11,6 +11,7 @@ import msgspec
 
 from mldeploy.core import records
 from mldeploy.core.draft import Draft
+from mldeploy.core.guards import guards_problem
 from mldeploy.core.lifecycle import Context, find_live, find_version, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.notices import launched, open_notice
@@ -71,7 +72,7 @@ def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> N
     if serving.frozen is not None:
         why = _because(serving.frozen)
         refuse(f"{model} is frozen in {environment}{why}", f"run `mldeploy unfreeze {model}` first")
-    problem = steps_problem(action.steps)
+    problem = steps_problem(action.steps) or guards_problem(action.guards, action.steps)
     if problem:
         refuse(*problem)
     if not 0 <= action.hold <= _MAX_HOLD:

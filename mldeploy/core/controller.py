@@ -1,0 +1,158 @@
+"""Control without a controller: what the hosts of an environment, each by itself, propose to the log.
+
+`propose` is pure: the same state, reports and time give the same actions on every host, and the fold makes
+one of what several propose. So it does not matter who acts, only that somebody does: `ranked` orders the
+members by hash for each matter, the first few look at reports (`WATCHERS`), and each of those acts so much
+later than the one before (`delay`) that usually one alone has to.
+
+Rules: at most one action of each rollout. Every time is the store's: of records, of reports, and for now
+that of one's own report. An advance needs the fresh reports of 95 % of the members a rollout is for, a halt
+of none; a retirement of all; a report that is not fresh counts for its counts alone.
+Left out: reading reports and writing records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from mldeploy.core.evidence import Evidence, Measure
+from mldeploy.core.host import meant
+from mldeploy.core.policy import Settings, settings
+from mldeploy.core.records import Action, Forget, Unshadow
+from mldeploy.core.retirement import Heard, retirements, warnings
+from mldeploy.core.rollout import Decision, Watch, decide
+from mldeploy.core.state import Host, Notice, Ramp, Serving, State
+
+#: How many hosts look at the reports of others, for each environment and matter.
+WATCHERS = 3
+#: Seconds each of them waits longer than the one before.
+STAGGER = 20.0
+
+
+class Reports(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of the hosts: the newest report of each, fresh or not, and their counts, merged."""
+
+    environment: str
+    heard: tuple[Heard, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    began: dict[int, float] = {}  # store time of records, as far as it is known, unix seconds
+    everyone: bool = False  # whether the hosts of every environment were asked, not of this one alone
+
+
+def freshness(members: int) -> float:
+    """Seconds for which a report counts as fresh. The more hosts, the more rarely each of them reports."""
+    return 120.0 + 5 * report_pause(members)
+
+
+def report_pause(members: int) -> float:
+    """The least seconds between two reports of a host: a fleet writes about a hundred a second."""
+    return members / 100
+
+
+def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
+    """What is to be appended now, each action as a record of its own. `now`: store time, unix seconds."""
+    said = settings(state, reports.environment)
+    found: list[Action] = [
+        decision.action for decision in decisions(state, reports, now).values() if decision.action is not None
+    ]
+    for serving in state.environments.get(reports.environment, {}).values():
+        found.extend(_over(serving, reports, now))
+    found.extend(_silent(state, reports, said, now))
+    if reports.everyone:
+        found.extend(retirements(state, _fresh(state.hosts.values(), reports, now), now))
+    return tuple(found)
+
+
+def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]:
+    """What each rollout of the environment does next, or waits for, by model."""
+    said = settings(state, reports.environment)
+    members = [host for host in state.hosts.values() if host.environment == reports.environment]
+    by_model: dict[str, list[Measure]] = {}
+    for measure in reports.measures:
+        by_model.setdefault(measure.model, []).append(measure)
+    found = {}
+    for model, serving in ramps(state, reports.environment):
+        watch = _watch(members, serving.ramp, by_model.get(model, ()), reports, now) if serving.ramp else None
+        decision = decide(serving, state.models[model].versions, said, watch) if watch else None
+        if decision is not None:
+            found[model] = decision
+    return found
+
+
+def ramps(state: State, environment: str) -> Iterator[tuple[str, Serving]]:
+    """The models with a rollout under way."""
+    for model, serving in state.environments.get(environment, {}).items():
+        if serving.ramp is not None:
+            yield model, serving
+
+
+def scopes(state: State, environment: str) -> set[int]:
+    """The numbers of the records whose store time `propose` asks for in `Reports.began`."""
+    found: set[int] = set()
+    for serving in state.environments.get(environment, {}).values():
+        if serving.ramp is not None:
+            found |= {serving.ramp.seq, serving.ramp.begun}
+        found.update(shadow.seq for shadow in serving.shadows if shadow.lasts)
+    return found
+
+
+def notices(state: State, environment: str, now: float) -> tuple[Notice, ...]:
+    """What people are to be told, and have not been: of this environment, and of none in particular."""
+    pending = [each for each in state.notices.values() if each.environment in (environment, "")]
+    return (*pending, *(each for each in warnings(state, now) if each.environment == environment))
+
+
+def ranked(hosts: Iterable[str], matter: str) -> list[str]:
+    """Host ids in the order in which they take care of a matter, the same on every host."""
+    return sorted(hosts, key=lambda host: blake2b(f"{matter}\0{host}".encode(), digest_size=8).digest())
+
+
+def delay(rank: int) -> float:
+    """Seconds for which an action must have been due before the host of this rank does it."""
+    return STAGGER * rank
+
+
+def _watch(
+    members: Sequence[Host], ramp: Ramp, measures: Sequence[Measure], reports: Reports, now: float
+) -> Watch:
+    asked = [host for host in members if meant(ramp, host.labels)]
+    fresh = _fresh(asked, reports, now, len(members))
+    return Watch(
+        now=now,
+        since=reports.began.get(ramp.seq),
+        begun=reports.began.get(ramp.begun),
+        members=len(asked),
+        heard=sum(each.head >= ramp.seq for each in fresh),
+        measures=measures,
+    )
+
+
+def _fresh(hosts: Iterable[Host], reports: Reports, now: float, members: int | None = None) -> list[Heard]:
+    wanted = {host.id for host in hosts}
+    oldest = now - freshness(len(wanted) if members is None else members)
+    return [each for each in reports.heard if each.host in wanted and each.at >= oldest]
+
+
+def _over(serving: Serving, reports: Reports, now: float) -> Iterator[Unshadow]:
+    """The end of shadows whose time is over."""
+    for shadow in serving.shadows:
+        began = reports.began.get(shadow.seq)
+        if shadow.lasts and began is not None and now >= began + shadow.lasts:
+            measures = tuple(m for m in reports.measures if m.scope == shadow.seq)
+            evidence = Evidence(hosts=len(reports.heard), start=began, end=now, measures=measures)
+            yield Unshadow(shadow=shadow.shadow, reason="its time is over", evidence=evidence)
+
+
+def _silent(state: State, reports: Reports, said: Settings, now: float) -> Iterator[Forget]:
+    """Members of the environment that have been silent for longer than the policy's `host_ttl`."""
+    at = {each.host: each.at for each in reports.heard}
+    for host in state.hosts.values():
+        if host.environment != reports.environment:
+            continue
+        # one that joined and never reported is silent since then
+        last = max(at.get(host.id, 0.0), reports.began.get(host.seq, 0.0))
+        if last and now > last + said.host_ttl:
+            yield Forget(host=host.id)
