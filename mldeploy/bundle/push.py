@@ -13,7 +13,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -107,6 +107,7 @@ def push(
     validate: bool = True,
     confine: str = "best-effort",
     ids: Callable[[], str] = new_ulid,
+    pool: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Pushed:
     """Publish the bundle in `folder` as the next version of its model, or find the version it has.
 
@@ -129,7 +130,7 @@ def push(
         expires = _expiry(bundle.manifest, now)
         for _ in range(ATTEMPTS):
             fresh = push_id(ids(), log.state.horizon)
-            attempt = _Attempt(store, bundle, expires, fresh, then, reporter)
+            attempt = _Attempt(store, bundle, expires, fresh, then, reporter, pool)
             # a collection took a blob this push meant to reuse: everything again, under a new id
             with contextlib.suppress(_SweptError):
                 return attempt.publish(log, actor, now)
@@ -167,7 +168,9 @@ class _Attempt:
         push_id: str,
         then: Then | None,
         reporter: Reporter,
+        pool: Callable[[int], Executor],
     ) -> None:
+        self.pool = pool
         self.store, self.bundle, self.expires, self.id = store, bundle, expires, push_id
         self.then, self.reporter = then, reporter
         self.published: ModelRef | None = None
@@ -228,7 +231,7 @@ class _Attempt:
 
         with (
             self.reporter.bar("uploading", _size(brought)) as advance,
-            ThreadPoolExecutor(THREADS, thread_name_prefix="push") as pool,
+            self.pool(THREADS) as pool,
         ):
             futures = [pool.submit(self._upload_one, sha, piece, move) for sha, piece in brought.items()]
             for future in futures:

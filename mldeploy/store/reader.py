@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from mldeploy.core.fold import Folding
 from mldeploy.core.state import State
@@ -20,7 +21,7 @@ from mldeploy.errors import LogHoleError, MldeployError
 from mldeploy.store import checkpoints
 from mldeploy.store.checkpoints import Named
 from mldeploy.store.objects import ObjectStore
-from mldeploy.store.tail import hole, read_records, reads_ahead
+from mldeploy.store.tail import Pool, hole, read_records, reads_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Reader:
 
     `state`: where to start (default: from nothing, or a checkpoint). `ahead`: records read at a time, at the
     most (default: 64, and 1 from a store that is near). `taken` is told of every record folded; after a
-    start from a checkpoint the first is that after its head.
+    start from a checkpoint the first is that after its head. `pool` makes what reads at the same time.
     """
 
     def __init__(
@@ -44,11 +45,13 @@ class Reader:
         state: State | None = None,
         ahead: int | None = None,
         taken: Taken | None = None,
+        pool: Pool = ThreadPoolExecutor,
     ) -> None:
         self._store = store
         self._state = state or State()
         self._ahead = ahead or reads_ahead(store)
         self._taken = taken
+        self._pool = pool
         self._known: tuple[Named, ...] = ()  # what the hint last said
         self._hole = 0  # the number of a record found missing before others
 
@@ -119,7 +122,7 @@ class Reader:
         folding: Folding | None = None
         count = 0
         try:
-            with contextlib.closing(read_records(self._store, numbers, self._ahead)) as found:
+            with contextlib.closing(read_records(self._store, numbers, self._ahead, self._pool)) as found:
                 for seq, record in found:
                     folding = folding or Folding(self._state)
                     folding.take(seq, record.data)

@@ -9,12 +9,14 @@ Left out: what the records say (`core/fold.py`).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 
 from mldeploy.errors import LogHoleError, MldeployError
 from mldeploy.store.objects import Fetched, ObjectStore
 
+#: Makes what reads at the same time, given how many at the most.
+Pool = Callable[[int], Executor]
 #: Reads under way at a time, at the most.
 AHEAD = 64
 #: In these a read takes less time than handing it to a thread.
@@ -31,13 +33,15 @@ def reads_ahead(store: ObjectStore) -> int:
     return 1 if store.url.startswith(_NEAR) else AHEAD
 
 
-def read_records(store: ObjectStore, numbers: Iterable[int], ahead: int) -> Generator[tuple[int, Fetched]]:
+def read_records(
+    store: ObjectStore, numbers: Iterable[int], ahead: int, pool: Pool = ThreadPoolExecutor
+) -> Generator[tuple[int, Fetched]]:
     """The records of these numbers, in this order, up to the first that is not there.
 
     Threads end with the iterator: exhaust or close it. Raises StoreError where a read fails, LogHoleError
     where a record is missing and one asked for after it is there.
     """
-    reading = _Reading(store, iter(numbers), ahead)
+    reading = _Reading(store, iter(numbers), ahead, pool)
     try:
         while (found := reading.next()) is not None:
             yield found
@@ -48,9 +52,9 @@ def read_records(store: ObjectStore, numbers: Iterable[int], ahead: int) -> Gene
 class _Reading:
     """Reads under way: at most `width` at a time, which doubles with every `width` that have come."""
 
-    def __init__(self, store: ObjectStore, numbers: Iterator[int], ahead: int) -> None:
-        self._store, self._numbers, self._ahead = store, numbers, ahead
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, store: ObjectStore, numbers: Iterator[int], ahead: int, pool: Pool) -> None:
+        self._store, self._numbers, self._ahead, self._make = store, numbers, ahead, pool
+        self._pool: Executor | None = None
         self._waiting: deque[tuple[int, Future[Fetched | None]]] = deque()
         self._width, self._came = 1, 0
 
@@ -82,7 +86,7 @@ class _Reading:
 
     def _fill(self) -> None:
         while len(self._waiting) < self._width and (seq := next(self._numbers, None)) is not None:
-            self._pool = self._pool or ThreadPoolExecutor(self._ahead, "log")
+            self._pool = self._pool or self._make(self._ahead)
             self._waiting.append((seq, self._pool.submit(self._store.get, record_key(seq))))
 
     def _later_is_there(self) -> bool:

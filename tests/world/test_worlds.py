@@ -1,0 +1,136 @@
+"""Worlds, and whether enough happens in them.
+
+A world that is broken prints its last events and how to replay it. How worlds work: README.md in this
+folder.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.world.__main__ import story
+from tests.world.faults import HAPPENINGS, KINDS, Weather
+from tests.world.world import Cast, Outcome, World
+
+#: The same in every run, so that a change is judged by what it changes.
+FIXED = range(1, 9)
+#: Besides, where everything goes wrong that can.
+BUSY = Cast(writers=4, pushers=3, collectors=2, vandals=1, hosts=2, storm=1800.0)
+ROOT = Path(__file__).parents[2]
+
+ACTIONS = [
+    "publish", "promote", "advance", "complete", "halt", "pause", "resume", "rollback", "retire", "restore",
+    "extend", "freeze", "unfreeze", "join", "forget", "sweep",
+]  # fmt: skip
+OUTCOMES = [
+    "acknowledged", "not written: StoreError", "not written: NotAllowedError", "not written: NotFoundError",
+    "not written: nothing to do", "pushes published", "pushes failed", "pushes of what was there", "sweeps",
+    "orphans removed", "collections failed", "fetches that failed", "requests", "workers that died",
+    "workers that failed to load", "host PublishTable", "host StartWorker", "host StopWorker",
+    "host FetchBundle", "host RemoveBundle", "host BuildEnvironment", "host StartZygote", "host RemoveBlob",
+]  # fmt: skip
+#: Too seldom for a few worlds.
+SELDOM = [
+    "unknown", "void", "not written: RaceLostError", "not written: _SweptError", "blobs swept",
+    "hosts that lost power", "models cut off by a retire", "host StopZygote", "host KillWorker",
+]  # fmt: skip
+
+
+def lived(seed: int, **more: object) -> Outcome:
+    outcome = World(seed, **more).run()  # type: ignore[arg-type]
+    assert not outcome.error, f"\n{story(outcome)}"
+    return outcome
+
+
+@dataclass
+class Sum:
+    """What happened in many worlds, and what went wrong in them."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts += outcome.counts
+        self.faults += outcome.faults
+
+
+@pytest.fixture(scope="module")
+def fixed() -> Sum:
+    total = Sum()
+    for seed in FIXED:
+        total.add(lived(seed))
+    for seed in range(1, 4):
+        total.add(lived(seed, cast=BUSY, weather=Weather.all_of_it()))
+    return total
+
+
+def test_every_kind_of_fault_happens(fixed: Sum) -> None:
+    happened = {name.rpartition(" ")[2] for name, count in fixed.faults.items() if count}
+    assert happened == {kind for kinds in KINDS.values() for kind in kinds} | set(HAPPENINGS)
+
+
+@pytest.mark.parametrize("what", OUTCOMES)
+def test_every_outcome_happens(what: str, fixed: Sum) -> None:
+    assert fixed.counts[what]
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_every_action_is_taken(action: str, fixed: Sum) -> None:
+    assert fixed.counts[f"action {action}"]
+
+
+def test_worlds_of_this_moment() -> None:
+    """Others in every run: whatever they find is printed with its seed."""
+    first = time.time_ns() // 1_000_000
+    for seed in range(first, first + 6):
+        lived(seed)
+
+
+def test_the_same_seed_gives_the_same_world_under_any_hash_seed() -> None:
+    told = []
+    for hash_seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.world", "--seed", "7", "--trace"],
+            cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        told.append(done.stdout)
+    assert told[0] == told[1]
+    assert told[0].count("\n") > 1000
+
+
+def test_a_crowd() -> None:
+    """More hosts than any other world has; `full` has hundreds."""
+    outcome = lived(1, cast=crowd(25))
+    assert outcome.counts["action join"] >= 25
+
+
+@pytest.mark.full
+def test_hundreds_of_hosts() -> None:
+    outcome = lived(time.time_ns() // 1_000_000, cast=crowd(300))
+    assert outcome.counts["action join"] >= 300
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * 3600)
+def test_a_thousand_worlds_of_this_moment() -> None:
+    first, total = time.time_ns() // 1_000_000, Sum()
+    for seed in range(first, first + 1000):
+        total.add(lived(seed))
+    assert all(total.counts[what] for what in (*OUTCOMES, *SELDOM))
+    assert all(total.counts[f"action {action}"] for action in ACTIONS)
+    assert all(total.faults[f"{verb} {kind}"] for verb, kinds in KINDS.items() for kind in kinds)
+
+
+def crowd(hosts: int) -> Cast:
+    return Cast(
+        writers=2, pushers=2, collectors=1, vandals=0, hosts=hosts, storm=600.0, poll=60.0, requests=600.0
+    )

@@ -1,0 +1,231 @@
+"""One world: from a seed to a verdict.
+
+    storm   the actors work, and what can go wrong goes wrong
+    calm    nothing new goes wrong; every actor starts again; all has to converge within a bounded time
+    end     what was still on its way has arrived, and the whole history is judged
+
+Everything is drawn from the seed: who there is, how fast, what goes wrong. The same seed gives the same
+world, to the last step, on any machine and under any hash seed.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from mldeploy.bundle.push import Pushed, push
+from mldeploy.core.records import Action
+from mldeploy.core.state import State
+from mldeploy.core.types import ModelRef
+from mldeploy.store.collect import Collection, collect
+from mldeploy.store.log import Log
+from tests.world.actors import Actor, Process, WatchedLog
+from tests.world.bucket import Bucket
+from tests.world.bundles import scratch
+from tests.world.faults import Weather
+from tests.world.hosts import Host
+from tests.world.monitor import Monitor
+from tests.world.scheduler import FailedError, Inline, Life, Scheduler, Task
+from tests.world.writers import Collector, Janitor, Pusher, Vandal, Writer
+
+#: Events kept for the story of a failure.
+TAIL = 60
+#: Seconds of calm within which everything has converged, and after which nothing is on its way any more.
+CALM = 3600.0
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+Then = Callable[[ModelRef], Sequence[Action]]
+
+
+def real_push(process: Process, folder: Path, log: Log, then: Then) -> Pushed:
+    """The production push, with this process's ids, and threads that are none."""
+    return push(
+        process.store, folder, log=log, actor=process.actor.name, now=process.now(), then=then,
+        validate=False, ids=process.ids, pool=Inline,
+    )  # fmt: skip
+
+
+def real_collect(process: Process, log: Log, now: datetime, grace: timedelta) -> Collection:
+    """The production collection, in one thread."""
+    return collect(process.store, log, now=now, actor=process.actor.name, grace=grace, threads=1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The code that the actors run: production's, or a variant that is broken on purpose."""
+
+    log: Callable[[Process, State | None], Log] = WatchedLog
+    push: Callable[[Process, Path, Log, Then], Pushed] = real_push
+    collect: Callable[[Process, Log, datetime, timedelta], Collection] = real_collect
+
+
+@dataclass(frozen=True)
+class Cast:
+    """How many of each actor, and for how long (seconds)."""
+
+    writers: int
+    pushers: int
+    collectors: int
+    vandals: int
+    hosts: int
+    storm: float
+    poll: float = 5.0  # seconds between a host's looks at the log
+    requests: float = 40.0  # seconds between requests at a front
+
+    @classmethod
+    def drawn(cls, rng: random.Random) -> Cast:
+        """A small world; most faults of a protocol need few actors."""
+        return cls(
+            writers=rng.randint(1, 4), pushers=rng.randint(1, 3),
+            collectors=rng.randint(0, 2), vandals=int(rng.random() < 0.2),
+            hosts=rng.randint(1, 3), storm=rng.choice([200.0, 600.0, 1800.0]),
+            poll=rng.choice([3.0, 10.0, 30.0]),
+        )  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What happened in one world."""
+
+    seed: int
+    error: str = ""  # what was wrong; "" if nothing was
+    tail: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    seconds: float = 0.0  # of virtual time
+
+
+class World:
+    """One world. `run` once."""
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        parts: Parts | None = None,
+        cast: Cast | None = None,
+        weather: Weather | None = None,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        rng = self.rng = random.Random(f"world {seed}")
+        self.seed, self.parts = seed, parts or Parts()
+        drawn, weather_drawn = Cast.drawn(rng), Weather.drawn(rng)
+        self.cast, self.weather = cast or drawn, weather or weather_drawn
+        self.scheduler = Scheduler(random.Random(f"order {seed}"))
+        self.scheduler.before = self._before
+        self.counts: Counter[str] = Counter()
+        self.tail: deque[tuple[float, str, str]] = deque(maxlen=TAIL)
+        self._trace = trace
+        self.bucket = Bucket(lambda: self.scheduler.now)
+        self.monitor = Monitor(self.bucket, self.trace)
+        self.lives: dict[Life, Actor] = {}
+        self.actors: list[Actor] = self._people()
+
+    def time(self) -> float:
+        """The true time, seconds since the epoch."""
+        return self.bucket.now()
+
+    @property
+    def calm(self) -> bool:
+        """Whether nothing new goes wrong any more."""
+        return self.weather.calm
+
+    def trace(self, who: str, what: str) -> None:
+        """One event of the story."""
+        self.tail.append((self.scheduler.now, who, what))
+        if self._trace is not None:
+            self._trace(_line(self.scheduler.now, who, what))
+
+    def run(self) -> Outcome:
+        """Live through it. An outcome with an `error` names what was wrong first."""
+        error = ""
+        before, tempfile.tempdir = tempfile.tempdir, str(scratch())  # a push makes a folder each time
+        try:
+            self._live()
+        except FailedError as broken:
+            error = str(broken)
+        except AssertionError as broken:
+            error = f"AssertionError: {broken}"
+        finally:
+            self._end()
+            tempfile.tempdir = before
+        counts = self.counts + self.monitor.counts
+        return Outcome(
+            self.seed, error, [_line(*event) for event in self.tail], counts, self.weather.counts,
+            self.scheduler.steps, self.scheduler.now,
+        )  # fmt: skip
+
+    def _people(self) -> list[Actor]:
+        made: list[tuple[type[Actor], int]] = [
+            (Writer, self.cast.writers), (Pusher, self.cast.pushers),
+            (Collector, self.cast.collectors), (Vandal, self.cast.vandals), (Host, self.cast.hosts),
+        ]  # fmt: skip
+        return [kind(self, f"{kind.kind}-{number + 1}") for kind, count in made for number in range(count)]
+
+    def _live(self) -> None:
+        for actor in self.actors:
+            self.scheduler.at(self.rng.uniform(0, 10), actor.start)
+        self.scheduler.run(self.cast.storm)
+        self.trace("world", "is calm from now on")
+        self.weather.calm = True
+        for actor in self.actors:
+            actor.cut_off_until = actor.stalled_until = 0.0
+        self.scheduler.run(self.cast.storm + CALM)
+        for actor in self.actors:
+            actor.check()
+        janitor = Janitor(self, "janitor")
+        janitor.start()
+        self.scheduler.run(self.scheduler.now + 600)
+        janitor.check()
+        self.monitor.finish()
+
+    def _end(self) -> None:
+        """Unwind what is still waiting, so that nothing of this world is left."""
+        for life in list(self.lives):
+            self.scheduler.kill(life)
+        self.lives.clear()
+        for actor in self.actors:
+            actor.remove()
+
+    def _before(self, task: Task) -> float:
+        """What happens to a process before its next step. Returns the seconds it stands still."""
+        actor = self.lives[task.life]
+        now = self.scheduler.now
+        if now < actor.stalled_until:
+            return actor.stalled_until - now
+        what = self.weather.happens(self.rng)
+        if not what:
+            return 0.0
+        self.weather.counts[what] += 1
+        match what:
+            case "crash":
+                actor.crash()
+            case "stall":
+                actor.stalled_until = now + self.rng.choice([5.0, 60.0, 3600.0]) * self.rng.random()
+                self.trace(task.life.name, f"stands still until {actor.stalled_until:.1f}")
+            case "partition":
+                actor.cut_off_until = now + self.rng.choice([5.0, 60.0, 900.0]) * self.rng.random()
+                self.trace(task.life.name, f"is cut off until {actor.cut_off_until:.1f}")
+        return max(0.0, actor.stalled_until - now)
+
+
+def _line(moment: float, who: str, what: str) -> str:
+    return f"{moment:12.3f}  {who:<14} {_SHA256.sub(_short, what)}"
+
+
+def _short(found: re.Match[str]) -> str:
+    return found[0][:8]
+
+
+def run(seed: int, **more: Any) -> Outcome:
+    """Live through the world of that seed."""
+    return World(seed, **more).run()

@@ -1,0 +1,212 @@
+"""Actors that write to the log: people and pipelines who push, promote, roll back, retire and collect."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from mldeploy.core import records
+from mldeploy.core.collection import deletable
+from mldeploy.core.records import Action
+from mldeploy.core.state import State
+from mldeploy.core.types import FULL_SHARE, PRODUCTION, ModelRef
+from mldeploy.errors import (
+    MldeployError,
+    NotAllowedError,
+    NotFoundError,
+    OutcomeUnknownError,
+    RaceLostError,
+    StoreError,
+)
+from mldeploy.store.log import record_key
+from tests.world.actors import Actor, Process, chosen
+from tests.world.bundles import MODELS, folders
+
+#: What may come of a deed in a storm.
+MISHAPS = (NotAllowedError, NotFoundError, StoreError, RaceLostError, OutcomeUnknownError)
+#: Between two deeds of an actor, seconds.
+PAUSES = (0.0, 1.0, 20.0, 120.0)
+
+
+class Writer(Actor):
+    """Changes what is served, at random: by whatever fits the state it reads."""
+
+    kind = "writer"
+
+    def main(self, process: Process) -> None:
+        log = process.log()
+        while not self.world.calm:
+            process.sleep(self.rng.choice(PAUSES) * self.rng.random())
+            if self.rng.random() < 0.3:
+                log = process.log()  # as every run of the command line does
+            self.act(process, log, self.rng.getrandbits(32))
+        self.last(process)
+
+    def act(self, process: Process, log, seed: int) -> None:
+        try:
+            log.append(
+                lambda state: whim(state, random.Random(seed)),
+                actor=self.name,
+                now=process.now(),
+                deadline=self.rng.choice([2.0, 30.0, 30.0, None]),
+            )
+        except MISHAPS as error:
+            self.world.trace(process.life.name, f"append: {type(error).__name__}: {error}")
+
+    def last(self, process: Process) -> None:
+        """In the calm every append succeeds."""
+        log = process.log()
+        appended = log.append(
+            lambda _: [records.Join(host=f"{self.name}-was-here", environment="staging")],
+            actor=self.name,
+            now=process.now(),
+        )
+        assert appended is not None
+        self.world.monitor.same(process.life.name, appended.state)
+
+
+class Vandal(Actor):
+    """Writes what is no record where the next one belongs. It takes a number and harms nobody."""
+
+    kind = "vandal"
+
+    def main(self, process: Process) -> None:
+        for _ in range(self.rng.randint(1, 3)):
+            process.sleep(600 * self.rng.random())
+            if self.world.calm:
+                return
+            log = process.log()
+            try:
+                log.refresh()
+                garbage = self.rng.choice([b"", b"{}", b"\xff\x00", b'{"format":1}'])
+                self.world.monitor.garbles(garbage)
+                process.store.create(record_key(log.state.head + 1), garbage)
+            except MldeployError as error:
+                self.world.trace(process.life.name, f"{type(error).__name__}: {error}")
+
+
+class Pusher(Actor):
+    """Pushes bundles, and promotes some in the same record."""
+
+    kind = "pusher"
+
+    def main(self, process: Process) -> None:
+        while not self.world.calm:
+            process.sleep(self.rng.choice(PAUSES) * self.rng.random())
+            try:
+                self.push(process)
+            except MISHAPS as error:
+                self.world.counts["pushes failed"] += 1
+                self.world.trace(process.life.name, f"push: {type(error).__name__}: {error}")
+        self.push(process)  # in the calm every push succeeds
+
+    def push(self, process: Process) -> None:
+        promote = self.rng.random() < 0.5
+        rollout = process.ids()
+
+        def then(ref: ModelRef) -> Sequence[Action]:
+            if not promote or self.world.calm:
+                return ()
+            return [records.Promote(model=ref.name, version=ref.version, rollout=rollout)]
+
+        log = process.log()
+        pushed = self.world.parts.push(process, self.rng.choice(folders()), log, then)
+        self.world.counts["pushes published" if pushed.new else "pushes of what was there"] += 1
+        version = log.state.models[pushed.ref.name].versions[pushed.ref.version]
+        if version.digest != pushed.digest or version.retired:
+            self.world.monitor.wrong(f"{pushed.ref} was pushed and is not there")
+        self.world.trace(process.life.name, f"pushed {pushed.ref}")
+
+
+class Collector(Actor):
+    """Collects garbage, now and then, with little grace; and by a clock that may be hours off."""
+
+    kind = "collector"
+
+    def main(self, process: Process) -> None:
+        while not self.world.calm:
+            process.sleep(self.rng.choice([10.0, 100.0, 600.0]) * self.rng.random())
+            try:
+                self.collect(process, self.rng.choice([0.0, 0.0, 5.0, 60.0, 600.0]))
+            except MISHAPS as error:
+                self.world.counts["collections failed"] += 1
+                self.world.trace(process.life.name, f"collect: {type(error).__name__}: {error}")
+        self.collect(process, 60.0)  # in the calm every collection succeeds
+
+    def collect(self, process: Process, grace: float) -> None:
+        now = process.now() if self.rng.random() < 0.3 else datetime.fromtimestamp(self.world.time(), UTC)
+        done = self.world.parts.collect(process, process.log(), now, timedelta(seconds=grace))
+        counts = self.world.counts
+        counts["sweeps"] += len(done.seqs)
+        counts["blobs swept"] += done.blobs.objects
+        counts["orphans removed"] += done.orphans.objects
+        self.world.trace(process.life.name, f"collected {done}")
+
+
+class Janitor(Collector):
+    """Collects once more when all is over: then nothing is left that nobody needs."""
+
+    kind = "janitor"
+
+    def main(self, process: Process) -> None:
+        log = process.log()
+        self.world.parts.collect(process, log, datetime.fromtimestamp(self.world.time(), UTC), timedelta(0))
+        for key in sorted(self.world.bucket.objects):
+            if deletable(log.state, key):
+                self.world.monitor.wrong(f"{key} is garbage, and is not collected")
+
+
+def whim(state: State, rng: random.Random) -> Sequence[Action]:
+    """One or two actions, most of which fit this state. The same for the same state and random stream."""
+    return [one for _ in range(rng.choice([1, 1, 1, 2])) if (one := _whim(state, rng)) is not None]
+
+
+def _whim(state: State, rng: random.Random) -> Action | None:
+    name = rng.choice(MODELS)
+    known = state.models[name].versions.values() if name in state.models else ()
+    live = [version.version for version in known if not version.retired]
+    dead = [version.version for version in known if version.retired]
+    serving = state.environments.get(PRODUCTION, {}).get(name)
+    ramp = serving.ramp if serving is not None else None
+    version, gone = chosen(rng, live), chosen(rng, dead)
+    ulid = f"0{''.join(rng.choice('0123456789abcdefghjkmnpqrstvwxyz') for _ in range(25))}"
+    kind = rng.choice(
+        ["promote", "promote", "ramp", "ramp", "rollback", "retire", "retire", "retire", "restore", "extend",
+         "freeze", "unfreeze", "force", "forget"]
+    )  # fmt: skip
+    if ramp is not None and rng.random() < 0.5:
+        kind = rng.choice(
+            ["pause", "halt", "advance", "advance", "advance"] if not ramp.paused else ["pause"]
+        )
+    match kind:
+        case "promote" if version:
+            return records.Promote(model=name, version=version, rollout=ulid)
+        case "ramp" if version:
+            on = rng.choice([(), (), (), ("zone=a",)])
+            steps = rng.choice([(100, 5000, FULL_SHARE), (500, FULL_SHARE), (1000,)])
+            return records.Promote(model=name, version=version, rollout=ulid, steps=steps, on=on)
+        case "rollback":
+            return records.Rollback(model=name, to=rng.choice([None, None, version]))
+        case "retire" if live:
+            return records.Retire(model=name, version=min(live))
+        case "force" if version and rng.random() < 0.2:
+            return records.Retire(model=name, version=version, force=True)
+        case "restore" if gone:
+            return records.Restore(model=name, version=gone)
+        case "extend" if version:
+            return records.Extend(model=name, version=version, expires=f"2027-0{rng.randint(1, 9)}-01")
+        case "freeze" if rng.random() < 0.2:
+            return records.Freeze(model=rng.choice([name, ""]), reason="because")
+        case "unfreeze":
+            return records.Unfreeze(model=name if serving is not None and serving.frozen is not None else "")
+        case "pause" if ramp:
+            return (records.Resume if ramp.paused else records.Pause)(rollout=ramp.rollout)
+        case "halt" if ramp:
+            return records.Halt(rollout=ramp.rollout, reason="because")
+        case "advance" if ramp:
+            last = ramp.step + 1 == len(ramp.steps)
+            return (records.Complete if last else records.Advance)(rollout=ramp.rollout, step=ramp.step)
+        case "forget" if state.hosts:
+            return records.Forget(host=rng.choice(sorted(state.hosts)))
+    return None
