@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -209,6 +210,11 @@ class S3Store:
         if s3_errors.stale_credentials(failure):
             with self._lock:
                 self._clients = None  # look for others at the next request
+        clients = self._clients
+        if clients and s3_errors.elsewhere(failure) and not failure.region:
+            from mldeploy.store.s3_region import bucket_region
+
+            failure = replace(failure, region=bucket_region(clients.settings, self._place.bucket))
         return failure
 
     def _where(self, key: str, right: str) -> s3_errors.Where:

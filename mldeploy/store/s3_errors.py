@@ -76,7 +76,7 @@ def heard_from_obstore(error: BaseException) -> Failure:
         return Failure(status=301, code="PermanentRedirect", said=_first_line(said))
     if type(error).__name__ == "UnauthenticatedError" or "credential provider" in said:
         return Failure(cause="credentials", said=_last_words(said))
-    return Failure(cause=_cause_in_rust(inside), said=_first_line(said))
+    return Failure(cause=_cause_in_rust(inside), said=_reason_in_rust(inside) or _first_line(said))
 
 
 def _answered(status: int, text: str) -> Failure:
@@ -97,6 +97,16 @@ def _cause_in_rust(text: str) -> str:
             return "refused"
         return "unresolved" if "dns error" in text else "unreachable"
     return "timeout" if "TimedOut" in text or "kind: Timeout" in text else "cut"
+
+
+def _reason_in_rust(text: str) -> str:
+    """Of a debug print, what was wrong: a certificate's fault, the system's words, or the last word."""
+    found = re.search(r"InvalidCertificate\(\s*(\w+)", text)
+    found = found or re.search(r'(?:message|error): "([^"]+)"', text)
+    if found:
+        return found[1]
+    word = re.findall(r"[A-Za-z]\w+", text)
+    return str(word[-1]) if word else ""
 
 
 #: Classes of botocore's and aiohttp's exceptions that say that there was no answer, or no request.
@@ -147,7 +157,8 @@ def _one_of_botocore(error: BaseException) -> Failure | None:
         )
     name, text = type(error).__name__, _first_line(str(error))
     if name == "EndpointConnectionError":
-        return Failure(cause=_cause_in_words(text), said=text)
+        inner = _first_line(str(getattr(error, "kwargs", {}).get("error") or error.__context__ or text))
+        return Failure(cause=_cause_in_words(inner), said=inner)
     if name in _NO_ANSWER and type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore"):
         return Failure(cause=_NO_ANSWER[name], said=text)
     return None
@@ -310,14 +321,11 @@ def words(failure: Failure, where: Where) -> tuple[str, str]:
         "path": where.url.partition("://")[2].rstrip("/") + "/*",
         "right_region": failure.region,
         "said": failure.said or "no reason given",
+        "answer": f"{failure.status} {failure.code}".strip(),
     }
     found = _WORDS.get(_word(failure, where))
     if found is None:
-        said = f"{failure.status} {failure.code}".strip()
-        found = (
-            "{endpoint} answers " + said + " for {key} in {url}: {said}",
-            "check the URL and the endpoint",
-        )
+        found = ("{endpoint} answers {answer} for {key} in {url}: {said}", "check the URL and the endpoint")
         if passing(failure):
             found = (found[0], "the server has a trouble of its own: run it again")
     return found[0].format_map(filled), found[1].format_map(filled)

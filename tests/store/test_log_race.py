@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,48 +16,13 @@ from mldeploy.store.log import Log
 from mldeploy.store.objects import open_store
 from mldeploy.store.probe import probe
 from tests.store.history_checker import Told, problems, read_folder
+from tests.store.racing import race
 from tests.store.stores import BrokenStore
-
-APPENDER = Path(__file__).with_name("appender.py")
-ROOT = Path(__file__).parents[2]
-
-
-def race(folder: Path, writers: int, each: int, driver: str = "") -> list[Told]:
-    """`writers` processes append `each` records; what they were told."""
-    command = [sys.executable, "-m", "tests.store.appender", str(folder)]
-    running = [
-        subprocess.Popen(
-            [*command, f"w{number}", str(each), driver],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for number in range(writers)
-    ]
-    try:
-        for process in running:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in running:  # all of them wait here until the last has started
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        told = []
-        for process in running:
-            out, _ = process.communicate(timeout=240)
-            assert process.returncode == 0
-            told.append(Told(acknowledged=[(one, seq) for one, seq in json.loads(out)]))
-        return told
-    finally:
-        for process in running:
-            process.kill()
-            process.communicate()
 
 
 def test_16_processes_append_200_records_each(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"), create=True)
-    told = race(tmp_path / "store", 16, 200)
+    told = race(str(tmp_path / "store"), tmp_path, 16, 200)
     found = read_folder(tmp_path / "store")
     assert problems(found, told) == []
     assert sorted(found) == list(range(1, 3_201))
@@ -91,7 +54,7 @@ def test_the_checker_finds_a_broken_driver(tmp_path: Path) -> None:
 
 
 def test_the_checker_finds_a_broken_driver_among_processes(tmp_path: Path) -> None:
-    told = race(tmp_path, 8, 50, "broken")
+    told = race(str(tmp_path), tmp_path, 8, 50, "broken")
     assert problems(read_folder(tmp_path), told) != []
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mldeploy.store.ids import new_ulid
+from mldeploy.store.objects import MARKER
 
 #: What the environment may say about S3; a test sees what its server says and nothing of the machine's.
 SPOILING = ("AWS_", "FSSPEC_S3")
@@ -58,6 +60,11 @@ class Server:
         name = f"b-{new_ulid()}"
         self.client().create_bucket(Bucket=name)
         return name
+
+    def make_store(self, bucket: str, prefix: str) -> None:
+        """Mark it as a store, without the probe's 3,200 creates (test_open and `init` have those)."""
+        marker = json.dumps({"format": 1, "id": new_ulid(), "created": "2026-01-01T00:00:00Z"})
+        self.client().put_object(Bucket=bucket, Key=f"{prefix}/{MARKER}", Body=marker.encode())
 
     def client(self):  # type: ignore[no-untyped-def] # botocore has no types
         """botocore's own client, for looking at the server from outside our code."""
