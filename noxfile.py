@@ -44,8 +44,17 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def full(session: nox.Session) -> None:
-    """Every test, those that take long included."""
+    """Every test, those that take long included, and what is tested with Ceph."""
+    session.notify("ceph", posargs=[])
     session.run(PYTHON, "-m", "pytest", *session.posargs)
+
+
+@nox.session(python=False)
+def ceph(session: nox.Session) -> None:
+    """The tests of S3 against Ceph's gateway, started here from Debian's packages (as root: installed)."""
+    files = ["tests/store/test_conformance.py", *sorted(map(str, Path("tests/store").glob("test_s3_*.py")))]
+    tests = (PYTHON, "-m", "pytest", *(session.posargs or files))
+    session.run(PYTHON, "-m", "tests.support.ceph", *tests)
 
 
 @nox.session(python=False)
