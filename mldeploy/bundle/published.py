@@ -6,13 +6,15 @@ with its digest. Left out: fetching whole bundles, which hosts do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mldeploy.core.manifest import Manifest, parse
 from mldeploy.core.state import State, Version
-from mldeploy.errors import IntegrityError, NotFoundError
+from mldeploy.errors import IntegrityError, ManifestError, NotFoundError
 from mldeploy.store.blobs import fetch_blob
 from mldeploy.store.objects import ObjectStore
 
@@ -49,6 +51,21 @@ def fetch_manifest(store: ObjectStore, state: State, name: str, version: int) ->
         raise IntegrityError(
             f"the manifest of {name}@{version} is not JSON", "push the bundle again with this mldeploy"
         ) from error
+
+
+def fetch_manifests(
+    store: ObjectStore, state: State, name: str, versions: Iterable[int | None]
+) -> dict[int, Manifest]:
+    """The manifests of these versions that are there; what was collected, or cannot be read, is left out.
+
+    Raises StoreError when the store cannot be reached.
+    """
+    found = {}
+    for version in versions:
+        if version is not None:
+            with contextlib.suppress(NotFoundError, IntegrityError, ManifestError):
+                found[version] = fetch_manifest(store, state, name, version)
+    return found
 
 
 def fetch_sample(store: ObjectStore, state: State, name: str, version: int) -> bytes:

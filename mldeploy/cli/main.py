@@ -50,6 +50,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Look": {
         "status": ("look", "What serves where, and whether every host is there yet."),
         "history": ("look", "What was done, by whom, newest first."),
+        "report": ("report", "How a version did beside stable, step by step."),
         "why": ("look", "Why a host serves what it serves."),
         "wait": ("look", "Wait until every live host has arrived."),
         "predict": ("predict", "Ask a model for a prediction."),

@@ -35,6 +35,7 @@ from mldeploy.progress import Reporter, Silent
 
 if TYPE_CHECKING:
     from mldeploy.core.state import State
+    from mldeploy.reporting.values import LaunchReport
 
 Percent = int | float | str
 
@@ -260,6 +261,16 @@ class Client:
         from mldeploy.client import past
 
         return past.history(self._at, check_name(model) if model else None, limit)
+
+    def report(self, ref: str) -> LaunchReport:
+        """How a version (`churn@8`) did beside stable: its rollout or shadow under way, or its last one.
+
+        Of one under way it says what the hosts have measured up to now. Raises NotFoundError where there was
+        none in this environment, or others since so that the log alone remembers it.
+        """
+        from mldeploy.client import reporting
+
+        return reporting.report(self._at, ModelRef.parse(ref))
 
     def why(self, host: str, model: str | None = None) -> Why:
         """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""

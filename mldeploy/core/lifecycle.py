@@ -16,6 +16,7 @@ import msgspec
 
 from mldeploy.core import records
 from mldeploy.core.draft import Draft
+from mldeploy.core.past import longer, remembered
 from mldeploy.core.state import Blob, Ended, Host, Version
 from mldeploy.core.types import ModelRef, check_digest, check_name
 from mldeploy.errors import NotAllowedError, NotFoundError, UsageError
@@ -146,8 +147,11 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
             continue
         if candidate and ramp is not None:
             reason = f"version retired: {action.reason}" if action.reason else "version retired"
-            ended = Ended(rollout=ramp.rollout, version=number, outcome="halted", reason=reason, seq=told.seq)
-            serving = msgspec.structs.replace(serving, ramp=None, ended=ended)
+            ended = Ended(
+                rollout=ramp.rollout, version=number, outcome="halted", reason=reason, seq=told.seq,
+                trail=longer(ramp.trail, told.seq),
+            )  # fmt: skip
+            serving = remembered(msgspec.structs.replace(serving, ramp=None, ended=ended), ended)
         serving = msgspec.structs.replace(
             serving,
             # the previous version does not come back by itself: nobody asked for it

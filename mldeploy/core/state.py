@@ -64,6 +64,7 @@ class Ramp(_Value, frozen=True, kw_only=True):
     min_requests: int = 200
     deadline: int = 0  # seconds; 0: the policy's
     fraction: int = 0  # of the traffic copied at a shadow step, hundredths of a percent; 0: the policy's
+    trail: tuple[int, ...] = ()  # of the records that made it what it is: its promote first
 
     @property
     def share(self) -> int:
@@ -93,6 +94,14 @@ class Ended(_Value, frozen=True, kw_only=True):
     outcome: str  # "completed", "halted", "rolled back", "superseded" (by another promote)
     reason: str
     seq: int
+    trail: tuple[int, ...] = ()  # of the records that tell its story: its promote first, `seq` last
+
+
+class Past(_Value, frozen=True, kw_only=True):
+    """How a version's last rollout or shadow ended: what `report` tells of it."""
+
+    kind: str = "rollout"  # or "shadow"
+    ended: Ended
 
 
 class Serving(_Value, frozen=True, kw_only=True):
@@ -105,6 +114,7 @@ class Serving(_Value, frozen=True, kw_only=True):
     shadows: tuple[Shadowing, ...] = ()
     frozen: str | None = None  # the reason while frozen ("" is a reason)
     seq: int = 0  # of the record that last changed its traffic: a freeze does not
+    past: tuple[Past, ...] = ()  # the last ones, one of each version at the most, newest last
 
 
 class Host(_Value, frozen=True, kw_only=True):

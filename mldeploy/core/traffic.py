@@ -15,6 +15,7 @@ from mldeploy.core.guards import guards_problem
 from mldeploy.core.lifecycle import Context, find_live, find_version, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.notices import launched, open_notice
+from mldeploy.core.past import longer, one_record, remembered
 from mldeploy.core.state import Ended, Ramp, Serving, Shadowing
 from mldeploy.core.types import FULL_SHARE
 from mldeploy.errors import NotFoundError
@@ -39,6 +40,9 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
         serving = _ended(serving, "superseded", f"by {model}@{action.version}", told)
     if at_once:
         serving = _stable(serving, action.version)
+        if not again:
+            done = one_record(action.version, "completed", "", told.seq, action.rollout)
+            serving = remembered(serving, done)
     else:
         ramp = Ramp(
             rollout=action.rollout,
@@ -57,6 +61,7 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
             min_requests=action.min_requests,
             deadline=action.deadline,
             fraction=action.fraction,
+            trail=(told.seq,),
         )
         # what takes traffic is no shadow any more
         serving = msgspec.structs.replace(serving, ramp=ramp, shadows=_without(serving, action.version))
@@ -99,7 +104,8 @@ def advance(draft: Draft, action: records.Advance, told: Context) -> None:
     _check_step(ramp, action.step)
     if ramp.step + 1 >= len(ramp.steps):
         refuse("the rollout stands at its last step", "complete it")
-    ramp = msgspec.structs.replace(ramp, step=ramp.step + 1, seq=told.seq)
+    trail = longer(ramp.trail, told.seq)
+    ramp = msgspec.structs.replace(ramp, step=ramp.step + 1, seq=told.seq, trail=trail)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, ramp=ramp, seq=told.seq))
 
 
@@ -135,7 +141,8 @@ def pause(draft: Draft, action: records.Pause | records.Resume, told: Context) -
         refuse(f"the rollout is {'already' if paused else 'not'} paused", "there is nothing to do")
     # a resumed step is held anew: what was measured while it was paused decides nothing
     begun = ramp.begun if paused else told.seq
-    ramp = msgspec.structs.replace(ramp, paused=paused, seq=told.seq, begun=begun)
+    trail = longer(ramp.trail, told.seq)
+    ramp = msgspec.structs.replace(ramp, paused=paused, seq=told.seq, begun=begun, trail=trail)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, ramp=ramp, seq=told.seq))
 
 
@@ -160,6 +167,8 @@ def rollback(draft: Draft, action: records.Rollback, told: Context) -> None:
     gone = ramp.version if ramp is not None else serving.stable
     if ramp is not None:
         serving = _ended(serving, "rolled back", action.reason, told)
+    elif gone is not None:
+        serving = remembered(serving, one_record(gone, "rolled back", action.reason, told.seq))
     if to is not None:
         serving = _stable(serving, to)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, seq=told.seq))
@@ -241,8 +250,12 @@ def _ended(serving: Serving, outcome: str, reason: str, told: Context) -> Servin
     ramp = serving.ramp
     if ramp is None:
         return serving
-    ended = Ended(rollout=ramp.rollout, version=ramp.version, outcome=outcome, reason=reason, seq=told.seq)
-    return msgspec.structs.replace(serving, ramp=None, ended=ended, seq=told.seq)
+    ended = Ended(
+        rollout=ramp.rollout, version=ramp.version, outcome=outcome, reason=reason, seq=told.seq,
+        trail=longer(ramp.trail, told.seq),
+    )  # fmt: skip
+    serving = msgspec.structs.replace(serving, ramp=None, ended=ended, seq=told.seq)
+    return remembered(serving, ended)
 
 
 def _because(reason: str) -> str:

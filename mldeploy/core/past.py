@@ -1,0 +1,37 @@
+"""What the state keeps of rollouts and shadows that are over: enough to find their records in the log.
+
+Rules: one entry for each version, and the newest few only, so that the state stays small however long the
+log is; a trail names the records of a rollout, and of a very long one (paused and resumed for years) its
+beginning and its end. Left out: the records' contents (the log has them).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mldeploy.core.state import Ended, Past, Serving
+
+#: Versions of a model, in one environment, whose last rollout or shadow can be told.
+KEPT = 16
+#: Records of one rollout that are named.
+LONGEST = 256
+
+
+def longer(trail: tuple[int, ...], seq: int) -> tuple[int, ...]:
+    """`trail` and one record more; of more than LONGEST the first and the newest."""
+    if trail and trail[-1] == seq:
+        return trail
+    trail = (*trail, seq)
+    return trail if len(trail) <= LONGEST else (trail[0], *trail[2:])
+
+
+def remembered(serving: Serving, ended: Ended, kind: str = "rollout") -> Serving:
+    """`serving` with that end remembered, in place of what was known of its version."""
+    others = tuple(past for past in serving.past if past.ended.version != ended.version)
+    past = (*others, Past(kind=kind, ended=ended))[-KEPT:]
+    return msgspec.structs.replace(serving, past=past)
+
+
+def one_record(version: int, outcome: str, reason: str, seq: int, rollout: str = "") -> Ended:
+    """The end of what had no steps: one record did it all."""
+    return Ended(rollout=rollout, version=version, outcome=outcome, reason=reason, seq=seq, trail=(seq,))
