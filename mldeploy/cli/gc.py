@@ -58,6 +58,7 @@ def _show(session: Session, done: Collected) -> None:
         ("blobs", done.blobs, done.blob_bytes),
         ("orphans", done.orphans, done.orphan_bytes),
         ("left-overs", done.leftovers, done.leftover_bytes),
+        ("old checkpoints", done.checkpoints, done.checkpoint_bytes),
     )
     output.table(
         ("WHAT", "OBJECTS", "SIZE"),

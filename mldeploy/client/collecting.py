@@ -24,9 +24,7 @@ def collect(at: Connection, grace: str | timedelta, dry_run: bool, reporter: Rep
     kept = parse_grace(grace)
     # the store's clock is asked by writing a hint
     now = at.now() if dry_run else _now(at)
-    done = run(
-        at.store, at.log, now=now, actor=at.actor, grace=kept, dry_run=dry_run, progress=reporter
-    )  # fmt: skip
+    done = run(at.store, at.log, now=now, actor=at.actor, grace=kept, dry_run=dry_run, progress=reporter)
     return Collected(
         store=at.settings.store,
         seq=done.seqs[-1] if done.seqs else None,
@@ -42,6 +40,8 @@ def collect(at: Connection, grace: str | timedelta, dry_run: bool, reporter: Rep
         orphan_bytes=done.orphans.size,
         leftovers=done.leftovers.objects,
         leftover_bytes=done.leftovers.size,
+        checkpoints=done.checkpoints.objects,
+        checkpoint_bytes=done.checkpoints.size,
         no_longer_restorable=tuple(str(ref) for ref in done.versions),
     )
 
@@ -62,7 +62,12 @@ def _now(at: Connection) -> datetime:
 
 def _parts(done: Collection) -> tuple[str, ...]:
     """What went, or would go, in words."""
-    kinds = (("blob", done.blobs), ("orphan", done.orphans), ("left-over", done.leftovers))
+    kinds = (
+        ("blob", done.blobs),
+        ("orphan", done.orphans),
+        ("left-over", done.leftovers),
+        ("old checkpoint", done.checkpoints),
+    )
     return tuple(
         f"delete {found.objects:,} {kind}{'s' if found.objects != 1 else ''} ({found.size:,} bytes)"
         for kind, found in kinds

@@ -68,6 +68,8 @@ class Collected(Change, frozen=True, kw_only=True):
     orphan_bytes: int = 0
     leftovers: int = 0
     leftover_bytes: int = 0
+    checkpoints: int = 0  # superseded by newer ones
+    checkpoint_bytes: int = 0
     no_longer_restorable: tuple[str, ...] = ()  # `churn@1`: it could be restored until now
 
 

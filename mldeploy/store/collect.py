@@ -6,7 +6,7 @@ swept blobs, that the state so reached says may go. Killed anywhere it is finish
 was swept and is still there is an orphan to the next run. Several at once do no harm, and neither does a
 listing that is empty, old or wrong, or a delete that arrives late: a key that may be deleted once may be
 deleted for ever (`core/collection.py`; tests/protocol explores every interleaving of a small world).
-Besides it removes what a killed probe left behind.
+Besides it removes what a killed probe left behind, and checkpoints that newer ones have superseded.
 Left out: when to collect, and the clock: `now` is passed in.
 """
 
@@ -33,6 +33,7 @@ from mldeploy.core.types import ModelRef
 from mldeploy.errors import MldeployError, StoreError
 from mldeploy.progress import Reporter, Silent
 from mldeploy.store.blobs import blob_key
+from mldeploy.store.checkpoints import PREFIX, superseded
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import DEADLINE, Log
 from mldeploy.store.objects import Entry, ObjectStore
@@ -58,7 +59,7 @@ class Collection:
 
     `seqs`: the records it wrote. `blobs`: swept, and deleted. `orphans`: objects below blobs/ that no state
     calls live any more, left by pushes and collections that were cut off. `leftovers`: of killed probes.
-    `versions`: those that could be restored until now.
+    `checkpoints`: superseded. `versions`: those that could be restored until now.
     """
 
     horizon: str
@@ -66,6 +67,7 @@ class Collection:
     blobs: Found = Found()
     orphans: Found = Found()
     leftovers: Found = Found()
+    checkpoints: Found = Found()
     versions: tuple[ModelRef, ...] = ()
 
 
@@ -78,6 +80,14 @@ class _Listed:
     def beyond(self, state: State) -> bool:
         """Whether a candidate waits for a later horizon than the state has."""
         return any(found is not None and found[1] >= state.horizon for found in map(push_of, self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """What goes whatever the log says: keys with their sizes."""
+
+    leftovers: dict[str, int]
+    checkpoints: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -125,9 +135,9 @@ def collect(
     log.refresh()
     reporter.step("listing blobs")
     listed = _list(store, log.state, now_ms, grace)
-    leftovers = _leftovers(store, now, grace)
+    others = _Others(_leftovers(store, now, grace), _checkpoints(store))
     if dry_run:
-        return _would(log.state, listed, leftovers, now_ms, grace)
+        return _would(log.state, listed, others, now_ms, grace)
 
     swept = _Swept()
 
@@ -143,20 +153,19 @@ def collect(
         swept.take(appended.seq)
     # the state that was reached decides what goes, not what was planned
     keys = {key: size for key, size in (listed.keys | swept.keys).items() if deletable(log.state, key)}
-    _delete(store, [*keys, *leftovers], threads, reporter)
+    _delete(store, [*keys, *others.leftovers, *others.checkpoints], threads, reporter)
     return Collection(
         horizon=log.state.horizon,
         seqs=tuple(swept.seqs),
         blobs=_count(swept.keys),
         orphans=_count({key: size for key, size in keys.items() if key not in swept.keys}),
-        leftovers=_count(leftovers),
+        leftovers=_count(others.leftovers),
+        checkpoints=_count(others.checkpoints),
         versions=tuple(sorted(swept.versions)),
     )
 
 
-def _would(
-    state: State, listed: _Listed, leftovers: dict[str, int], now_ms: int, grace: timedelta
-) -> Collection:
+def _would(state: State, listed: _Listed, others: _Others, now_ms: int, grace: timedelta) -> Collection:
     sweep = plan_collection(state, now_ms, grace, orphans=listed.beyond(state), limit=len(state.blobs))
     horizon = sweep.horizon if sweep is not None else state.horizon
     blobs = sweep.blobs if sweep is not None else ()
@@ -164,7 +173,8 @@ def _would(
         horizon=horizon,
         blobs=_count(_keys(state, blobs)),
         orphans=_count({key: size for key, size in listed.keys.items() if is_orphan(state, key, horizon)}),
-        leftovers=_count(leftovers),
+        leftovers=_count(others.leftovers),
+        checkpoints=_count(others.checkpoints),
         versions=no_longer_restorable(state, blobs),
     )
 
@@ -195,6 +205,11 @@ def _leftovers(store: ObjectStore, now: datetime, grace: timedelta) -> dict[str,
         return entry.key.startswith("probe/") and entry.modified < old
 
     return {entry.key: entry.size for entry in store.list("probe/") if stale(entry)}
+
+
+def _checkpoints(store: ObjectStore) -> dict[str, int]:
+    entries = {entry.key: entry for entry in store.list(PREFIX)}
+    return {key: entries[key].size for key in superseded(entries.values())}
 
 
 def _delete(store: ObjectStore, keys: Sequence[str], threads: int, reporter: Reporter) -> None:

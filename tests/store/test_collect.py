@@ -19,11 +19,14 @@ from mldeploy.core.records import Action, Publish, Restore, Retire
 from mldeploy.core.state import State
 from mldeploy.errors import MldeployError, OutcomeUnknownError, StoreError
 from mldeploy.store.blobs import blob_key
+from mldeploy.store.checkpoints import KEEP, Named
 from mldeploy.store.collect import Collection, Found, collect
 from mldeploy.store.file import FileStore
+from mldeploy.store.fsspec_store import FsspecStore
 from mldeploy.store.log import Log
 from mldeploy.store.memory import MemoryStore
-from mldeploy.store.objects import Entry, ObjectStore
+from mldeploy.store.objects import Entry, Fetched, ObjectStore
+from mldeploy.store.s3 import S3Store
 from tests import faults
 from tests.store.stores import FaultyStore
 
@@ -31,12 +34,19 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
+#: What a collection asks of a store is the same everywhere: buckets are asked the main part of it.
+EVERYWHERE = pytest.mark.parametrize("store", ["memory", "file", "s3", "s3+fsspec"], indirect=True)
+
+
 @pytest.fixture(params=["memory", "file"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "memory":
-        return MemoryStore(clock=lambda: START.timestamp())
-    (tmp_path / "store").mkdir()
-    return FileStore(tmp_path / "store")
+        return MemoryStore()
+    if request.param == "file":
+        (tmp_path / "store").mkdir()
+        return FileStore(tmp_path / "store")
+    url = f"{request.param}://{request.getfixturevalue('bucket')}/prefix"
+    return S3Store.open(url) if request.param == "s3" else FsspecStore.open(url)
 
 
 def sha(text: str) -> str:
@@ -108,6 +118,7 @@ def two(store: ObjectStore) -> ObjectStore:
 LIVE = {blob_key(sha("two"), push_at(2)), blob_key(sha("shared"), push_at(1))}
 
 
+@EVERYWHERE
 def test_it_deletes_what_nothing_needs_and_nothing_else(two: ObjectStore) -> None:
     before = keys(two)
     told = run(two, 30, dry_run=True)
@@ -138,6 +149,7 @@ def test_within_the_grace_nothing_goes_but_what_is_older_than_it(two: ObjectStor
     whole(two)
 
 
+@EVERYWHERE
 def test_what_was_swept_is_pushed_again_under_a_new_key(two: ObjectStore) -> None:
     run(two, 30)
     with pytest.raises(MldeployError, match="have been collected"):
@@ -238,10 +250,29 @@ def test_a_lost_answer_of_the_sweep_is_resolved_by_reading(two: ObjectStore) -> 
 
 
 def test_where_the_outcome_stays_unknown_nothing_is_deleted(two: ObjectStore) -> None:
+    class Gone(Wrong):
+        """The store takes the record and is not heard of again."""
+
+        silent = False
+
+        def create(self, key: str, data: bytes) -> bool:
+            self._inner.create(key, data)
+            self.silent = True
+            raise OutcomeUnknownError("no answer", "look")
+
+        def get(self, key: str) -> Fetched | None:
+            if self.silent:
+                raise StoreError("no answer", "wait")
+            return self._inner.get(key)
+
     before = keys(two)
-    with pytest.raises(OutcomeUnknownError):
-        run(FaultyStore(two, creates=["late"], gets=["ok"] * 5 + ["error"] * 9), 30, deadline=0)
-    assert keys(two) == before
+    store = Gone(two, list(two.list("blobs/")))
+    with pytest.raises(OutcomeUnknownError, match="not known whether record 4"):
+        run(store, 30, deadline=0)  # type: ignore[arg-type]
+    assert (store.deleted, keys(two)) == ([], before)
+    done = run(two, 30)  # the next run finds the sweep, and what it left
+    assert (done.seqs, done.blobs, done.orphans) == ((), Found(), Found(4, 13))
+    assert keys(two) == LIVE
 
 
 def test_what_was_restored_or_published_meanwhile_is_not_swept(two: ObjectStore) -> None:
@@ -255,6 +286,7 @@ def test_what_was_restored_or_published_meanwhile_is_not_swept(two: ObjectStore)
     whole(two)
 
 
+@EVERYWHERE
 def test_of_two_at_once_each_deletes_what_the_log_says(two: ObjectStore) -> None:
     found: list[Collection] = []
 
@@ -296,6 +328,7 @@ def test_many_at_once_with_pushes_between(two: ObjectStore) -> None:
     whole(two)
 
 
+@EVERYWHERE
 def test_left_overs_of_a_probe_go_when_they_are_old(store: ObjectStore) -> None:
     store.put("probe/old-1", b"x")
     modified = next(store.list("probe/")).modified
@@ -305,6 +338,19 @@ def test_left_overs_of_a_probe_go_when_they_are_old(store: ObjectStore) -> None:
     done = collect(store, Log(store), now=now + timedelta(minutes=61), actor="gc", grace=timedelta(0))
     assert done.leftovers == Found(1, 1)
     assert list(store.list("probe/")) == []
+
+
+def test_superseded_checkpoints_go_and_the_newest_stay(store: ObjectStore) -> None:
+    named = [Named(head, "f" * 16, f"{head:064x}") for head in range(1, KEEP + 3)]
+    for one in named:
+        store.create(one.key, b"12")
+    store.create("checkpoints/README", b"not ours")
+    told = run(store, 1, dry_run=True)
+    done = run(store, 1)
+    assert told.checkpoints == done.checkpoints == Found(2, 4)
+    left = [entry.key for entry in store.list("checkpoints/")]
+    assert left == [*(one.key for one in named[2:]), "checkpoints/README"]
+    assert run(store, 1) == Collection(horizon="")
 
 
 def _struck(root: Path, scratch: Path, at: int) -> bool:
