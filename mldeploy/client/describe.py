@@ -9,6 +9,7 @@ from functools import singledispatch
 
 from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
+from mldeploy.core.collection import began
 from mldeploy.core.types import FULL_SHARE, format_share
 
 
@@ -140,7 +141,8 @@ def _(action: r.Forget) -> str:
 
 @_describe.register
 def _(action: r.Sweep) -> str:
-    return f"sweep {len(action.blobs):,} blobs"
+    count = f"{len(action.blobs):,} blob{'s' if len(action.blobs) != 1 else ''}"
+    return f"sweep {count}; pushes begun before {began(action.horizon)} are void"
 
 
 def _because(reason: str) -> str:

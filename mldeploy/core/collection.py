@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from mldeploy.core.records import Sweep
+from mldeploy.core.records import Sweep, format_time
 from mldeploy.core.state import State, Version
 from mldeploy.core.types import ModelRef
 
@@ -67,6 +67,17 @@ def push_id(fresh: str, horizon: str) -> str:
         return fresh
     later = horizon[:_TIME_CHARACTERS] + fresh[_TIME_CHARACTERS:]
     return later if later >= horizon else smallest_ulid(_time_of(horizon) + 1)[:10] + fresh[10:]
+
+
+def began(ulid: str) -> str:
+    """When a push of this id began by its own clock, or what a horizon stands for: RFC 3339 in UTC.
+
+    The id as it stands where no calendar goes so far.
+    """
+    try:
+        return format_time(datetime.fromtimestamp(_time_of(ulid) / 1000, UTC))
+    except (ValueError, OverflowError, OSError):
+        return ulid
 
 
 def push_of(key: str) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ from ulid import ULID
 from mldeploy.core import records
 from mldeploy.core.collection import (
     GRACE,
+    began,
     deletable,
     is_orphan,
     no_longer_restorable,
@@ -146,6 +147,12 @@ def test_a_time_that_no_calendar_has_keeps_a_blob_unless_there_is_no_grace() -> 
     assert state.voids == 0
     assert swept(state, 5_000) == {"one", "own"}
     assert swept(state, 5_000, timedelta(0)) == {"one", "two", "shared", "own"}
+
+
+def test_a_horizon_is_told_as_a_time() -> None:
+    assert began(push_at(2.5)) == "2026-11-03T12:00:00.000Z"
+    assert began("7" + "z" * 25) == "7" + "z" * 25
+    assert began("later") == "later"
 
 
 def test_versions_that_can_no_longer_be_restored() -> None:
