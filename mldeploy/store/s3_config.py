@@ -90,7 +90,9 @@ def place_of(url: str) -> Place:
         raise UsageError(f"{url!r} does not name a bucket", "write s3://bucket/prefix")
     prefix = parts.path.strip("/")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-        raise UsageError(f"{url!r} has a prefix with an empty part", "write s3://bucket/prefix")
+        raise UsageError(
+            f"{url!r} has a prefix with an empty part, or with dots alone", "write s3://bucket/prefix"
+        )
     return Place(parts.netloc, prefix)
 
 

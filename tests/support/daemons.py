@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mldeploy.store.reports import HostReport
+from mldeploy.store.objects import open_store
+from mldeploy.store.reports import HostReport, read_reports
 
 T = TypeVar("T")
 #: Seconds anything may take before a test gives up on it.
@@ -38,9 +39,12 @@ def until(look: Callable[[], T], what: str, seconds: float = DEADLINE, every: fl
 
 
 class Daemon:
-    """One mldeployd on a folder store, as a context: killed at the end, with everything it started."""
+    """One mldeployd, as a context: killed at the end, with everything it started.
 
-    def __init__(self, store: Path, state: Path, *, fronts: int = 1, **options: Any) -> None:
+    `store` is a folder, or a URL that `env` and this process can reach.
+    """
+
+    def __init__(self, store: Path | str, state: Path, *, fronts: int = 1, **options: Any) -> None:
         self.store, self.state = store, state
         self.env: dict[str, str] | None = options.pop("env", None)
         self.arguments: tuple[str, ...] = options.pop("arguments", ())
@@ -132,6 +136,8 @@ class Daemon:
 
     def report(self, environment: str = "production") -> HostReport | None:
         """Its report in the store."""
+        if isinstance(self.store, str):
+            return next((report for report, _ in read_reports(open_store(self.store), environment)), None)
         for path in (self.store / "hosts" / environment).glob("*.json"):
             with contextlib.suppress(OSError, msgspec.MsgspecError):
                 return msgspec.json.decode(path.read_bytes(), type=HostReport)

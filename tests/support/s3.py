@@ -166,3 +166,27 @@ def use(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     for name, value in server.environ.items():
         monkeypatch.setenv(name, value)
+
+
+@contextlib.contextmanager
+def careless(folder: Path) -> Iterator[Server]:
+    """A server that ignores `If-None-Match`: rclone's, over `folder`, whose folders are the buckets."""
+    binary = Path(sys.executable).with_name("rclone")
+    for attempt in range(5):
+        port = free_port()
+        with (folder.parent / f"rclone-{attempt}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    str(binary), "serve", "s3", "--addr", f"127.0.0.1:{port}",
+                    "--auth-key", "test,testsecret", "--config", os.devnull, str(folder),
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            if _answers(process, port):
+                yield Server(f"http://127.0.0.1:{port}")
+                return
+        finally:
+            process.kill()
+            process.wait()
+    raise AssertionError(f"rclone did not start: see {folder.parent}")
