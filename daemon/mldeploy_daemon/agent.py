@@ -3,6 +3,7 @@
     follow.py   what the log asks for          plan (mldeploy.core)   what to do next
     observe.py  what is on this host           hands.py               doing it
     publish.py, fronts.py  telling the fronts  report.py              telling the fleet
+    steer.py    what this host proposes to the log
 
 No request passes through here. It may be killed at any instruction: the next one starts from the disk and
 the processes, adopts what runs and goes on. It sleeps until something happens: the log moved, a worker or a
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable, wish
+from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable, wish, without_lease
 from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
 from mldeploy.errors import MldeployError, UsageError
@@ -31,14 +32,16 @@ from mldeploy.store.ids import new_ulid
 from mldeploy_daemon.book import YOUNG, Book
 from mldeploy_daemon.config import Config, load
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.follow import Follower
+from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
 from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.observe import Observer
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.report import Reporter, Seen
+from mldeploy_daemon.steer import Steerer
 from mldeploy_daemon.system import RUNTIME, processes_in
+from mldeploy_daemon.uses import Uses
 from mldeploy_daemon.worker_files import statuses
 from mldeploy_daemon.workers import Ending, Workers
 from mldeploy_daemon.zygotes import Zygotes
@@ -68,6 +71,7 @@ class Agent:
         self.ready = False
         self.seen: Seen | None = None
         self.stopping = False
+        self.leased = True
         self.announced = False
         self._asked = 0.0
 
@@ -80,6 +84,7 @@ class Agent:
         background = [
             asyncio.create_task(self.follower.run()),
             asyncio.create_task(self.reporter.run()),
+            asyncio.create_task(self.steerer.run()),
         ]
         try:
             while not self.stopping and self.follower.refused is None:
@@ -104,6 +109,8 @@ class Agent:
         self.follower.load()
         self.publisher = Publisher(config.environment, host, self.now)
         self.publisher.load()
+        self.uses = Uses(self.disk, self.follower.live)
+        self.uses.load()
         self.fronts = Fronts(config.fronts, wake)
         self.fronts.generation = self.publisher.table.generation
         self.workers = Workers(wake, self.now)
@@ -121,6 +128,7 @@ class Agent:
         self.reporter = Reporter(
             config, host, self.workers, lambda: self.seen, lambda: self.follower.store, self.follower.note
         )
+        self.steerer = Steerer(config, host, self.follower)
         self.zygotes.adopt(self.disk.environments())
         self._end_strays()
         # ready once is ready until the keeper stops: a restart of the agent is nobody's business
@@ -150,7 +158,9 @@ class Agent:
         if state is None:
             return LONGEST
         try:
-            desired = wish(state, self.config.environment, self.config.labels, self.publisher.routed())
+            desired = self._leased(
+                wish(state, self.config.environment, self.config.labels, self.publisher.routed())
+            )
             self.book.keep(desired.refs)
             observed = await self.observer.look(desired)
             actions = plan(desired, observed, self.now(), self.limits)
@@ -163,6 +173,14 @@ class Agent:
         self._tell(desired, observed, actions, state.head)
         # what was just done may call for more
         return SOON if actions else self._pause(observed)
+
+    def _leased(self, desired: Desired) -> Desired:
+        """What the log asks for, less what is only lent: while a halt of it could not be heard of."""
+        if self.leased != self.follower.leased:
+            self.leased = not self.leased
+            if not self.leased:
+                logger.warning("no fresh head for %g s: rollouts have no traffic here", LEASE)
+        return desired if self.leased else without_lease(desired)
 
     def _judge(self) -> None:
         """What came up and what ended since the last look goes into the book."""
@@ -221,6 +239,8 @@ class Agent:
         if time.monotonic() - self._asked > (SHORT if hurry else STATS):
             self._asked = time.monotonic()
             self.fronts.ask()
+        totals = self.fronts.totals()
+        self.uses.note(totals, self.ledger.woken)
         self.seen = Seen(
             desired=desired,
             observed=observed,
@@ -229,9 +249,13 @@ class Agent:
             head=head,
             ready=self.ready,
             errors=tuple(self.follower.errors),
-            totals=self.fronts.totals(),
+            totals=totals,
+            watched=self.uses.watched,
+            uses=self.uses.since(),
+            members=len(self.follower.state.hosts) if self.follower.state else 0,
         )
         self.reporter.look()
+        self.steerer.look()
 
     @staticmethod
     def _draining(observed: Observed) -> bool:
@@ -259,6 +283,7 @@ class Agent:
             return os.EX_CONFIG  # the keeper does not start us again
         await self.follower.leave()
         await self.reporter.send()
+        self.uses.write()
         self.fronts.close()
         self.ledger.close()
         return 0

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
 import random
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,17 +25,22 @@ import msgspec
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
 from mldeploy.errors import MldeployError, StoreError, StoreFormatError, UsageError
-from mldeploy.store.log import Log, record_key
+from mldeploy.store.log import Appended, Intent, Log, record_key
 from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.disk import Disk
 
 logger = logging.getLogger(__name__)
+#: Touched when the head was read, so that a lease outlives the agent.
+HEAD = "run/head"
 #: Hosts that may poll one store in a second.
 POLLS_PER_SECOND = 2000
 #: Seconds a joining or leaving host tries to append.
 JOIN_DEADLINE = 10.0
+APPEND_DEADLINE = 10.0
 LEAVE_DEADLINE = 2.0
+#: Seconds without a fresh head after which rollouts lose their traffic, and between two notes of a fresh one.
+LEASE, NOTE = 120.0, 10.0
 
 
 class Follower:
@@ -53,10 +60,35 @@ class Follower:
         self.looked = asyncio.Event()  # once the store has been asked for the first time, answer or not
         self.refused: UsageError | None = None
         self._unwatch: Callable[[], None] | None = None
+        self._fresh = -math.inf  # when the head was read last, by the monotonic clock
+        self._noted = -math.inf
 
     def load(self) -> None:
         """Start from what is on the disk."""
         self.state = self.disk.load_state()
+        # an agent that is started again has not forgotten that the head was read a moment ago
+        with contextlib.suppress(OSError):
+            age = time.time() - (self.disk.root / HEAD).stat().st_mtime
+            self._fresh = time.monotonic() - max(age, 0.0)
+
+    def live(self, ref: str) -> bool:
+        """Whether `churn@7` is published and not retired, as far as is known."""
+        name, _, number = ref.rpartition("@")
+        model = self.state.models.get(name) if self.state else None
+        version = model.versions.get(int(number)) if model and number.isdecimal() else None
+        return self.state is None or (version is not None and not version.retired)
+
+    @property
+    def leased(self) -> bool:
+        """Whether the head is fresh enough for rollouts and shadows to have traffic."""
+        return time.monotonic() - self._fresh <= LEASE
+
+    def _note_fresh(self) -> None:
+        self._fresh = time.monotonic()
+        if self._fresh - self._noted >= NOTE:
+            self._noted = self._fresh
+            with contextlib.suppress(OSError):
+                (self.disk.root / HEAD).touch()
 
     async def run(self) -> None:
         """Look at the log for ever; ends only where the store's URL makes no sense (`refused`)."""
@@ -106,6 +138,7 @@ class Follower:
             raise
         self._take(log.state)
         self.read_head = True
+        self._note_fresh()
         if self._join_action(log.state):
             appended = log.append(
                 self._join_action, actor=self._actor(), now=datetime.now(UTC), deadline=JOIN_DEADLINE
@@ -152,6 +185,19 @@ class Follower:
         ):  # fmt: skip
             return []
         return [Join(host=self.host, environment=self.config.environment, hostname=hostname, labels=labels)]
+
+    async def append(self, intent: Intent) -> Appended | None:
+        """Write what `intent` gives for the present state, in the log's own thread. Raises as Log.append."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, self._append, intent)
+
+    def _append(self, intent: Intent) -> Appended | None:
+        if self.log is None:
+            return None
+        now = datetime.now(UTC)
+        appended = self.log.append(intent, actor=self._actor(), now=now, deadline=APPEND_DEADLINE)
+        self._take(self.log.state)
+        return appended
 
     async def leave(self) -> None:
         """Say good-bye, if that is possible within LEAVE_DEADLINE."""

@@ -1,7 +1,8 @@
 """What this host says of itself in the store: built from what the agent last saw, written by a thread.
 
 A report goes out every so many seconds, and soon after anything in it that matters has changed, but never
-more often than every half second. A store that does not take it is tried again with the next one.
+more often than every half second. In a large fleet each host reports more rarely. A store that does not take
+it is tried again with the next one.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from mldeploy.core.controller import report_pause
 from mldeploy.core.host import Action, Desired, ModelRoute, Observed, Wish
 from mldeploy.core.standing import Standing, next_step
 from mldeploy.errors import MldeployError
@@ -48,6 +50,9 @@ class Seen:
     ready: bool
     errors: tuple[str, ...]
     totals: dict[tuple[str, int], Total]
+    watched: float = 0.0
+    uses: dict[str, float] = field(default_factory=dict)
+    members: int = 0
 
 
 class Reporter:
@@ -81,10 +86,15 @@ class Reporter:
         """For ever."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.due.wait(), self.config.report)
+                await asyncio.wait_for(self.due.wait(), max(self.config.report, self._pause()))
             self.due.clear()
             await self.send()
-            await asyncio.sleep(SOONEST)
+            await asyncio.sleep(max(SOONEST, self._pause() / 2))
+
+    def _pause(self) -> float:
+        """The least seconds between reports of a fleet of this size."""
+        seen = self.seen()
+        return report_pause(seen.members) if seen is not None else 0.0
 
     async def send(self) -> None:
         """Write one report now, if there is anything to write and anywhere to write it."""
@@ -120,6 +130,8 @@ class Reporter:
             platform=seen.observed.platform,
             models=models,
             errors=seen.errors,
+            watched=seen.watched,
+            uses=seen.uses,
         )
 
     def _model(self, name: str, asked: Wish, seen: Seen) -> ModelReport:

@@ -297,6 +297,18 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
     return Desired(models=models)
 
 
+def without_lease(desired: Desired) -> Desired:
+    """The same, with the traffic of rollouts back at stable: while nobody can tell us that one is halted.
+
+    What was loaded for it stays, so that it goes on where it was once the log can be read again.
+    """
+    models = {
+        name: asked if asked.stable is None else msgspec.structs.replace(asked, share=0)
+        for name, asked in desired.models.items()
+    }
+    return Desired(models=models)
+
+
 def meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
     """Whether the rollout is for a host with these labels: it must carry every `key=value` of `on`."""
     return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in ramp.on))

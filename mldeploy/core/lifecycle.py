@@ -208,6 +208,8 @@ def join(draft: Draft, action: records.Join, told: Context) -> None:
     """A host is a member, or one that is says something new of itself."""
     valid_name(action.host, "host")
     valid_name(action.environment, "environment")
+    if action.host.startswith("merged-"):
+        refuse(f"{action.host!r} cannot be a host", "reports are merged under such names")
     known = draft.hosts.get(action.host)
     said = (action.environment, action.hostname, action.labels)
     if known is not None and said == (known.environment, known.hostname, known.labels):

@@ -2,10 +2,12 @@
 
 Rules: a report is a statement, not a truth; readers take what they can read and leave out the rest, also
 fields that a newer daemon adds. The store's own time of a report is the only clock that is compared.
-Left out: what follows from the reports.
+Left out: what follows from the reports, and reading those of many hosts (`store/fleet.py`).
 """
 
 from __future__ import annotations
+
+import re
 
 import msgspec
 
@@ -14,6 +16,7 @@ from mldeploy.core.types import check_name
 from mldeploy.store.objects import ObjectStore
 
 FORMAT = 1
+_MERGED = re.compile(r"merged-\d+\.json")
 
 
 class _Report(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -73,6 +76,8 @@ class HostReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
     models: dict[str, ModelReport] = {}
     errors: tuple[str, ...] = ()  # the last ones, newest last
     measures: tuple[Measure, ...] = ()  # of scopes under way, and of those that ended within the hour
+    watched: float = 0.0  # seconds for which it has counted use, over all its runs
+    uses: dict[str, float] = {}  # seconds, of those, since each `churn@7` was last asked for; none: never
 
 
 def report_key(environment: str, host: str) -> str:
@@ -93,6 +98,8 @@ def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport,
     prefix = f"hosts/{check_name(environment, 'environment')}/"
     found = []
     for key in [entry.key for entry in store.list(prefix)]:
+        if _MERGED.fullmatch(key.removeprefix(prefix)):
+            continue
         fetched = store.get(key)
         if fetched is None:
             continue

@@ -107,8 +107,8 @@ def test_a_version_whose_samples_fail_never_answers(place: Place, start: Start) 
     assert again.ask() == (200, (1.0, 1))
 
 
-def _failed(daemon: Daemon, number: int) -> VersionReport | None:
-    found = version(daemon, number)
+def _failed(daemon: Daemon, number: int, *name: str) -> VersionReport | None:
+    found = version(daemon, number, *name)
     return found if found is not None and found.state == "failed" else None
 
 
@@ -118,7 +118,7 @@ def test_a_worker_that_dies_while_loading_or_cannot_load_is_reported(place: Plac
     daemon = start()
     daemon.wait_ready()
     assert "SIGKILL" in until(lambda: _failed(daemon, 1), "it is reported").reason
-    other = until(lambda: version(daemon, 1, "other"), "it is reported")
+    other = until(lambda: _failed(daemon, 1, "other"), "it is reported")
     assert "no such luck" in other.reason
     status, body = daemon.ask()
     assert status == 503

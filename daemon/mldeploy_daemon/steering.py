@@ -1,0 +1,203 @@
+"""This host's part in steering its environment: which it has, what it reads for it, what it would append.
+
+    looking      the first few members by hash (the watchers) read what all hosts say, and propose
+    merging      in a large fleet one host of each group merges the reports of its group for the watchers
+    standing by  every other host asks now and then whether the watchers are alive, and takes a place if not
+
+How often: every few seconds while a rollout or a shadow with an end is under way, so often that a host makes
+at most `RATE` requests a second; every minute while a version is past its expiry or a notice is pending;
+else every quarter of an hour, and not before the first one has passed. Who stands by makes a handful of
+requests a minute, or a quarter of an hour.
+
+Rules: decides nothing (`mldeploy.core.controller` does) and writes nothing but merged reports; the second
+and third watcher give the one before them time to act. Times are the store's; the clock here only counts
+pauses.
+Left out: threads and appending (`steer.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from mldeploy.core.controller import (
+    WATCHERS,
+    delay,
+    freshness,
+    notices,
+    propose,
+    ranked,
+    report_pause,
+    scopes,
+)
+from mldeploy.core.fold import refusal
+from mldeploy.core.records import Action, Advance, Complete, Halt
+from mldeploy.core.retirement import expired
+from mldeploy.core.state import Ramp, State
+from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
+from mldeploy.store.reports import report_key
+
+#: Requests a second that a host makes for steering, at the most and on the average.
+RATE = 10.0
+#: Seconds between looks: of who stands by, or with something past its expiry; and with nothing to do.
+MINUTE, QUIET = 60.0, 900.0
+
+
+class Turn(NamedTuple):
+    """What one look came to."""
+
+    actions: tuple[Action, ...]  # to be appended now, each for itself
+    pause: float  # seconds until the next look, unless the log moves
+
+
+class Steering:
+    """One host's. `look` reads the store and may take long: it is for a thread of its own.
+
+    `report` is the pause between reports, in seconds.
+    """
+
+    def __init__(
+        self,
+        environment: str,
+        host: str,
+        fleet: Fleet,
+        report: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.environment, self.host, self.fleet, self.report = environment, host, fleet, report
+        self.monotonic = monotonic
+        self.now = 0.0  # the store's time, as of the last look
+        self._started = monotonic()
+        self._looked: dict[str, float] = {}  # when each duty was done last
+        self._due: dict[tuple[object, ...], float] = {}  # actions that are due, and since when
+        self._order: tuple[frozenset[str], list[str]] = (frozenset(), [])
+        self._place: int | None = None  # the watcher's place this host has taken while standing by
+
+    def look(self, state: State) -> Turn:
+        """Do what is to be done now, and say what is to be appended. Raises StoreError."""
+        members = self._members(state)
+        pace = self._pace(state, len(members))
+        if self.host not in members:
+            return Turn((), min(pace, MINUTE))
+        pauses = [self._merge(state, members, pace)]
+        rank = self._rank(members)
+        if rank is None:
+            self._due.clear()
+            return Turn((), min([*pauses, max(pace, MINUTE)]))
+        if self._due:
+            pace = min(pace, delay(1))
+        left = self._left("look", pace)
+        if left > 0:
+            return Turn((), min([*pauses, left]))
+        self._looked["look"] = self.monotonic()
+        everyone = any(True for _ in expired(state, self._today()))
+        reports, self.now = self.fleet.read(
+            state, self.environment, everyone=everyone, scopes=scopes(state, self.environment)
+        )
+        actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank)
+        return Turn(actions, min([*pauses, pace, delay(1) if self._due else pace]))
+
+    def _members(self, state: State) -> frozenset[str]:
+        return frozenset(h.id for h in state.hosts.values() if h.environment == self.environment)
+
+    def _pace(self, state: State, members: int) -> float:
+        """Seconds between looks."""
+        if scopes(state, self.environment):
+            reads = groups_of(members) or members
+            return max(self.report / 2, report_pause(members) / 2, reads / RATE)
+        if any(True for _ in expired(state, self._today())):
+            return MINUTE
+        return MINUTE if notices(state, self.environment, self.now) else QUIET
+
+    def _today(self) -> str:
+        return datetime.fromtimestamp(self.now or time.time(), UTC).date().isoformat()
+
+    def _left(self, duty: str, pace: float) -> float:
+        """Seconds until a duty is to be done again. At the slow paces not before the first pause is over."""
+        first = self._started if pace >= MINUTE else -float("inf")
+        return self._looked.get(duty, first) + pace - self.monotonic()
+
+    def _rank(self, members: frozenset[str]) -> int | None:
+        """The place of this host among the watchers; None if it is none of them."""
+        if self._order[0] != members:
+            self._order = members, ranked(members, self.environment)
+        order = self._order[1]
+        rank = order.index(self.host)
+        if rank < WATCHERS:
+            return rank
+        return self._standing_by(order[:rank])
+
+    def _standing_by(self, before: list[str]) -> int | None:
+        """The place that is free because those before it are silent; None where there is none."""
+        if self._left("stand by", MINUTE) > 0:
+            return self._place
+        self._looked["stand by"] = self.monotonic()
+        alive = 0
+        oldest = freshness(len(self._order[0]))
+        for start in range(0, len(before), WATCHERS):
+            some = before[start : start + WATCHERS]
+            keys = [report_key(self.environment, host) for host in some]
+            ages = self.fleet.ages(self.environment, self.host, keys)
+            alive += sum(age is not None and age <= oldest for age in ages)
+            if alive >= WATCHERS:
+                break
+        self._place = alive if alive < WATCHERS else None
+        return self._place
+
+    def _merge(self, state: State, members: frozenset[str], pace: float) -> float:
+        """Merge this host's group where that is its part; returns the seconds until that is due again."""
+        groups = groups_of(len(members))
+        if not groups:
+            return pace
+        group = group_of(self.host, groups)
+        ours = [host for host in members if group_of(host, groups) == group]
+        rank = ranked(ours, f"{self.environment} merged").index(self.host)
+        own_pace = pace if rank == 0 else max(pace, MINUTE)
+        left = self._left("merge", own_pace)
+        if left > 0:
+            return left
+        self._looked["merge"] = self.monotonic()
+        if rank > 0:
+            (age,) = self.fleet.ages(self.environment, self.host, [merged_key(self.environment, group)])
+            if age is not None and age < freshness(len(members)) * min(rank, WATCHERS):
+                return own_pace
+        self.fleet.merge(state, self.environment, group, self.host)
+        return own_pace
+
+    def _ripe(self, actions: tuple[Action, ...], rank: int) -> tuple[Action, ...]:
+        """Those that have been due for as long as this place waits."""
+        now = self.monotonic()
+        found = {_key(action): action for action in actions}
+        self._due = {key: self._due.get(key, now) for key in found}
+        return tuple(action for key, action in found.items() if now - self._due[key] >= delay(rank))
+
+
+def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
+    """The action, if it still fits and what it was proposed for is still so; else nothing.
+
+    A rollout that was paused and resumed meanwhile stands at the same step, but its evidence begins anew.
+    """
+    if isinstance(proposed, Advance | Complete | Halt):
+        now, then = _ramp(state, proposed.rollout), _ramp(seen, proposed.rollout)
+        if now is None or then is None or now.begun != then.begun:
+            return ()
+        # what is wrong at one step is wrong at the next; what holds at one is not shown for the next
+        if now.seq != then.seq and not isinstance(proposed, Halt):
+            return ()
+    return (proposed,) if refusal(state, [proposed]) is None else ()
+
+
+def _ramp(state: State, rollout: str) -> Ramp | None:
+    for models in state.environments.values():
+        for serving in models.values():
+            if serving.ramp is not None and serving.ramp.rollout == rollout:
+                return serving.ramp
+    return None
+
+
+def _key(action: Action) -> tuple[object, ...]:
+    """What makes two proposals the same, whatever their evidence."""
+    names = ("rollout", "step", "shadow", "host", "model", "version")
+    return (type(action).__name__, *(getattr(action, name, None) for name in names))

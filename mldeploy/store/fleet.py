@@ -1,0 +1,215 @@
+"""What the hosts of a fleet say, read by a bounded number of requests: for `core/controller.py`.
+
+Up to `GROUP` hosts, each one's report is got by its key: the members are known from the log, and nothing is
+listed. Beyond, the members are divided into groups by hash; in each of them one host gets the reports of its
+group and writes them as one object, hosts/<environment>/merged-<k>.json, and whoever steers gets those.
+Counts merge by addition and each host is in one group, so it does not matter who merged what.
+
+Rules: what is missing or cannot be read is left out, and counts as not heard; only counts of scopes under
+way are kept. A merged object made for another number of groups is not used: hosts would be counted twice.
+Left out: who does it and when (`mldeploy_daemon`), and what follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from hashlib import blake2b
+from typing import TypeVar
+
+import msgspec
+
+from mldeploy.core.controller import Reports
+from mldeploy.core.evidence import Measure, merge
+from mldeploy.core.retirement import Heard
+from mldeploy.core.state import State
+from mldeploy.core.types import check_name
+from mldeploy.store.objects import Fetched, ObjectStore
+from mldeploy.store.reports import report_key
+from mldeploy.store.tail import record_key
+
+_T = TypeVar("_T")
+#: Hosts whose reports one host reads.
+GROUP = 100
+#: Requests at the same time.
+THREADS = 8
+
+
+class _Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of a HostReport here; the rest of it is skipped, not decoded."""
+
+    host: str
+    environment: str
+    head: int = 0
+    watched: float = 0.0
+    uses: dict[str, float] = {}
+    measures: tuple[Measure, ...] = ()
+
+
+class Merged(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The reports of one group as one."""
+
+    environment: str
+    group: int
+    groups: int
+    by: str  # the host that merged them
+    heard: tuple[Heard, ...] = ()
+    measures: tuple[Measure, ...] = ()
+
+
+_REPORT = msgspec.json.Decoder(_Report)
+_MERGED = msgspec.json.Decoder(Merged)
+
+
+def merged_key(environment: str, group: int) -> str:
+    """hosts/<environment>/merged-<k>.json"""
+    return f"hosts/{check_name(environment, 'environment')}/merged-{group}.json"
+
+
+def groups_of(members: int) -> int:
+    """Into how many groups that many hosts are divided; 0: each is read by itself."""
+    return -(-members // GROUP) if members > GROUP else 0
+
+
+def group_of(host: str, groups: int) -> int:
+    """The group a host is in."""
+    return int.from_bytes(blake2b(host.encode(), digest_size=8).digest()) % groups
+
+
+class Fleet:
+    """Reads reports. Remembers nothing but when records were written, which never changes."""
+
+    def __init__(self, store: ObjectStore, pool: Callable[[int], Executor] = ThreadPoolExecutor) -> None:
+        self._store = store
+        self._pool = pool(THREADS)
+        self._began: dict[int, float] = {}
+
+    def close(self) -> None:
+        """End its threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def read(
+        self, state: State, environment: str, *, everyone: bool = False, scopes: Collection[int] = ()
+    ) -> tuple[Reports, float]:
+        """What the members of `environment` (with `everyone`: of all) say, and the store's time.
+
+        The time is the newest of what was read: at most as old as the newest report. 0.0 where nothing was.
+        `scopes` are the records whose time is wanted. Raises StoreError.
+        """
+        wanted = {host.environment for host in state.hosts.values()} if everyone else {environment}
+        heard: list[Heard] = []
+        measures: list[Measure] = []
+        now = 0.0
+        for each in sorted(wanted):
+            found, counted, newest = self._environment(state, each)
+            heard.extend(found)
+            measures.extend(counted)
+            now = max(now, newest)
+        # when a member joined counts where it was never heard of
+        known = {each.host for each in heard}
+        silent = [h.seq for h in state.hosts.values() if h.environment == environment and h.id not in known]
+        began = self.began([*scopes, *silent[:GROUP]])
+        reports = Reports(
+            environment=environment,
+            heard=tuple(heard),
+            measures=merge(measures),
+            began=began,
+            everyone=everyone,
+        )
+        return reports, max([now, *began.values()])
+
+    def ages(self, environment: str, host: str, keys: list[str]) -> list[float | None]:
+        """Seconds by which each object is older than that host's own report; None for what is not there."""
+        own, *others = self._get([report_key(environment, host), *keys])
+        now = own.modified if own is not None else 0.0
+        return [None if other is None else max(0.0, now - other.modified) for other in others]
+
+    def merge(self, state: State, environment: str, group: int, by: str) -> None:
+        """Write the reports of one group as one object. Raises StoreError."""
+        members = _members(state, environment)
+        groups = groups_of(len(members))
+        ours = [host for host in members if group_of(host, groups) == group]
+        heard, measures, _ = self._hosts(environment, ours, _under_way(state, environment))
+        merged = Merged(
+            environment=environment,
+            group=group,
+            groups=groups,
+            by=by,
+            heard=tuple(heard),
+            measures=merge(measures),
+        )
+        self._store.put(merged_key(environment, group), msgspec.json.encode(merged))
+
+    def began(self, records: Iterable[int]) -> dict[int, float]:
+        """When these records were written, by the store; those that are not there are left out."""
+        wanted = list(dict.fromkeys(records))
+        missing = [seq for seq in wanted if seq not in self._began]
+        for seq, fetched in zip(missing, self._get([record_key(seq) for seq in missing]), strict=True):
+            if fetched is not None:
+                self._began[seq] = fetched.modified
+        self._began = {seq: at for seq, at in self._began.items() if seq in wanted}
+        return dict(self._began)
+
+    def _environment(self, state: State, environment: str) -> tuple[list[Heard], list[Measure], float]:
+        members = _members(state, environment)
+        groups = groups_of(len(members))
+        scopes = _under_way(state, environment)
+        if not groups:
+            return self._hosts(environment, members, scopes)
+        heard: list[Heard] = []
+        measures: list[Measure] = []
+        now = 0.0
+        known = set(members)
+        for fetched in self._get([merged_key(environment, group) for group in range(groups)]):
+            merged = _decoded(fetched, _MERGED)
+            if fetched is None or merged is None:
+                continue
+            now = max(now, fetched.modified)
+            if (merged.environment, merged.groups) == (environment, groups):
+                heard.extend(each for each in merged.heard if each.host in known)
+                measures.extend(m for m in merged.measures if (m.model, m.scope) in scopes)
+        return heard, measures, now
+
+    def _hosts(
+        self, environment: str, hosts: list[str], scopes: set[tuple[str, int]]
+    ) -> tuple[list[Heard], list[Measure], float]:
+        heard: list[Heard] = []
+        measures: list[Measure] = []
+        now = 0.0
+        for host, fetched in zip(hosts, self._get([report_key(environment, h) for h in hosts]), strict=True):
+            report = _decoded(fetched, _REPORT)
+            if fetched is None or report is None or (report.host, report.environment) != (host, environment):
+                continue
+            now = max(now, fetched.modified)
+            heard.append(
+                Heard(
+                    host=host, at=fetched.modified, head=report.head, watched=report.watched, uses=report.uses
+                )
+            )
+            measures.extend(m for m in report.measures if (m.model, m.scope) in scopes)
+        return heard, measures, now
+
+    def _get(self, keys: list[str]) -> list[Fetched | None]:
+        futures = [self._pool.submit(self._store.get, key) for key in keys]
+        return [future.result() for future in futures]
+
+
+def _members(state: State, environment: str) -> list[str]:
+    return sorted(host.id for host in state.hosts.values() if host.environment == environment)
+
+
+def _under_way(state: State, environment: str) -> set[tuple[str, int]]:
+    """Model and scope of the rollouts and shadows under way."""
+    found = set()
+    for model, serving in state.environments.get(environment, {}).items():
+        if serving.ramp is not None:
+            found.add((model, serving.ramp.seq))
+        found.update((model, shadow.seq) for shadow in serving.shadows)
+    return found
+
+
+def _decoded(fetched: Fetched | None, decoder: msgspec.json.Decoder[_T]) -> _T | None:
+    try:
+        return decoder.decode(fetched.data) if fetched is not None else None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -1,0 +1,172 @@
+"""Reading a fleet: what is heard, by how many requests, and merging in groups."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+import pytest
+
+from mldeploy.core import records
+from mldeploy.core.evidence import Measure, Tally, merge
+from mldeploy.core.state import Host, State
+from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
+from mldeploy.store.memory import MemoryStore
+from mldeploy.store.objects import Fetched
+from mldeploy.store.reports import HostReport, read_reports, report_key, write_report
+from mldeploy.store.tail import record_key
+from tests.core.test_actions import after, promote, publish, refused
+
+RAMP = after(publish(1), publish(2), promote(1, 1), promote(2, 2, steps=(100, 10_000)))
+SCOPE = RAMP.head
+
+
+class Counting(MemoryStore):
+    """A store in memory that counts its requests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: Counter[str] = Counter()
+
+    def get(self, key: str) -> Fetched | None:
+        self.asked["get"] += 1
+        return super().get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.asked["put"] += 1
+        super().put(key, data)
+
+    def list(self, prefix: str):  # type: ignore[no-untyped-def]
+        self.asked["list"] += 1
+        return super().list(prefix)
+
+
+def fleet_of(count: int, environment: str = "production", state: State = RAMP) -> State:
+    """The same state with so many members more."""
+    hosts = {
+        name: Host(id=name, environment=environment, hostname=name, labels={}, seq=1, joined="")
+        for name in (f"{environment}-{number}" for number in range(count))
+    }
+    return msgspec.structs.replace(state, hosts={**state.hosts, **hosts})
+
+
+def measure(requests: int, scope: int = SCOPE) -> Measure:
+    return Measure(model="churn", version=2, scope=scope, role="candidate", tally=Tally(requests=requests))
+
+
+def report(store: MemoryStore, host: str, environment: str = "production", requests: int = 1) -> None:
+    measures = (measure(requests), measure(9, scope=SCOPE - 1))
+    write_report(
+        store,
+        HostReport(
+            host=host, environment=environment, head=SCOPE, measures=measures,
+            watched=7.0, uses={"churn@1": 3.0},
+        ),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store() -> Counting:
+    return Counting()
+
+
+def test_a_small_fleet_is_read_by_one_request_for_each_host_and_none_is_a_listing(store: Counting) -> None:
+    state = fleet_of(20)
+    for host in list(state.hosts)[:18]:
+        report(store, host)
+    store.put(report_key("production", "production-18"), b"{garbage")
+    report(store, "stranger")
+    store.asked.clear()
+    reports, now = Fleet(store).read(state, "production")
+    assert {each.host for each in reports.heard} == set(list(state.hosts)[:18])
+    assert all(
+        (each.head, each.watched, each.uses) == (SCOPE, 7.0, {"churn@1": 3.0}) for each in reports.heard
+    )
+    # of the step before nothing is kept
+    assert reports.measures == (measure(18),)
+    assert now == max(each.at for each in reports.heard)
+    # and when the two that are silent joined
+    assert store.asked == {"get": 20 + 1}
+
+
+def test_the_time_of_a_record_is_asked_for_once(store: Counting) -> None:
+    store.put(record_key(SCOPE), b"{}")
+    fleet = Fleet(store)
+    for _ in range(3):
+        reports, now = fleet.read(fleet_of(0), "production", scopes=(SCOPE, SCOPE + 1))
+    assert set(reports.began) == {SCOPE}
+    assert now == reports.began[SCOPE]
+    assert store.asked["get"] == 1 + 3  # what is not there is asked for again
+
+
+def test_a_large_fleet_is_read_by_one_request_for_each_group(store: Counting) -> None:
+    state = fleet_of(950)
+    groups = groups_of(950)
+    assert groups == 10
+    for host in state.hosts:
+        report(store, host)
+    fleet = Fleet(store)
+    store.asked.clear()
+    for group in range(groups):
+        fleet.merge(state, "production", group, "production-0")
+    assert store.asked == {"get": 950, "put": groups}
+    sizes = Counter(group_of(host, groups) for host in state.hosts)
+    assert max(sizes.values()) < 2 * GROUP
+    store.asked.clear()
+    reports, _ = fleet.read(state, "production")
+    assert store.asked == {"get": groups}
+    assert len(reports.heard) == 950
+    assert reports.measures == (measure(950),)
+
+
+def test_what_was_merged_for_another_number_of_groups_is_not_counted_twice(store: Counting) -> None:
+    state = fleet_of(150)
+    for host in state.hosts:
+        report(store, host)
+    fleet = Fleet(store)
+    for group in range(2):
+        fleet.merge(state, "production", group, "x")
+    grown = fleet_of(250)
+    assert groups_of(250) == 3
+    fleet.merge(grown, "production", 2, "x")
+    reports, _ = fleet.read(grown, "production")
+    heard = [each.host for each in reports.heard]
+    assert len(heard) == len(set(heard))
+    assert sum(m.tally.requests for m in reports.measures) == len(heard) < 150
+    store.put(merged_key("production", 0), b"garbage")
+    assert fleet.read(grown, "production")[0].heard == reports.heard
+
+
+def test_merging_by_groups_gives_what_reading_each_gives(store: Counting) -> None:
+    state = fleet_of(130)
+    for number, host in enumerate(state.hosts):
+        report(store, host, requests=number)
+    fleet = Fleet(store)
+    for group in range(groups_of(130)):
+        fleet.merge(state, "production", group, "x")
+    merged, _ = fleet.read(state, "production")
+    each = merge(measure(number) for number in range(130))
+    assert merged.measures == each
+
+
+def test_everyone_is_of_every_environment(store: Counting) -> None:
+    state = fleet_of(3, "staging", fleet_of(3))
+    for host in state.hosts.values():
+        report(store, host.id, host.environment)
+    reports, _ = Fleet(store).read(state, "production", everyone=True)
+    assert reports.everyone
+    assert {each.host for each in reports.heard} == set(state.hosts)
+
+
+def test_a_listing_of_reports_leaves_merged_ones_out(store: Counting) -> None:
+    state = fleet_of(110)
+    for host in state.hosts:
+        report(store, host)
+    Fleet(store).merge(state, "production", 0, "x")
+    store.asked.clear()
+    assert len(read_reports(store, "production")) == 110
+    assert store.asked["get"] == 110
+
+
+def test_no_host_takes_the_name_of_a_merged_report() -> None:
+    assert "cannot be a host" in refused(RAMP, records.Join(host="merged-0"))
