@@ -62,6 +62,7 @@ def test_it_says_what_would_go_and_then_what_went(old: World, cli: Cli) -> None:
     assert "churn@1 can no longer be restored" in done.err
     assert f"deleted (record {head + 1})" in done.err
     assert blobs(old) == before - 3
+    assert "sweep 2 blobs; pushes begun before 20" in cli("history").out
     refused = cli("restore", "churn@1")
     assert refused.code == 4
     assert "have been collected" in refused.err

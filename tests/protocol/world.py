@@ -56,12 +56,11 @@ class Push(NamedTuple):
 
 
 class Collector(NamedTuple):
-    """One who collects. `known`: the log it read last."""
+    """One who collects."""
 
     at: int = READ
-    record: int = -1
-    horizon: int = 0
-    runs: int = 1
+    record: int = -1  # the sweep being created
+    runs: int = 1  # still to come, this one included
 
 
 class State(NamedTuple):
@@ -104,9 +103,10 @@ class World:
         self.config, self.rules = config, config.rules
         self.blobs = max(bundle.bit_length() for bundle in config.bundles)
         self.book = Book(config.rules, config.bundles, self.blobs)
-        # each attempt but the first begins because of a sweep, or of a crash
+        # each attempt but the first begins because of a sweep
         self.tries = 1 + sum(config.collectors)
-        self.ids = 1 + config.ahead + len(config.pushes) * self.tries + sum(config.crashes)
+        jumps = config.ahead * sum(config.collectors)  # of a push that begins after a horizon ahead of it
+        self.ids = 1 + jumps + len(config.pushes) * self.tries + sum(config.crashes)
         self._needs: dict[int, int | None] = {}  # log -> the keys that have to be there
 
     def start(self) -> State:
