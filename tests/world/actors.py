@@ -181,6 +181,8 @@ class WatchedLog(Log):
     def world_looks(self) -> None:
         if not self.process.life.dead:
             self.world_monitor.reads(self.process.life.name, self.world_seen, self.state)
+            if self.state.head and not self.world_seen:  # from a checkpoint, perhaps
+                self.world_monitor.same(self.process.life.name, self.state)
             self.world_seen = max(self.world_seen, self.state.head)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mldeploy.core import host as core
-from mldeploy.core.plan import plan, references
+from mldeploy.core.plan import references
 from mldeploy.core.records import Action, Join
 from mldeploy.core.state import State
 from mldeploy.core.types import PRODUCTION
@@ -152,7 +152,7 @@ class Agent:
         desired = core.wish(self.state, PRODUCTION, self.host.labels, routed)
         self.book.keep(desired.refs)
         observed = self._look(desired, now)
-        actions = plan(desired, observed, now, LIMITS)
+        actions = self.process.world.parts.plan(desired, observed, now, LIMITS)
         for action in actions:
             self._do(action, desired)
             self.process.sleep(0)

@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from mldeploy.bundle.push import Pushed, push
+from mldeploy.core.host import Action as HostAction
+from mldeploy.core.host import Desired, Limits, Observed
+from mldeploy.core.plan import plan
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
+from mldeploy.store import checkpoints
 from mldeploy.store.collect import Collection, collect
 from mldeploy.store.log import Log
 from tests.world.actors import Actor, Process, WatchedLog
@@ -41,6 +45,9 @@ TAIL = 60
 CALM = 3600.0
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+#: Records between two checkpoints.
+INTERVAL = 12
 
 Then = Callable[[ModelRef], Sequence[Action]]
 
@@ -65,6 +72,7 @@ class Parts:
     log: Callable[[Process, State | None], Log] = WatchedLog
     push: Callable[[Process, Path, Log, Then], Pushed] = real_push
     collect: Callable[[Process, Log, datetime, timedelta], Collection] = real_collect
+    plan: Callable[[Desired, Observed, float, Limits], tuple[HostAction, ...]] = plan
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,9 @@ class World:
     def run(self) -> Outcome:
         """Live through it. An outcome with an `error` names what was wrong first."""
         error = ""
-        before, tempfile.tempdir = tempfile.tempdir, str(scratch())  # a push makes a folder each time
+        before = tempfile.tempdir, checkpoints.INTERVAL
+        # a push makes a folder each time; and a log of a world is short
+        tempfile.tempdir, checkpoints.INTERVAL = str(scratch()), INTERVAL
         try:
             self._live()
         except FailedError as broken:
@@ -157,7 +167,7 @@ class World:
             error = f"AssertionError: {broken}"
         finally:
             self._end()
-            tempfile.tempdir = before
+            tempfile.tempdir, checkpoints.INTERVAL = before
         counts = self.counts + self.monitor.counts
         return Outcome(
             self.seed, error, [_line(*event) for event in self.tail], counts, self.weather.counts,

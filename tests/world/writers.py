@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 from mldeploy.core import records
+from mldeploy.core.checkpoint import fold_format
 from mldeploy.core.collection import deletable
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
@@ -19,6 +21,7 @@ from mldeploy.errors import (
     RaceLostError,
     StoreError,
 )
+from mldeploy.store import checkpoints
 from mldeploy.store.log import record_key
 from tests.world.actors import Actor, Process, chosen
 from tests.world.bundles import MODELS, folders
@@ -53,6 +56,8 @@ class Writer(Actor):
             )
         except MISHAPS as error:
             self.world.trace(process.life.name, f"append: {type(error).__name__}: {error}")
+        if log.checkpoint():
+            self.world.counts["checkpoints written"] += 1
 
     def last(self, process: Process) -> None:
         """In the calm every append succeeds."""
@@ -67,7 +72,9 @@ class Writer(Actor):
 
 
 class Vandal(Actor):
-    """Writes what is no record where the next one belongs. It takes a number and harms nobody."""
+    """Writes what is no record where the next one belongs, which takes a number and harms nobody; and hints
+    and checkpoints that are false.
+    """
 
     kind = "vandal"
 
@@ -82,6 +89,10 @@ class Vandal(Actor):
                 garbage = self.rng.choice([b"", b"{}", b"\xff\x00", b'{"format":1}'])
                 self.world.monitor.garbles(garbage)
                 process.store.create(record_key(log.state.head + 1), garbage)
+                false = checkpoints.Named(log.state.head + 5, fold_format(), sha256(garbage).hexdigest())
+                process.store.create(false.key, garbage)
+                hint = self.rng.choice([garbage, b'{"newest":["%s"]}' % false.key.encode()])
+                process.store.put(checkpoints.hint_key(), hint)
             except MldeployError as error:
                 self.world.trace(process.life.name, f"{type(error).__name__}: {error}")
 
