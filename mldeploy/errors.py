@@ -81,6 +81,10 @@ class DaemonError(MldeployError):
     """The daemon cannot start or go on: port taken, state folder in use, bad configuration."""
 
 
+class NotificationError(MldeployError):
+    """A notice that did not reach a target: it refused, could not be reached, or its URL makes no sense."""
+
+
 class PredictionError(MldeployError):
     """A daemon answered a prediction with an error, or did not answer."""
 

@@ -37,6 +37,15 @@ def render(report: LaunchReport) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
+def brief(report: LaunchReport) -> str:
+    """What happened in a few lines, for chats: the facts, and each step in one line."""
+    lines = [f"{name}: {value}" for name, value in facts(report)]
+    lines += [step_title(report, step) for step in report.steps]
+    if report.kind in ("rollout", "shadow"):
+        lines.append(f"mldeploy report {report.ref} shows the numbers")
+    return "\n".join(lines)
+
+
 def _step(report: LaunchReport, step: StepReport) -> list[str]:
     lines = [step_title(report, step)]
     rows = compared_rows(step)

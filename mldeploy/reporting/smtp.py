@@ -1,0 +1,147 @@
+"""Mail: `mailto://` and `mailtos://` URLs as Apprise reads them, sent with the standard library.
+
+Apprise gives every mail a Message-ID of its own making, so that the same notice from two hosts would be two
+mails to its readers; and it sends each recipient another one. So its reading of the URL is used, with its
+conventions (`?from=`, `?smtp=`, `?mode=ssl`, `?cc=`, provider defaults), and the mail is ours: one
+Message-ID, text and HTML, and the page with the plots as a file.
+"""
+
+from __future__ import annotations
+
+import base64
+import smtplib
+import socket
+import ssl
+from email.errors import MessageError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
+
+from mldeploy.errors import NotificationError
+from mldeploy.reporting.message import Message
+
+if TYPE_CHECKING:
+    from apprise.plugins.email import NotifyEmail
+
+#: Seconds for each answer of the server.
+TIMEOUT = 15.0
+#: Headers that a URL (`?+Name=value`) may not set.
+_OURS = ("message-id", "date", "from", "to", "cc", "bcc", "subject", "content-type", "mime-version")
+
+
+def send(target: NotifyEmail, message: Message) -> str:
+    """Send `message`; returns what there is to say of it, mostly nothing. Raises NotificationError."""
+    mail, recipients = compose(target, message)
+    host, _, port = str(target.smtp_host).partition(":")
+    number = int(port) if port.isdecimal() else int(target.port or 0)
+    where = f"{host}:{number}"
+    try:
+        with _connect(target, host, number) as server:
+            if target.user:
+                _login(server, str(target.user), str(target.password or ""))
+            refused = server.send_message(mail, from_addr=str(target.from_addr[1]), to_addrs=recipients)
+    except smtplib.SMTPAuthenticationError as error:
+        raise NotificationError(
+            f"{where} refused the user name or password: {_said(error)}",
+            "see the policy's URL and its secrets",
+        ) from error
+    except smtplib.SMTPRecipientsRefused as error:
+        first = next(iter(error.recipients.values()), (0, b""))
+        raise NotificationError(
+            f"{where} refused every recipient: {first[0]} {_text(first[1])}", "see the addresses in the URL"
+        ) from error
+    except ssl.SSLError as error:
+        raise NotificationError(
+            f"no safe connection to {where}: {error.reason or error}",
+            "?mode=ssl, starttls or insecure in the URL says which kind; SSL_CERT_FILE names authorities",
+        ) from error
+    except smtplib.SMTPException as error:
+        raise NotificationError(f"{where}: {_said(error)}", "it is tried again") from error
+    except OSError as error:
+        raise NotificationError(f"{where} cannot be reached: {error}", "it is tried again") from error
+    names = ", ".join(refused)
+    return f"{where} refused {names}, and took it for the others" if refused else ""
+
+
+def compose(target: NotifyEmail, message: Message) -> tuple[EmailMessage, list[str]]:
+    """The mail, and the addresses it goes to. Raises NotificationError for headers that would be two."""
+    mail = EmailMessage(policy=SMTP)
+    to = [(str(name or ""), str(address)) for name, address in target.targets]
+    copies = [("", str(address)) for address in sorted(target.cc)]
+    known = {address.lower() for _, address in [*to, *copies]}
+    if message.owner and message.owner.lower() not in known:
+        to.append(("", message.owner))
+    name, sender = target.from_addr
+    try:
+        mail["Subject"] = message.title
+        mail["From"] = _address(
+            "mldeploy" if name in (False, None, "", "Apprise") else str(name), str(sender)
+        )
+        mail["To"] = [_address(*each) for each in to]
+        if copies:
+            mail["Cc"] = [_address(*each) for each in copies]
+        if target.reply_to:
+            mail["Reply-To"] = [_address("", str(address)) for address in sorted(target.reply_to)]
+        mail["Message-ID"] = f"<{message.identity}>"
+        mail["Date"] = formatdate()
+        mail["Auto-Submitted"] = "auto-generated"
+        mail["X-Mldeploy-Notice"] = message.identity
+        for header, value in target.headers.items():
+            if header.lower() not in _OURS:
+                mail[header] = value
+    except (ValueError, MessageError, IndexError) as error:
+        raise NotificationError(
+            f"a header of the mail makes no sense: {error}", "see the policy's URL"
+        ) from error
+    mail.set_content(message.text)
+    mail.add_alternative(message.html, subtype="html")
+    file = f"{message.identity.partition('@')[0]}.html"
+    mail.add_attachment(message.page.encode(), maintype="text", subtype="html", filename=file)
+    return mail, [address for _, address in [*to, *copies, *(("", str(a)) for a in sorted(target.bcc))]]
+
+
+def _connect(target: NotifyEmail, host: str, port: int) -> smtplib.SMTP:
+    context = ssl.create_default_context()
+    if not target.verify_certificate:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    # the name of the machine, and not getfqdn: that asks the resolver, which may take minutes
+    options: dict[str, Any] = {"timeout": TIMEOUT, "local_hostname": socket.gethostname()}
+    if target.secure_mode == "ssl":
+        return smtplib.SMTP_SSL(host, port, context=context, **options)
+    server = smtplib.SMTP(host, port, **options)
+    if target.secure_mode == "starttls":
+        try:
+            server.starttls(context=context)
+        except BaseException:
+            server.close()
+            raise
+    return server
+
+
+def _login(server: smtplib.SMTP, user: str, password: str) -> None:
+    if f"{user}{password}".isascii():
+        server.login(user, password)
+        return
+    # smtplib knows ASCII alone; the mechanism itself is UTF-8 (RFC 4616)
+    server.ehlo_or_helo_if_needed()
+    coded = base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+    code, said = server.docmd("AUTH", f"PLAIN {coded}")
+    if code not in (235, 503):
+        raise smtplib.SMTPAuthenticationError(code, said)
+
+
+def _address(name: str, address: str) -> Address:
+    user, _, domain = address.rpartition("@")
+    return Address(display_name=name, username=user, domain=domain)
+
+
+def _said(error: smtplib.SMTPException) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        return f"{error.smtp_code} {_text(error.smtp_error)}"
+    return str(error)
+
+
+def _text(said: object) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
