@@ -6,19 +6,21 @@ Left out: the composing and the looks (`mldeploy.reporting`).
 
 from __future__ import annotations
 
+import contextlib
+
 from mldeploy.bundle.published import fetch_manifests, find_version
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
-from mldeploy.core.controller import Reports, decisions
-from mldeploy.core.evidence import Evidence, merge
+from mldeploy.core.controller import decisions
+from mldeploy.core.evidence import Evidence
 from mldeploy.core.manifest import Manifest
-from mldeploy.core.retirement import Heard
 from mldeploy.core.state import Ramp, Serving, Shadowing, State
 from mldeploy.core.types import ModelRef
 from mldeploy.errors import NotFoundError
 from mldeploy.reporting import compose
 from mldeploy.reporting.steps import Subject, Told
 from mldeploy.reporting.values import LaunchReport
+from mldeploy.store.fleet import Fleet
 from mldeploy.store.history import records_at
 
 
@@ -66,27 +68,16 @@ def _live(
     at: Connection, state: State, model: str, running: Ramp | Shadowing, told: list[Told]
 ) -> tuple[Evidence, tuple[str, ...]]:
     """What the hosts have counted of the present step, what its guards say of that, and what it waits for."""
-    seen = fleet.hosts(at, at.environment)
-    now = fleet.store_time(at, [each.at for each in told] or [0.0])
-    members = [host for host in seen if host.member]
-    reports = Reports(
-        environment=at.environment,
-        heard=tuple(
-            Heard(host=host.report.host, at=now - host.age, head=host.report.head) for host in members
-        ),
-        measures=merge(
-            measure
-            for host in seen
-            for measure in host.report.measures
-            if (measure.model, measure.scope) == (model, running.seq)
-        ),
-        began={each.record.seq: each.at for each in told},
-    )
+    scopes = {running.seq, running.begun} if isinstance(running, Ramp) else {running.seq}
+    with contextlib.closing(Fleet(at.store)) as reading:
+        reports, now = reading.read(state, at.environment, scopes=scopes)
+    now = fleet.store_time(at, [now, *(each.at for each in told)])
     if isinstance(running, Ramp):
         decision = decisions(state, reports, now)[model]
         return decision.evidence, decision.waits
-    heard = sum(host.live and host.report.head >= running.seq for host in members)
-    return Evidence(hosts=heard, members=len(members), end=now, measures=reports.measures), ()
+    members = sum(host.environment == at.environment for host in state.hosts.values())
+    heard = sum(each.head >= running.seq for each in reports.heard)
+    return Evidence(hosts=heard, members=members, end=now, measures=reports.measures), ()
 
 
 def _told(at: Connection, trail: tuple[int, ...]) -> list[Told]:
