@@ -16,7 +16,6 @@ from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_ope
 
 import msgspec
 
-import mldeploy
 from mldeploy.errors import NotificationError
 from mldeploy.reporting.message import SCHEMA, Message
 
@@ -47,7 +46,7 @@ def send(url: str, message: Message) -> None:
     bare = urlunsplit(parts._replace(netloc=host, fragment=""))
     headers = {
         "Content-Type": "application/json",
-        "User-Agent": f"mldeploy/{mldeploy.__version__}",
+        "User-Agent": "mldeploy",
         KEY: message.identity,
     }
     if at:

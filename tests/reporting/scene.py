@@ -79,7 +79,7 @@ def begun(scene: Scene, steps: tuple[int, ...] = STEPS) -> int:
     return scene.say(
         records.Promote(
             model="churn", version=8, rollout=ROLLOUT, steps=steps, hold=300, fraction=2_000,
-            guards=("error_rate < 1.5x", "p99 < 1.2x", "agreement > 95%"),
+            guards=("error_rate < 1.5x", "p99 < 1.2x", *(("agreement > 95%",) if not steps[0] else ())),
         ),
         actor="alice@laptop",
     )  # fmt: skip
