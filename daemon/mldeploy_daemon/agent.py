@@ -36,6 +36,7 @@ from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
 from mldeploy_daemon.ledger import Ledger
+from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.observe import Observer
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.report import Reporter, Seen
@@ -111,7 +112,9 @@ class Agent:
         self.publisher.load()
         self.uses = Uses(self.disk, self.follower.live)
         self.uses.load()
-        self.fronts = Fronts(config.fronts, wake)
+        self.measures = Measures(self.disk, self.now)
+        self.measures.load()
+        self.fronts = Fronts(config.fronts, wake, self.measures.heard)
         self.fronts.generation = self.publisher.table.generation
         self.workers = Workers(wake, self.now)
         self.zygotes = Zygotes(config.confine, wake)
@@ -207,6 +210,7 @@ class Agent:
         if ending.lived is None:
             self.book.failed(live.ref, live.digest, ending.stage, ending.reason, ending.log_tail)
         else:
+            self.measures.crashed(self.publisher.table, live.model, live.version, idle=live.idle)
             self.book.died(live.ref, live.digest, ending.lived, ending.reason, ending.log_tail)
 
     def _publish(self, desired: Desired, observed: Observed, actions: tuple[Action, ...]) -> None:
@@ -241,6 +245,12 @@ class Agent:
             self.fronts.ask()
         totals = self.fronts.totals()
         self.uses.note(totals, self.ledger.woken)
+        for worker in observed.workers:
+            if worker.private:
+                self.measures.weighed(
+                    self.publisher.table, worker.model, worker.version, worker.private, idle=worker.idle
+                )
+        self.measures.keep(self.publisher.table)
         self.seen = Seen(
             desired=desired,
             observed=observed,
@@ -284,6 +294,7 @@ class Agent:
         await self.follower.leave()
         await self.reporter.send()
         self.uses.write()
+        self.measures.write()
         self.fronts.close()
         self.ledger.close()
         return 0

@@ -1,4 +1,4 @@
-"""The agent's lines to the fronts: it tells them of a new table and hears what they have in flight.
+"""The agent's lines to the fronts and the mirror: it tells of new tables and hears what is in flight.
 
 One connection to each control socket, JSON lines, answers in order. A front that cannot be connected to is
 not running: it has nothing in flight, and reads the table itself when it starts. A front that is connected
@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Front
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ class _Counter(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
+    pid: int = 0
+    started: float = 0.0
+    measures: tuple[Measure, ...] | None = None
     generation: int = 0
     inflight: dict[str, int] = {}
     oldest_ms: dict[str, float] = {}
@@ -53,10 +57,18 @@ class Total(msgspec.Struct):
 
 
 class Line:
-    """The connection to one front."""
+    """The connection to one front, or to the mirror. `heard` is told whenever it says what it has counted."""
 
-    def __init__(self, index: int, changed: Callable[[], None], ended: Callable[[Line], None]) -> None:
-        self.index, self.changed, self.ended = index, changed, ended
+    def __init__(
+        self,
+        index: int,
+        name: str,
+        changed: Callable[[], None],
+        heard: Callable[[str, str, tuple[Measure, ...]], None],
+        ended: Callable[[Line], None],
+    ) -> None:
+        self.index, self.name, self.changed, self.heard, self.ended = index, name, changed, heard, ended
+        self.path = f"run/{name.replace(' ', '-')}.sock"
         self.last = _Answer()
         self.writer: asyncio.StreamWriter | None = None
         self.reading: asyncio.Task[None] | None = None
@@ -70,7 +82,7 @@ class Line:
         channel.setblocking(False)
         try:
             # of a Unix socket this never waits; a path too long or no listener is an OSError
-            channel.connect(f"run/front-{self.index}.sock")
+            channel.connect(self.path)
             reader, self.writer = await asyncio.open_unix_connection(sock=channel, limit=_LONGEST_LINE)
         except OSError:
             channel.close()
@@ -91,10 +103,13 @@ class Line:
                 self.unanswered = max(0, self.unanswered - 1)
                 if answer.counters is None:  # only `stats` tells them
                     answer.counters = self.last.counters
+                if answer.measures is not None:
+                    self.heard(self.name, f"{answer.pid} {answer.started}", answer.measures)
+                    answer.measures = None
                 self.last = answer
                 self.changed()
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            logger.warning("front %d: %s", self.index, error)
+            logger.warning("%s: %s", self.name, error)
         finally:
             self.close()
             self.changed()
@@ -109,17 +124,23 @@ class Line:
 
 
 class Fronts:
-    """All of them."""
+    """All of them, and the mirror."""
 
-    def __init__(self, count: int, changed: Callable[[], None]) -> None:
-        self.lines = [Line(index, changed, self._ended) for index in range(count)]
+    def __init__(
+        self,
+        count: int,
+        changed: Callable[[], None],
+        heard: Callable[[str, str, tuple[Measure, ...]], None] = lambda *_: None,
+    ) -> None:
+        names = [*(f"front {index}" for index in range(count)), "mirror"]
+        self.lines = [Line(index, name, changed, heard, self._ended) for index, name in enumerate(names)]
         self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
         self.generation = 0
 
     async def look(self) -> tuple[Front, ...]:
-        """The fronts that are alive, after trying to connect to those that seemed not to be."""
+        """Those that are alive, the mirror last, after trying to connect to those that seemed not to be."""
         for line in self.lines:
-            if line.writer is None and Path(f"run/front-{line.index}.sock").exists():
+            if line.writer is None and Path(line.path).exists():
                 await line.connect()
                 line.say({"op": "table", "generation": self.generation})
         return tuple(

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
-from mldeploy.core.host import Desired, ModelRoute, Worker
+from mldeploy.core.host import Desired, Mirroring, ModelRoute, Worker
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.standing import Standing, why_unserved
 from mldeploy.errors import DiskError
 from mldeploy_daemon.table import (
     ROUTES,
     ModelRoutes,
+    ShadowRoute,
     Table,
     VersionRoutes,
     WorkerRoute,
@@ -123,8 +124,8 @@ class Publisher:
         return +slept, +woken
 
     def _note(self, routes: dict[str, ModelRoute]) -> None:
-        before = {w for route in self.routes.values() for ids in route.workers.values() for w in ids}
-        after = {w for route in routes.values() for ids in route.workers.values() for w in ids}
+        before = {worker for route in self.routes.values() for worker in route.all_workers()}
+        after = {worker for route in routes.values() for worker in route.all_workers()}
         for worker in before - after:
             self.left[worker] = (self.table.generation, self.now())
         for worker in after:
@@ -142,13 +143,16 @@ def _route(model: ModelRoutes, *, keep_workers: bool) -> ModelRoute:
         for number, version in model.versions.items()
         if int(number) in served and ((keep_workers and version.workers) or version.wakes)
     }
+    idle = {shadow.version: tuple(worker.id for worker in shadow.workers) for shadow in model.shadows}
     return ModelRoute(
         stable=model.stable,
         candidate=model.candidate,
         previous=model.previous,
         share=model.share,
         salt=model.salt,
+        scope=model.scope,
         workers=workers,
+        idle=idle if keep_workers else {},
     )
 
 
@@ -165,9 +169,9 @@ def _model(
     versions = {}
     for standing in standings:
         manifest = manifests(standing.digest)
-        workers = route.workers.get(standing.version, ())
+        workers = route.workers.get(standing.version) or route.idle.get(standing.version, ())
         versions[str(standing.version)] = VersionRoutes(
-            workers=tuple(WorkerRoute(id=worker, socket=socket_of(worker)) for worker in workers),
+            workers=_sockets(workers),
             inputs=manifest.signature.inputs if manifest else (),
             outputs=manifest.signature.outputs if manifest else (),
             state="ready" if workers else standing.state,
@@ -183,8 +187,28 @@ def _model(
         share=route.share,
         salt=route.salt,
         key=_key(route, standings, manifests),
+        scope=route.scope,
+        shadows=tuple(_shadow(shadow, route) for shadow in route.shadows),
         versions=versions,
         reason=why_unserved(asked, standings) if asked is not None and route.stable is None else "",
+    )
+
+
+def _sockets(workers: Iterable[str]) -> tuple[WorkerRoute, ...]:
+    return tuple(WorkerRoute(id=worker, socket=socket_of(worker)) for worker in workers)
+
+
+def _shadow(shadow: Mirroring, route: ModelRoute) -> ShadowRoute:
+    version = shadow.version.version
+    return ShadowRoute(
+        id=shadow.id,
+        version=version,
+        fraction=shadow.fraction,
+        where=shadow.where,
+        salt=shadow.salt,
+        scope=shadow.scope,
+        keep=shadow.keep,
+        workers=_sockets(route.idle.get(version, ())),
     )
 
 

@@ -15,9 +15,12 @@ from pathlib import Path
 import msgspec
 
 from mldeploy.core.manifest import Tensor
+from mldeploy.core.types import FULL_SHARE
 
 #: Where the table lies, relative to the state folder.
 ROUTES = Path("run/routes.json")
+#: Roles of a version in the evidence.
+STABLE, CANDIDATE, SHADOW = "stable", "candidate", "shadow"
 #: What VersionRoutes.platform says unless told otherwise.
 PLATFORM = "mldeploy-python"
 
@@ -41,7 +44,21 @@ class VersionRoutes(msgspec.Struct, frozen=True, kw_only=True):
     wakes: bool = False  # requests for it wait, and the agent is told: it is started for them
     sleeps: int = 0  # how often it was put to sleep since the agent started
     woken: int = 0  # how often it was woken
+    baseline: str = ""  # the file of its baseline distributions, relative to the state; "": none
     max_body: int = 0  # bytes of one request's body; 0 is the front's own cap, and it never exceeds that
+
+
+class ShadowRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """A shadow of a model: copies of part of stable's requests go to its `workers`, by way of the mirror."""
+
+    id: str
+    version: int  # a key of `versions`
+    fraction: int = FULL_SHARE  # hundredths of a percent of stable's requests
+    where: str = ""  # `mldeploy.core.where`; "" is all
+    salt: str = ""  # of the sticky choice
+    scope: int = 0  # of the evidence
+    keep: bool = False  # sampled pairs are kept
+    workers: tuple[WorkerRoute, ...] = ()
 
 
 class ModelRoutes(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +73,8 @@ class ModelRoutes(msgspec.Struct, frozen=True, kw_only=True):
     share: int = 0  # hundredths of a percent of unpinned requests for the candidate
     key: str = ""  # the routing key: "header:NAME", "input:NAME", "" (and where there is none) the request id
     salt: str = ""  # of the split: the rollout's id
+    scope: int = 0  # of the evidence: the number of the record that set the ramp's step; 0: no ramp
+    shadows: tuple[ShadowRoute, ...] = ()
     versions: dict[str, VersionRoutes] = {}  # by version number
     reason: str = ""  # why nothing serves, for the 503
 
@@ -68,6 +87,20 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     environment: str = ""
     host: str = ""
     models: dict[str, ModelRoutes] = {}
+
+
+def scopes_of(routes: ModelRoutes, version: int) -> tuple[tuple[int, str], ...]:
+    """(scope, role) in which what becomes of a version's requests, or of its copies, is evidence.
+
+    Stable counts in the scope of every shadow too: a shadow is judged beside it over the same time.
+    """
+    shadows = [(shadow.scope, SHADOW) for shadow in routes.shadows if shadow.version == version]
+    if version == routes.stable:
+        scopes = (routes.scope, *(shadow.scope for shadow in routes.shadows))
+        return (*((scope, STABLE) for scope in dict.fromkeys(scopes) if scope), *shadows)
+    if version == routes.candidate and routes.scope:
+        return ((routes.scope, CANDIDATE), *shadows)
+    return tuple(shadows)
 
 
 _decoder = msgspec.json.Decoder(Table)

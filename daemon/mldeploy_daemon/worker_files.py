@@ -32,6 +32,7 @@ class Status(msgspec.Struct):
     version: int = 0
     digest: str = ""
     replica: int = 0
+    idle: bool = False
     state: str = ""
     stage: str = ""
     reason: str = ""

@@ -59,6 +59,7 @@ class Live:
     pid: int = 0
     pidfd: int = -1
     adopted: bool = False
+    idle: bool = False  # a shadow's
     ready_at: float = 0.0  # 0: never was
     told: str = ""  # why we ended it: "stop", or the reason it was killed for
     stage: str = ""
@@ -103,6 +104,7 @@ class Workers:
                 digest=w.digest,
                 environment=w.environment,
                 replica=w.replica,
+                idle=w.idle,
                 state=w.state,
                 since=w.since,
             )
@@ -122,6 +124,7 @@ class Workers:
             replica=action.replica,
             state="loading",
             since=self.now(),
+            idle=action.idle,
         )
         self.live[identifier] = live
         spec = {
@@ -135,6 +138,7 @@ class Workers:
             "log": log_of(identifier),
             "write": [str(SCRATCH)],
             "replica": action.replica,
+            "idle": action.idle,
             "threads": manifest.resources.threads,
             "max_batch": manifest.batching.max_size,
             "hold": True,
@@ -275,6 +279,7 @@ class Workers:
             replica=status.replica,
             state="loading",
             since=now,
+            idle=status.idle,
             adopted=True,
         )
         self.live[live.id] = live

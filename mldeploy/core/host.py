@@ -28,11 +28,24 @@ class Wanted(_Value, frozen=True, kw_only=True):
     python: str = ""  # minor version of the interpreter
     platform: str = ""
     memory: int = 0  # bytes of one worker, as measured when it was published; 0: not measured
+    idle: bool = False  # as a shadow: by workers of its own, which give way to all others
 
     @property
     def ref(self) -> str:
         """`churn@7`."""
         return f"{self.model}@{self.version}"
+
+
+class Mirroring(_Value, frozen=True, kw_only=True):
+    """A shadow: `version` (idle) answers copies of part of stable's traffic, and its answers are compared."""
+
+    id: str  # ULID of the shadow, or of the rollout whose first step it is
+    version: Wanted
+    fraction: int  # hundredths of a percent of stable's requests
+    where: str = ""  # `core/where.py`; "" is all
+    salt: str = ""  # of the sticky choice
+    scope: int = 0  # the number of the record that began it
+    keep: bool = False  # sampled pairs are kept in the store
 
 
 class Wish(_Value, frozen=True, kw_only=True):
@@ -48,12 +61,19 @@ class Wish(_Value, frozen=True, kw_only=True):
     fallback: Wanted | None = None
     share: int = 0  # hundredths of a percent for the candidate
     salt: str = ""  # of the sticky split: whoever is in at 1 % is in at 10 %
+    scope: int = 0  # of the evidence: the number of the record that set the ramp's step; 0: no ramp
+    shadows: tuple[Mirroring, ...] = ()
 
     @property
     def versions(self) -> tuple[Wanted, ...]:
         """Every version it names, each once, the most important first."""
-        named = (self.stable, self.candidate, self.previous, self.fallback)
+        named = (self.stable, self.candidate, self.previous, self.fallback, *self.idle)
         return tuple(dict.fromkeys(version for version in named if version is not None))
+
+    @property
+    def idle(self) -> tuple[Wanted, ...]:
+        """The versions of its shadows, each once."""
+        return tuple(dict.fromkeys(shadow.version for shadow in self.shadows))
 
 
 class Desired(_Value, frozen=True, kw_only=True):
@@ -86,6 +106,7 @@ class Worker(_Value, frozen=True, kw_only=True):
     digest: str
     environment: str = ""
     replica: int = 0
+    idle: bool = False  # a shadow's
     state: str = "loading"  # loading, ready, stopping (was told to stop), gone
     since: float = 0.0  # when it got into that state
     oldest_ms: float = 0.0  # age of its oldest unanswered request
@@ -129,11 +150,24 @@ class ModelRoute(_Value, frozen=True, kw_only=True):
     previous: int | None = None
     share: int = 0
     salt: str = ""
+    scope: int = 0
     workers: dict[int, tuple[str, ...]] = {}
+    shadows: tuple[Mirroring, ...] = ()  # those that run
+    idle: dict[int, tuple[str, ...]] = {}  # the workers of shadows, which only copies are sent to
+
+    def all_workers(self) -> frozenset[str]:
+        """Every worker that requests or copies may be sent to."""
+        return frozenset(
+            worker for part in (self.workers, self.idle) for ids in part.values() for worker in ids
+        )
 
     def has(self, worker: str) -> bool:
-        """Whether requests may be sent to that worker."""
-        return any(worker in ids for ids in self.workers.values())
+        """Whether requests or copies may be sent to that worker."""
+        return worker in self.all_workers()
+
+    def told(self, version: Wanted) -> tuple[str, ...] | None:
+        """The workers that answer for a version; None where none may be asked."""
+        return (self.idle if version.idle else self.workers).get(version.version)
 
 
 class Memory(_Value, frozen=True, kw_only=True):
@@ -218,6 +252,7 @@ class StartWorker(_Value, frozen=True, kw_only=True):
     digest: str
     replica: int
     environment: str
+    idle: bool = False
 
 
 class StopWorker(_Value, frozen=True, kw_only=True):

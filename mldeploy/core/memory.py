@@ -2,10 +2,10 @@
 
 Rules. A worker counts as its share of memory (PSS) and at least as what its manifest states; one that loads
 counts as what it is expected to take, and one that stops until it is gone. A version starts only if it fits.
-For one that a request waits for, that never ran here, or that takes over from another, the least recently
-used versions make room: never one with a request in flight, used or loaded within `Memory.awake`, that serves
-the same model, or that is in a rollout. Others start where there is room. Nobody is put to sleep in vain.
-A previous version runs while requests name it, and sleeps again when idle.
+For one that a request waits for, that never ran here, or that takes over from another, shadows make room, and
+then the least recently used versions: never one with a request in flight, used or loaded within
+`Memory.awake`, that serves the same model, or that is in a rollout. Others start where there is room, shadows
+last. Nobody is put to sleep in vain. A previous version runs while requests name it, and sleeps when idle.
 Left out: the drain of those put to sleep (`plan.py`, as for any worker no table names).
 """
 
@@ -26,7 +26,7 @@ class _Case:
     """A version that is to run, unless it sleeps. Bytes; `used` is when it last did anything for anyone."""
 
     version: Wanted
-    role: str  # stable, candidate, fallback, previous
+    role: str  # stable, candidate, fallback, previous, shadow
     filled: tuple[Worker, ...]
     need: int  # of the workers it lacks
     wanted: bool  # a request waits for it
@@ -63,7 +63,8 @@ def _roles(asked: Wish, observed: Observed, now: float) -> Iterator[tuple[str, W
     fallback = asked.fallback if route and falls_back(asked, route, observed, now) else None
     roles = {"stable": asked.stable, "candidate": asked.candidate, "fallback": fallback}
     seen: set[Wanted] = set()
-    for role, version in (*roles.items(), ("previous", asked.previous)):
+    shadows = [("shadow", version) for version in asked.idle]
+    for role, version in (*roles.items(), ("previous", asked.previous), *shadows):
         if version is not None and version not in seen and _loadable(version, observed, now):
             seen.add(version)
             yield role, version
@@ -78,7 +79,7 @@ def _loadable(version: Wanted, observed: Observed, now: float) -> bool:
 def _case(asked: Wish, role: str, version: Wanted, observed: Observed, now: float) -> _Case:
     memory, route = observed.memory, observed.routes.get(version.model, ModelRoute())
     filled = tuple(places(version, observed).values())
-    routed = bool(route.workers.get(version.version))
+    routed = bool(route.told(version))
     wanted = not routed and now - memory.woken.get(version.ref, -WAITS) < WAITS
     takes_over = role == "stable" and route.stable != version.version
     loaded = [worker.since for worker in filled if worker.state == "ready"]
@@ -100,7 +101,7 @@ def _case(asked: Wish, role: str, version: Wanted, observed: Observed, now: floa
 def _leaving(case: _Case, observed: Observed) -> bool:
     """Whether it was put to sleep and its workers have not gone yet."""
     route = observed.routes.get(case.version.model, ModelRoute())
-    told = route.workers.get(case.version.version) == ()
+    told = route.told(case.version) == ()
     return told and any(w.state == "ready" and w.routed_last is not None for w in case.filled)
 
 
@@ -121,7 +122,7 @@ def _held(
     """Those that requests may wait for: with no worker that answers, but able to get one."""
     for asked in desired.models.values():
         for version in asked.versions:
-            if not _loadable(version, observed, now):
+            if version.idle or not _loadable(version, observed, now):
                 continue
             told = observed.routes.get(version.model, ModelRoute()).workers.get(version.version)
             rests = version in asleep or (version in waiting and not answering(version, observed))
@@ -176,7 +177,9 @@ class _Admission:
 
     def _turn(self, case: _Case) -> tuple[int, float, str]:
         """Who is asked for comes first, then what must, then what was awake, then what was used last."""
-        told = self.observed.routes.get(case.version.model, ModelRoute()).workers.get(case.version.version)
+        told = self.observed.routes.get(case.version.model, ModelRoute()).told(case.version)
+        if case.role == "shadow":
+            return 4, -case.used, case.version.ref
         order = 0 if case.wanted else 1 if case.urgent else 3 if told == () else 2
         return order, -case.used, case.version.ref
 
@@ -200,6 +203,8 @@ class _Admission:
         return True
 
     def _may_sleep(self, case: _Case) -> bool:
+        if case.role == "shadow":
+            return bool(case.filled)  # copies are lost, and nobody waits for their answers
         fronts, memory = self.observed.fronts, self.observed.memory
         idle = not any(front.inflight.get(worker.id) for front in fronts for worker in case.filled)
         quiet = not case.wanted and self.now - case.used >= memory.awake
@@ -210,7 +215,7 @@ class _Admission:
     @staticmethod
     def _yields(other: _Case, case: _Case) -> bool:
         """Whether `other` may make room for `case`: what serves a model never does for that model."""
-        return other.version.model != case.version.model or other.role == "previous"
+        return other.version.model != case.version.model or other.role in ("previous", "shadow")
 
     def _cost(self, worker: Worker) -> int:
         version = self.known.get(worker.digest)
@@ -240,5 +245,5 @@ class _Admission:
         return self.observed.memory.budget
 
 
-def _age(case: _Case) -> tuple[float, str]:
-    return case.used, case.version.ref
+def _age(case: _Case) -> tuple[bool, float, str]:
+    return case.role != "shadow", case.used, case.version.ref

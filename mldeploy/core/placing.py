@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import msgspec
 
-from mldeploy.core.host import Bad, Desired, ModelRoute, Observed, Rest, Wanted, Wish, Worker
+from mldeploy.core.host import Bad, Desired, Mirroring, ModelRoute, Observed, Rest, Wanted, Wish, Worker
 
 
 def routing(desired: Desired, observed: Observed, now: float, rest: Rest) -> dict[str, ModelRoute]:
     """How every model is routed from now on, given how it is routed (`observed.routes`) and what rests."""
-    asleep = {(version.model, version.version) for version in rest.asleep}
+    asleep = {(version.model, version.version, version.idle) for version in rest.asleep}
     if asleep:
-        up = tuple(worker for worker in observed.workers if (worker.model, worker.version) not in asleep)
+        up = tuple(w for w in observed.workers if (w.model, w.version, w.idle) not in asleep)
         observed = msgspec.structs.replace(observed, workers=up)
     return {
         name: _route(asked, observed, observed.routes.get(name, ModelRoute()), now, rest)
@@ -40,13 +40,30 @@ def _route(asked: Wish, observed: Observed, current: ModelRoute, now: float, res
             workers[previous.version] = tuple(w.id for w in ready)
         elif previous in rest.held:
             workers[previous.version] = ()
+    shadows = _shadows(asked, observed, current, now) if stable else ()
     return ModelRoute(
         stable=stable.version if stable else None,
         candidate=candidate.version if candidate else None,
         previous=asked.previous.version if asked.previous else None,
         share=asked.share if candidate else 0,
         salt=asked.salt if candidate else "",
+        scope=asked.scope,
         workers=workers,
+        shadows=shadows,
+        idle={
+            version.version: tuple(worker.id for worker in answering(version, observed))
+            for version in dict.fromkeys(shadow.version for shadow in shadows)
+        },
+    )
+
+
+def _shadows(asked: Wish, observed: Observed, current: ModelRoute, now: float) -> tuple[Mirroring, ...]:
+    """Those with workers. One that fails is missing here, and nothing else changes for anybody."""
+    routed = {shadow.version.version for shadow in current.shadows}
+    return tuple(
+        shadow
+        for shadow in asked.shadows
+        if _takes(shadow.version, observed, next(iter(routed & {shadow.version.version}), None), now)
     )
 
 
@@ -92,7 +109,8 @@ def _by_preference(observed: Observed, version: Wanted) -> list[Worker]:
     mine = [
         w
         for w in observed.workers
-        if (w.model, w.version, w.digest) == (version.model, version.version, version.digest)
+        if (w.model, w.version, w.digest, w.idle)
+        == (version.model, version.version, version.digest, version.idle)
         and w.state != "stopping"
     ]
     return sorted(mine, key=lambda w: (w.state != "ready", not route.has(w.id), w.id))

@@ -86,6 +86,9 @@ def _running(
             found[fallback] = failure(fallback, observed, now) is None
         if asked.previous in rest.pinned and asked.previous is not None:
             found[asked.previous] = failure(asked.previous, observed, now) is None
+        for version in asked.idle:
+            if not is_out(version, observed, now):
+                found[version] = failure(version, observed, now) is None
     return {
         version: start and version not in rest.waiting
         for version, start in found.items()
@@ -159,6 +162,7 @@ def _beginnings(
                         digest=version.digest,
                         replica=replica,
                         environment=bundle.environment,
+                        idle=version.idle,
                     )
     for asked in desired.models.values():
         for spare in (asked.previous, asked.fallback):

@@ -46,8 +46,10 @@ def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tup
 
 
 def _of_model(asked: Wish, observed: Observed, now: float, rest: Rest) -> tuple[Standing, ...]:
-    unique = {version.version: version for version in asked.versions}
-    active = {v.version for v in (asked.stable, asked.candidate) if v is not None}
+    unique = {
+        version.version: version for version in reversed(asked.versions)
+    }  # a shadow only if nothing else
+    active = {v.version for v in (asked.stable, asked.candidate, *asked.idle) if v is not None}
     return tuple(_standing(unique[n], observed, now, rest, active=n in active) for n in sorted(unique))
 
 
@@ -105,7 +107,7 @@ def next_step(
         text = _step(action, asked)
         if text and text not in steps:
             steps.append(text)
-    for version in (asked.stable, asked.candidate):
+    for version in (asked.stable, asked.candidate, *asked.idle):
         bad = failure(version, observed, now) if version is not None else None
         if version is not None and bad is not None and bad.retry_at > now:
             steps.append(f"try {version.ref} again in {bad.retry_at - now:.0f} s")

@@ -107,6 +107,16 @@ def wake_precisely() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(1000), 0, 0, 0)
 
 
+def give_way() -> None:
+    """Run only where no process of normal priority wants the processor. There is no way back.
+
+    SCHED_IDLE where the kernel has it and lets us, nice 19 besides: what other schedulers look at.
+    """
+    with suppress(OSError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+
+
 def redirect_output(path: str) -> None:
     """Send stdout and stderr to the end of `path`, and take nothing from stdin. Raises OSError."""
     for stream in (sys.stdout, sys.stderr):

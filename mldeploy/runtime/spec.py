@@ -89,6 +89,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     log: str  # stdout and stderr
     digest: str = ""
     replica: int = 0
+    idle: bool = False  # once ready, give way to every process of normal priority
     threads: int = 1  # for BLAS and OpenMP
     max_batch: int | None = None  # rows; the smaller of this and the manifest's. None: the manifest's
     hold: bool = True  # keep the control connection open, so that its end tells the agent of ours

@@ -55,6 +55,7 @@ class Status(msgspec.Struct):
     batch_ms: float = 0.0
     memory_bytes: int = 0  # private
     confinement: str = "off"
+    idle: bool = False
     since: float = 0.0
 
 
@@ -74,7 +75,7 @@ class Worker:
         process.redirect_output(spec.log)
         self._status = Status(
             spec.id, os.getpid(), process.start_ticks(), spec.model, spec.version, spec.digest, spec.replica,
-            "loading", confinement=self._confinement.level,
+            "loading", confinement=self._confinement.level, idle=spec.idle,
         )  # fmt: skip
         # paths stay relative, for a socket's must be short, and the model may change the working directory
         self._home = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -148,6 +149,8 @@ class Worker:
         self._server = server
         if self._stopping:  # between the look above and now
             server.stop()
+        if spec.idle:
+            process.give_way()  # not before: what loads at idle priority on a busy machine never comes up
         self._say("ready")
         if not spec.hold and self._control is not None:
             self._control.close()

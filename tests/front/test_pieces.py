@@ -74,11 +74,13 @@ def test_a_duration_is_in_the_bucket_whose_bound_it_does_not_exceed():
 def test_counters_of_what_has_long_left_the_table_are_dropped():
     metrics = Metrics()
     metrics.series("m", 1), metrics.series("m", 2)
-    metrics.routed({("m", 2)}, 0.0)
-    metrics.routed({("m", 2)}, 3_000.0)
-    assert len(metrics.dump()["counters"]) == 2
-    metrics.routed({("m", 2)}, 3_700.0)
+    metrics.scoped("m", 2, 7, "stable"), metrics.scoped("m", 2, 8, "stable")
+    metrics.routed({("m", 2)}, {("m", 8)}, 0.0)
+    metrics.routed({("m", 2)}, {("m", 8)}, 3_000.0)
+    assert len(metrics.dump()["counters"]) == len(metrics.dump()["measures"]) == 2
+    metrics.routed({("m", 2)}, {("m", 8)}, 3_700.0)
     assert [c["version"] for c in metrics.dump()["counters"]] == [2]
+    assert [measure.scope for measure in metrics.dump()["measures"]] == [8]
 
 
 def test_label_values_are_escaped():

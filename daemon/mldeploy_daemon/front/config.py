@@ -35,6 +35,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 256  # requests that wait for one sleeping version: more is 503
     worker_buffer: int = 64 << 20  # bytes a worker has not taken yet: more is 503
     key_bytes: int = 65_536  # a longer body is not looked into for a routing key: the request id is the key
+    mirror_buffer: int = 8 << 20  # bytes of copies the mirror has not taken: more are dropped
+    mirror_body: int = 1 << 20  # a request and its answer, in bytes: longer ones are not copied
+    mirror_samples: float = 50.0  # requests a second and version, copied to be counted for drift
     stop_seconds: float = 30.0  # after SIGTERM, for what is in flight
     stats_seconds: float = 0.5  # to hear the sibling fronts for /metrics
 

@@ -27,6 +27,7 @@ from mldeploy_daemon.front.waiting import Waiting
 if TYPE_CHECKING:
     from mldeploy.runtime.frames import Frame
     from mldeploy_daemon.front.config import Limits
+    from mldeploy_daemon.front.mirror import Mirror
 
 #: Workers tried for one request before it is refused.
 _ATTEMPTS = 8
@@ -37,6 +38,7 @@ class Host(Protocol):
 
     limits: Limits
     routes: Routes
+    mirror: Mirror
 
     def forget(self, exchange: Exchange) -> None:
         """Its body is not held any more."""
@@ -101,7 +103,8 @@ class Dispatcher:
     def _select(self, exchange: Exchange, route: Route, now: float) -> None:
         model = self._host.routes.models.get(route.model)
         if model is None:
-            exchange.series = exchange.version = None
+            exchange.series = exchange.version = exchange.feed = None
+            exchange.counts = ()
             self._refuse(exchange, 404, f"there is no model {route.model!r}")
             return
         exchange.series = model.series
@@ -110,12 +113,15 @@ class Dispatcher:
             exchange.version = None
             self._refuse(exchange, version.status, version.message)
             return
+        if route.version is None:
+            exchange.counts, exchange.feed = version.counts, version.feed
         self._assign(exchange, version, now)
 
     def _assign(self, exchange: Exchange, version: Version, now: float) -> None:
         exchange.version, exchange.series = version, version.series
         cap = version.routes.max_body
         if cap and len(exchange.body) > cap:
+            exchange.counts = ()  # it says nothing of the version
             self._refuse(exchange, 413, f"the body is larger than the {cap} bytes {version.ref} takes")
             return
         if not version.workers and version.routes.wakes:
@@ -163,6 +169,8 @@ class Dispatcher:
         if frame.status in (429, 503):
             extra += answers.RETRY_AFTER
         conn.respond(exchange, frame.status, body, kind, extra)
+        if exchange.feed is not None and frame.status == 200:
+            self._host.mirror.offer(exchange, exchange.feed, frame, body)
 
     def _lost(self, exchange: Exchange) -> None:
         worker, route = exchange.worker, exchange.route
@@ -216,6 +224,8 @@ class Dispatcher:
         if not exchange.answered and exchange.series:
             now = time.monotonic()
             exchange.series.observe(status, now - exchange.started, len(exchange.body), 0, now)
+            for count in exchange.counts:
+                count.observe(status, now - exchange.started)
             exchange.answered = True
         self._host.forget(exchange)
 

@@ -13,8 +13,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mldeploy_daemon.front.feed import Feed
     from mldeploy_daemon.front.http import Connection
-    from mldeploy_daemon.front.metrics import Series
+    from mldeploy_daemon.front.metrics import Count, Series
     from mldeploy_daemon.front.router import Route
     from mldeploy_daemon.front.routes import Version
     from mldeploy_daemon.front.upstream import Worker
@@ -41,6 +42,8 @@ class Exchange:
     route: Route | None = None
     version: Version | None = None
     series: Series | None = None  # where it is counted
+    counts: tuple[Count, ...] = ()  # and where as evidence, unless it names its version
+    feed: Feed | None = None  # who gets a copy of it, unless it names its version
     worker: Worker | None = None  # counted in flight there
     avoid: tuple[str, ...] = ()  # workers that could not take it
     ident: int = 0  # of the frame
@@ -53,6 +56,11 @@ class Exchange:
     def __init__(self, conn: Connection | None) -> None:
         self.conn = conn
         self.headers = {}
+
+    def header_text(self, name: str) -> str | None:
+        """A header by its lower-case name; None where there is none."""
+        value = self.headers.get(name.encode())
+        return None if value is None else value.decode("utf-8", "replace")
 
 
 #: No two fronts, and no two starts of one, generate the same ids.

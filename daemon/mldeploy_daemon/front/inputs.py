@@ -3,17 +3,46 @@
 Rules: JSON bodies of at most `most` bytes; nothing is built but the names of the inputs and one scalar, whose
 kind is checked. What is not such a body has no key, and the caller falls back to the request id: whether the
 request is any good is for the worker to say.
+Where a manifest names a header, or what it names is missing, the key is that header, or the request id.
 Left out: validation against the signature (the worker's), and binary tensors.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from mldeploy.core.routing import Key, parse_key
+from mldeploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from mldeploy_daemon.front.exchange import Exchange
+
 #: Where the first scalar of flat or nested data stands.
 _FIRST = re.compile(rb'[\s\[]*("(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false)\s*[,\]]')
+
+
+class KeyOf:
+    """Reads the routing key that a table names: what the split and the shadows' choice hash."""
+
+    def __init__(self, text: str) -> None:
+        try:
+            key = parse_key(text)
+        except UsageError:  # of a newer agent: the request id serves until this front is replaced too
+            key = Key()
+        self._header = key.name.encode() if key.source == "header" else None
+        self._input = key.name if key.source == "input" else None
+
+    def of(self, exchange: Exchange, most: int) -> str:
+        """The key of a request. Bodies over `most` bytes, or of binary tensors, are not looked into."""
+        if self._input is not None and not exchange.header:
+            found = first_element(exchange.body, self._input, most)
+            if found is not None:
+                return found
+        value = exchange.headers.get(self._header) if self._header else None
+        return (value or exchange.request_id).decode("utf-8", "replace")
 
 
 class _Input(msgspec.Struct):

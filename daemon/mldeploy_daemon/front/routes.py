@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mldeploy.core.routing import Key, parse_key
-from mldeploy.errors import UsageError
-from mldeploy_daemon.front.metrics import Metrics, Series
+from mldeploy_daemon.front.feed import Feed, Shadow, make_feed
+from mldeploy_daemon.front.inputs import KeyOf
+from mldeploy_daemon.front.metrics import Count, Metrics, Series
 from mldeploy_daemon.front.upstream import Pool, Worker
-from mldeploy_daemon.table import ModelRoutes, Table, VersionRoutes, WorkerRoute
+from mldeploy_daemon.table import SHADOW, ModelRoutes, Table, VersionRoutes, WorkerRoute, scopes_of
 
 
 class Version:
@@ -27,6 +27,8 @@ class Version:
         self.workers = workers
         self.series = series
         self.line = b"mldeploy-version: %b\r\n" % self.ref.encode()
+        self.counts: tuple[Count, ...] = ()  # of the requests that are routed to it
+        self.feed: Feed | None = None  # who gets copies of them
         self.turn = 0  # where the search for a worker begins, so that equal ones take turns
 
 
@@ -45,9 +47,7 @@ class Model:
         }
         self.stable = self.parts["stable"]
         self.candidate = self.parts["candidate"]
-        key = _key(routes.key)
-        self.header = key.name.encode() if key.source == "header" else None
-        self.input = key.name if key.source == "input" else None
+        self.key = KeyOf(routes.key)
 
     def _part(self, number: int | None) -> Version | None:
         return None if number is None else self.versions.get(str(number))
@@ -59,13 +59,8 @@ class Routes:
     def __init__(self, table: Table, models: dict[str, Model]) -> None:
         self.table = table
         self.models = models
-
-
-def _key(text: str) -> Key:
-    try:
-        return parse_key(text)
-    except UsageError:  # of a newer agent: the request id serves until this front is replaced too
-        return Key()
+        versions = (version for model in models.values() for version in model.versions.values())
+        self.feeds = tuple(version.feed for version in versions if version.feed is not None)
 
 
 def named_workers(table: Table) -> Iterator[WorkerRoute]:
@@ -81,6 +76,12 @@ def version_keys(table: Table) -> set[tuple[str, int]]:
     return keys | {(name, 0) for name in table.models}
 
 
+def scope_keys(table: Table) -> set[tuple[str, int]]:
+    """(model, scope) of everything that is counted as evidence."""
+    keys = {(name, model.scope) for name, model in table.models.items()}
+    return keys | {(name, shadow.scope) for name, model in table.models.items() for shadow in model.shadows}
+
+
 def make_routes(table: Table, pool: Pool, metrics: Metrics) -> Routes:
     """`table` made ready; `pool` must have been told of it before. Raises ValueError for a bad version."""
     models = {}
@@ -90,5 +91,25 @@ def make_routes(table: Table, pool: Pool, metrics: Metrics) -> Routes:
             workers = tuple(pool.workers[worker.id] for worker in version.workers)
             series = metrics.series(name, int(number))
             versions[number] = Version(name, int(number), version, workers, series)
-        models[name] = Model(name, model, versions, metrics.series(name, 0))
+        models[name] = made = Model(name, model, versions, metrics.series(name, 0))
+        _count(made, metrics)
     return Routes(table, models)
+
+
+def _count(model: Model, metrics: Metrics) -> None:
+    """Say in which scopes the requests of stable and candidate count, and who gets copies of them."""
+    name, routes = model.name, model.routes
+    shadows = tuple(
+        Shadow(shadow, metrics.scoped(name, shadow.version, shadow.scope, SHADOW))
+        for shadow in routes.shadows
+    )
+    for version in (model.stable, model.candidate):
+        if version is None:
+            continue
+        version.counts = tuple(
+            metrics.scoped(name, version.number, scope, role)
+            for scope, role in scopes_of(routes, version.number)
+            if role != SHADOW
+        )
+        copied = shadows if version is model.stable else ()
+        version.feed = make_feed(name, version.number, model.key, version.routes, version.series, copied)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from mldeploy.core.routing import choose
 from mldeploy_daemon.front.exchange import Exchange
-from mldeploy_daemon.front.inputs import first_element
 from mldeploy_daemon.front.routes import Model, Version
 from mldeploy_daemon.front.upstream import Worker
 
@@ -24,23 +23,10 @@ class Refusal(NamedTuple):
     message: str
 
 
-def routing_key(model: Model, exchange: Exchange, most: int) -> str:
-    """What the split hashes: the header or the input that the table names, else the request id.
-
-    A body of more than `most` bytes is not looked into.
-    """
-    if model.input is not None and not exchange.header:
-        found = first_element(exchange.body, model.input, most)
-        if found is not None:
-            return found
-    value = exchange.headers.get(model.header) if model.header else None
-    return (value or exchange.request_id).decode("utf-8", "replace")
-
-
 def pick_version(model: Model, named: str | None, exchange: Exchange, most: int) -> Version | Refusal:
     """The version for `exchange`, which may name one: a number, stable, candidate or previous.
 
-    `most`: see `routing_key`.
+    `most`: see `KeyOf.of`.
     """
     if named is None:
         version = _split(model, exchange, most)
@@ -69,7 +55,7 @@ def _split(model: Model, exchange: Exchange, most: int) -> Version | None:
     candidate, share = model.candidate, model.routes.share
     if candidate is None or not share or not candidate.workers:
         return model.stable
-    return candidate if choose(routing_key(model, exchange, most), model.routes.salt, share) else model.stable
+    return candidate if choose(model.key.of(exchange, most), model.routes.salt, share) else model.stable
 
 
 def pick_worker(version: Version, avoid: tuple[str, ...]) -> Worker | None:

@@ -24,8 +24,9 @@ from mldeploy_daemon.front.dispatch import Dispatcher
 from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.http import Connection
 from mldeploy_daemon.front.metrics import Metrics
+from mldeploy_daemon.front.mirror import Mirror
 from mldeploy_daemon.front.router import Route, resolve
-from mldeploy_daemon.front.routes import Routes, make_routes, named_workers, version_keys
+from mldeploy_daemon.front.routes import Routes, make_routes, named_workers, scope_keys, version_keys
 from mldeploy_daemon.table import Table, read_table
 
 #: Addresses whose route is remembered, and how long one may be.
@@ -46,6 +47,7 @@ class Front:
         self.buffered = 0
         self.draining = self.stopping = False
         self.routes = Routes(Table(), {})
+        self.mirror = Mirror(config.limits)
         self.dispatcher = Dispatcher(self)
         self.path = control.socket_path(config.front)
         self._access = AccessLog() if config.access_log else None
@@ -62,7 +64,8 @@ class Front:
         keys = version_keys(table)  # raises before anything has changed
         self.dispatcher.pool.route(named_workers(table))
         self.routes = make_routes(table, self.dispatcher.pool, self.metrics)
-        self.metrics.routed(keys, time.monotonic())
+        self.metrics.routed(keys, scope_keys(table), time.monotonic())
+        self.mirror.wanted(self.routes.feeds)
         self.dispatcher.rerouted()
 
     def reload(self) -> dict[str, Any]:
@@ -186,6 +189,8 @@ class Front:
         started = exchange.started or now
         if exchange.series:
             exchange.series.observe(status, now - started, exchange.size, sent, now)
+        for count in exchange.counts:
+            count.observe(status, now - started)
         self.metrics.count(exchange.kind or "refused", status)
         if self._access:
             self._access.write(exchange, status, sent, now - started)
@@ -223,6 +228,7 @@ class Front:
             log.warning("%d connections were cut off", len(self.connections))
         self.timers.close()
         self.dispatcher.close()
+        self.mirror.close()
         if self._access:
             self._access.close()
 

@@ -1,0 +1,142 @@
+"""What this host has counted as evidence, kept over the ends of fronts, mirror and agent: measures.json.
+
+Fronts and mirror count from zero at their start and tell the sums; the newest word of each replaces the one
+before, and is added to the past when another process takes its place. So nothing is counted twice, whoever
+restarts, and a process that is killed takes what it counted since its last word (two seconds) with it.
+A scope is kept for an hour after it has left the table.
+Left out: what counts (`front/metrics.py`, `mirror/`), and what follows from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.core.evidence import Measure, Tally, merge
+from mldeploy.errors import DiskError
+from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.table import Table, scopes_of
+
+logger = logging.getLogger(__name__)
+#: Relative to the state folder; the fronts read it for /metrics.
+MEASURES = "measures.json"
+#: Seconds for which a scope is kept after its end, and between two writings.
+KEPT, WRITE = 3600.0, 2.0
+
+
+class Heard(msgspec.Struct):
+    """The last word of one process; `instance` tells it from its successor."""
+
+    instance: str
+    measures: tuple[Measure, ...] = ()
+
+
+class Kept(msgspec.Struct):
+    """The file."""
+
+    past: tuple[Measure, ...] = ()
+    heard: dict[str, Heard] = {}  # by "front 0", "mirror"
+    ended: dict[str, float] = {}  # "model scope" -> when it left the table, by the host's clock
+
+
+class Measures:
+    """One host's."""
+
+    def __init__(self, disk: Disk, now: Callable[[], float]) -> None:
+        self.disk, self.now = disk, now
+        self.kept = Kept()
+        self._changed = False
+        self._written = 0.0
+
+    def load(self) -> None:
+        """Go on from measures.json."""
+        data = self.disk.read(MEASURES)
+        if data is not None:
+            with contextlib.suppress(msgspec.MsgspecError):
+                self.kept = msgspec.json.decode(data, type=Kept)
+
+    def heard(self, who: str, instance: str, measures: tuple[Measure, ...]) -> None:
+        """`who` (a front, or the mirror) is the process `instance`, and has counted this since its start."""
+        before = self.kept.heard.get(who)
+        if before is not None and before.instance != instance:
+            self.kept.past = merge((*self.kept.past, *before.measures))
+            self._written = 0.0  # soon on the disk: its source is gone
+        if before is None or before.instance != instance or before.measures != measures:
+            self.kept.heard[who] = Heard(instance, measures)
+            self._changed = True
+
+    def crashed(self, table: Table, model: str, version: int, *, idle: bool) -> None:
+        """A worker of that version has ended unasked."""
+        self._add(table, model, version, idle=idle, tally=Tally(crashes=1))
+
+    def weighed(self, table: Table, model: str, version: int, private: int, *, idle: bool) -> None:
+        """A worker of that version was seen with so many bytes of its own."""
+        self._add(table, model, version, idle=idle, tally=Tally(memory=private))
+
+    def _add(self, table: Table, model: str, version: int, *, idle: bool, tally: Tally) -> None:
+        routes = table.models.get(model)
+        found = [
+            Measure(model=model, version=version, scope=scope, role=role, tally=tally)
+            for scope, role in (scopes_of(routes, version) if routes else ())
+            if (role == "shadow") == idle
+        ]
+        merged = merge((*self.kept.past, *found))
+        if merged != self.kept.past:
+            self.kept.past, self._changed = merged, True
+
+    def all(self) -> tuple[Measure, ...]:
+        """Everything, of scopes under way and of those that ended within the hour."""
+        gone = {key for key, when in self.kept.ended.items() if self.now() - when > KEPT}
+        return _without(_total(self.kept), gone)
+
+    def keep(self, table: Table) -> None:
+        """Forget scopes that left the table an hour ago, and write the file if it is time."""
+        named = {
+            _key(name, scope)
+            for name, routes in table.models.items()
+            for scope in (routes.scope, *(shadow.scope for shadow in routes.shadows))
+        }
+        now = self.now()
+        known = {_key(measure.model, measure.scope) for measure in _total(self.kept)}
+        self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
+        gone = {key for key, when in self.kept.ended.items() if now - when > KEPT}
+        if gone:
+            self.kept.past = _without(self.kept.past, gone)
+            for each in self.kept.heard.values():
+                each.measures = _without(each.measures, gone)
+            self._changed = True
+        if self._changed and time.monotonic() - self._written >= WRITE:
+            self.write()
+
+    def write(self) -> None:
+        """Now."""
+        self._changed, self._written = False, time.monotonic()
+        try:
+            self.disk.write(MEASURES, msgspec.json.encode(self.kept))
+        except DiskError as error:
+            logger.error("%s", error)  # it is in memory, and written with the next change
+
+
+def _key(model: str, scope: int) -> str:
+    return f"{model} {scope}"
+
+
+def _without(measures: Iterable[Measure], gone: set[str]) -> tuple[Measure, ...]:
+    return tuple(measure for measure in measures if _key(measure.model, measure.scope) not in gone)
+
+
+def _total(kept: Kept) -> tuple[Measure, ...]:
+    return merge((*kept.past, *(measure for each in kept.heard.values() for measure in each.measures)))
+
+
+def read_measures(path: Path) -> tuple[Measure, ...]:
+    """What a measures.json says, added up; nothing where it cannot be read."""
+    try:
+        return _total(msgspec.json.decode(path.read_bytes(), type=Kept))
+    except (OSError, msgspec.MsgspecError):
+        return ()
