@@ -1,0 +1,113 @@
+"""When a host's shadows rest: a controller with hysteresis, given what the host is seen to be busy with.
+
+Rules: one sign of trouble is enough to pause, at once; to resume, all of them must have been gone for a while
+without a break. Who resumes into trouble waits twice as long the next time (up to LONGEST): the pause itself
+is what made the host look idle. Latency is held against what it was while the processors were not busy; in a
+long pause that follows slowly, for what is slow without any copies is not slow because of them.
+Pure: looking at the host, and acting on it, are the mirror's.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+#: Seconds without trouble before it resumes, at first and at most.
+SHORTEST, LONGEST = 2.0, 120.0
+#: A pause that comes within so many seconds of resuming was caused by resuming.
+RELAPSE = 20.0
+#: Part of the time some process waits for a processor; part of the queue that is filled; latency over calm.
+PRESSURE_HIGH, PRESSURE_LOW = 0.30, 0.10
+QUEUE_HIGH, QUEUE_LOW = 0.75, 0.25
+LATENCY_HIGH, LATENCY_LOW = 1.5, 1.2
+#: Weight of one look in the calm latency: while copies are made, and in a pause.
+_CALM, _PAUSED = 0.05, 0.005
+#: Versions whose calm latency is remembered.
+_REMEMBERED = 1_000
+#: Looks that a calm latency takes before anything is held against it.
+_LEARNT = 20
+
+
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """One look at the host. Shares are 0 to 1."""
+
+    pressure: float = 0.0  # of the time since the last look
+    queue: float = 0.0  # of the fullest queue of copies
+    latency: dict[str, float] = {}  # by `churn@7`: mean seconds of the primaries' answers since the last look
+
+
+class Calm(msgspec.Struct, frozen=True):
+    """A version's latency while nothing is wrong."""
+
+    seconds: float
+    looks: int
+
+
+class Pausing(msgspec.Struct, frozen=True, kw_only=True):
+    """The controller between two looks. Times are seconds of a clock that only goes on."""
+
+    paused: bool = False
+    why: str = ""  # "processor", "queue" or "latency", of the pause under way or the last one
+    since: float = 0.0  # when it paused or resumed
+    quiet: float | None = None  # paused: since when nothing is wrong
+    wait: float = SHORTEST  # seconds of that before it resumes
+    calm: dict[str, Calm] = {}
+    pauses: int = 0
+
+
+def look(state: Pausing, load: Load, now: float) -> Pausing:
+    """The controller after one more look."""
+    if not state.paused:
+        trouble = _trouble(state, load, high=True)
+        if trouble:
+            return _pause(state, trouble, now)
+        return msgspec.structs.replace(state, calm=_learn(state, load))
+    state = msgspec.structs.replace(state, calm=_learn(state, load))
+    if _trouble(state, load, high=False):
+        return msgspec.structs.replace(state, quiet=None)
+    if state.quiet is None:
+        return msgspec.structs.replace(state, quiet=now)
+    if now - state.quiet < state.wait:
+        return state
+    return msgspec.structs.replace(state, paused=False, since=now, quiet=None)
+
+
+def _pause(state: Pausing, why: str, now: float) -> Pausing:
+    relapse = state.pauses > 0 and now - state.since < RELAPSE
+    wait = min(LONGEST, state.wait * 2) if relapse else SHORTEST
+    return msgspec.structs.replace(
+        state, paused=True, why=why, since=now, quiet=None, wait=wait, pauses=state.pauses + 1
+    )
+
+
+def _trouble(state: Pausing, load: Load, *, high: bool) -> str:
+    """What is wrong, by the high marks (to pause) or the low ones (not to resume yet); "" for nothing."""
+    if load.pressure > (PRESSURE_HIGH if high else PRESSURE_LOW):
+        return "processor"
+    if load.queue > (QUEUE_HIGH if high else QUEUE_LOW):
+        return "queue"
+    mark = LATENCY_HIGH if high else LATENCY_LOW
+    for ref, seconds in load.latency.items():
+        calm = state.calm.get(ref)
+        if calm is not None and calm.looks >= _LEARNT and seconds > mark * calm.seconds:
+            return "latency"
+    return ""
+
+
+def _learn(state: Pausing, load: Load) -> dict[str, Calm]:
+    """The calm latencies with this look in them.
+
+    A busy host, though not too busy to copy, teaches nothing.
+    """
+    if load.pressure > PRESSURE_LOW or not load.latency:
+        return state.calm
+    calm = dict(state.calm)
+    for ref, seconds in load.latency.items():
+        before = calm.get(ref)
+        if before is None:
+            calm[ref] = Calm(seconds, 1)
+        else:
+            weight = _PAUSED if state.paused else max(_CALM, 1 / (before.looks + 1))
+            calm[ref] = Calm(before.seconds + weight * (seconds - before.seconds), before.looks + 1)
+    while len(calm) > _REMEMBERED:  # the oldest first
+        del calm[next(iter(calm))]
+    return calm
