@@ -263,6 +263,7 @@ class Agent:
             watched=self.uses.watched,
             uses=self.uses.since(),
             members=len(self.follower.state.hosts) if self.follower.state else 0,
+            measures=self.measures.all(),
         )
         self.reporter.look()
         self.steerer.look()

@@ -188,7 +188,7 @@ def _model(
         salt=route.salt,
         key=_key(route, standings, manifests),
         scope=route.scope,
-        shadows=tuple(_shadow(shadow, route) for shadow in route.shadows),
+        shadows=tuple(_shadow(shadow, route, manifests) for shadow in route.shadows),
         versions=versions,
         reason=why_unserved(asked, standings) if asked is not None and route.stable is None else "",
     )
@@ -198,8 +198,10 @@ def _sockets(workers: Iterable[str]) -> tuple[WorkerRoute, ...]:
     return tuple(WorkerRoute(id=worker, socket=socket_of(worker)) for worker in workers)
 
 
-def _shadow(shadow: Mirroring, route: ModelRoute) -> ShadowRoute:
+def _shadow(shadow: Mirroring, route: ModelRoute, manifests: Callable[[str], Manifest | None]) -> ShadowRoute:
     version = shadow.version.version
+    manifest = manifests(shadow.version.digest)
+    samples = manifest.samples if manifest else ()
     return ShadowRoute(
         id=shadow.id,
         version=version,
@@ -208,6 +210,8 @@ def _shadow(shadow: Mirroring, route: ModelRoute) -> ShadowRoute:
         salt=shadow.salt,
         scope=shadow.scope,
         keep=shadow.keep,
+        rtol=max((sample.rtol for sample in samples), default=1e-5),
+        atol=max((sample.atol for sample in samples), default=1e-8),
         workers=_sockets(route.idle.get(version, ())),
     )
 

@@ -21,6 +21,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from mldeploy.core.controller import report_pause
+from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Action, Desired, ModelRoute, Observed, Wish
 from mldeploy.core.standing import Standing, next_step
 from mldeploy.errors import MldeployError
@@ -53,6 +54,7 @@ class Seen:
     watched: float = 0.0
     uses: dict[str, float] = field(default_factory=dict)
     members: int = 0
+    measures: tuple[Measure, ...] = ()
 
 
 class Reporter:
@@ -132,6 +134,7 @@ class Reporter:
             errors=seen.errors,
             watched=seen.watched,
             uses=seen.uses,
+            measures=seen.measures,
         )
 
     def _model(self, name: str, asked: Wish, seen: Seen) -> ModelReport:

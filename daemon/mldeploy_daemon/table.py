@@ -57,7 +57,9 @@ class ShadowRoute(msgspec.Struct, frozen=True, kw_only=True):
     where: str = ""  # `mldeploy.core.where`; "" is all
     salt: str = ""  # of the sticky choice
     scope: int = 0  # of the evidence
-    keep: bool = False  # sampled pairs are kept
+    keep: int = 0  # pairs to keep, at the most
+    rtol: float = 1e-5  # within which numbers are taken for equal: relative to the primary's, and absolute
+    atol: float = 1e-8
     workers: tuple[WorkerRoute, ...] = ()
 
 
