@@ -1,4 +1,6 @@
-"""The keeper's children: one agent and the fronts, started, watched and started again. Standard library only.
+"""The keeper's children: agent, fronts and mirror; started, watched and started again.
+
+Standard library only.
 
 A child that dies is started again at once, and later and later if it keeps dying young. Exit code 78 of the
 agent means that no restart can help: the configuration is wrong.
@@ -65,11 +67,13 @@ class Children:
         self.document, self.listener = document, listener
         self.ready_fd, self.lock_fd = ready_fd, lock_fd
         self.children: list[Child] = []
+        self.fronts = 0
         self.refused = False
         self.stopping = False
 
     def start(self, fronts: int) -> None:
-        """Start the agent and that many fronts."""
+        """Start the agent, that many fronts, and the mirror."""
+        self.fronts = fronts
         fd = self.listener.fileno()
         agent = Child(
             "agent",
@@ -90,6 +94,11 @@ class Children:
                     signal.SIGTERM,  # what is in flight may finish
                 )
             )
+        mirror = {**self.document, "ready_fd": -1}
+        # nobody waits for what it does, and it must not act without a keeper
+        self.children.append(
+            Child("mirror", "mldeploy_daemon.mirror", mirror, (self.lock_fd,), signal.SIGKILL)
+        )
         for child in self.children:
             child.start()
 
@@ -139,7 +148,7 @@ class Children:
 
     def drain_fronts(self) -> None:
         """Tell every front to say "not ready" from now on."""
-        for number in range(len(self.children) - 1):
+        for number in range(self.fronts):
             try:
                 with socket.socket(socket.AF_UNIX) as control:
                     control.settimeout(1.0)

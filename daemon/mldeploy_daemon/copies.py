@@ -35,6 +35,7 @@ class Copy(msgspec.Struct, array_like=True):
     binary: int = 0  # bytes of the JSON header of a binary-tensor body; 0: plain JSON
     answer_binary: int = 0
     shadows: tuple[str, ...] = ()  # the ids of those it was chosen for
+    open: tuple[str, ...] = ()  # and of those whose criterion its inputs decide
     sampled: bool = False  # for drift
     headers: dict[str, str] = {}  # those that a criterion names which the headers did not decide
 
@@ -42,7 +43,7 @@ class Copy(msgspec.Struct, array_like=True):
 class Pulse(msgspec.Struct, array_like=True):
     """What one front's stable versions have answered since the last one."""
 
-    answers: dict[str, tuple[int, float]]  # by model: how many, and the sum of their seconds
+    answers: dict[str, tuple[int, float]]  # by `churn@7`: how many, and the sum of their seconds
 
 
 _encode = msgspec.json.encode

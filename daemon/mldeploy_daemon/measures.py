@@ -4,7 +4,7 @@ Fronts and mirror count from zero at their start and tell the sums; the newest w
 before, and is added to the past when another process takes its place. So nothing is counted twice, whoever
 restarts, and a process that is killed takes what it counted since its last word (two seconds) with it.
 A scope is kept for an hour after it has left the table.
-Left out: what counts (`front/metrics.py`, `mirror/`), and what follows from it.
+Left out: what counts (`front/metrics.py`, `mirror/`), the file (`measure_file.py`), and what follows.
 """
 
 from __future__ import annotations
@@ -13,35 +13,18 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import msgspec
 
 from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, total
 from mldeploy_daemon.table import Table, scopes_of
 
 logger = logging.getLogger(__name__)
-#: Relative to the state folder; the fronts read it for /metrics.
-MEASURES = "measures.json"
 #: Seconds for which a scope is kept after its end, and between two writings.
 KEPT, WRITE = 3600.0, 2.0
-
-
-class Heard(msgspec.Struct):
-    """The last word of one process; `instance` tells it from its successor."""
-
-    instance: str
-    measures: tuple[Measure, ...] = ()
-
-
-class Kept(msgspec.Struct):
-    """The file."""
-
-    past: tuple[Measure, ...] = ()
-    heard: dict[str, Heard] = {}  # by "front 0", "mirror"
-    ended: dict[str, float] = {}  # "model scope" -> when it left the table, by the host's clock
 
 
 class Measures:
@@ -55,7 +38,7 @@ class Measures:
 
     def load(self) -> None:
         """Go on from measures.json."""
-        data = self.disk.read(MEASURES)
+        data = self.disk.read(str(MEASURES))
         if data is not None:
             with contextlib.suppress(msgspec.MsgspecError):
                 self.kept = msgspec.json.decode(data, type=Kept)
@@ -92,7 +75,7 @@ class Measures:
     def all(self) -> tuple[Measure, ...]:
         """Everything, of scopes under way and of those that ended within the hour."""
         gone = {key for key, when in self.kept.ended.items() if self.now() - when > KEPT}
-        return _without(_total(self.kept), gone)
+        return _without(total(self.kept), gone)
 
     def keep(self, table: Table) -> None:
         """Forget scopes that left the table an hour ago, and write the file if it is time."""
@@ -102,7 +85,7 @@ class Measures:
             for scope in (routes.scope, *(shadow.scope for shadow in routes.shadows))
         }
         now = self.now()
-        known = {_key(measure.model, measure.scope) for measure in _total(self.kept)}
+        known = {_key(measure.model, measure.scope) for measure in total(self.kept)}
         self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
         gone = {key for key, when in self.kept.ended.items() if now - when > KEPT}
         if gone:
@@ -117,7 +100,7 @@ class Measures:
         """Now."""
         self._changed, self._written = False, time.monotonic()
         try:
-            self.disk.write(MEASURES, msgspec.json.encode(self.kept))
+            self.disk.write(str(MEASURES), msgspec.json.encode(self.kept))
         except DiskError as error:
             logger.error("%s", error)  # it is in memory, and written with the next change
 
@@ -128,15 +111,3 @@ def _key(model: str, scope: int) -> str:
 
 def _without(measures: Iterable[Measure], gone: set[str]) -> tuple[Measure, ...]:
     return tuple(measure for measure in measures if _key(measure.model, measure.scope) not in gone)
-
-
-def _total(kept: Kept) -> tuple[Measure, ...]:
-    return merge((*kept.past, *(measure for each in kept.heard.values() for measure in each.measures)))
-
-
-def read_measures(path: Path) -> tuple[Measure, ...]:
-    """What a measures.json says, added up; nothing where it cannot be read."""
-    try:
-        return _total(msgspec.json.decode(path.read_bytes(), type=Kept))
-    except (OSError, msgspec.MsgspecError):
-        return ()

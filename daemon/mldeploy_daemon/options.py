@@ -39,6 +39,7 @@ FILE_ONLY: dict[str, type] = {
     "idle": float,
     "awake": float,
     "limits": dict,
+    "pause": dict,
     "access_log": bool,
 }
 _NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline", "idle", "awake")

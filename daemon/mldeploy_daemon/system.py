@@ -5,6 +5,7 @@ Left out: deciding anything with them.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -35,6 +36,18 @@ def die_with_parent(parent: int, number: signal.Signals) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def give_way(pid: int) -> None:
+    """Let every other process go before this one, as far as the kernel lets us; it must lead a session.
+
+    Nice values count within a session alone where the kernel groups by session (sched(7), autogroup): so the
+    group is made nice too. There is no way back without privileges.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+    with contextlib.suppress(OSError):  # no autogroups, or one was changed within the last tenth of a second
+        Path(f"/proc/{pid}/autogroup").write_text("19")
 
 
 def sync_filesystem(folder: Path) -> None:

@@ -24,6 +24,7 @@ import msgspec
 
 from mldeploy.core.host import StartWorker, Worker
 from mldeploy.core.manifest import Manifest
+from mldeploy_daemon.system import give_way
 from mldeploy_daemon.worker_files import (
     SCRATCH,
     Progress,
@@ -178,6 +179,8 @@ class Workers:
         if live.state == "loading":
             live.state, live.since = "ready", self.now()
             live.ready_at = live.since
+            if live.idle and live.pid:
+                give_way(live.pid)
             self.came_up.append(live)
             self.changed()
 

@@ -15,16 +15,29 @@ import msgspec
 SHORTEST, LONGEST = 2.0, 120.0
 #: A pause that comes within so many seconds of resuming was caused by resuming.
 RELAPSE = 20.0
-#: Part of the time some process waits for a processor; part of the queue that is filled; latency over calm.
-PRESSURE_HIGH, PRESSURE_LOW = 0.30, 0.10
-QUEUE_HIGH, QUEUE_LOW = 0.75, 0.25
-LATENCY_HIGH, LATENCY_LOW = 1.5, 1.2
+#: Under this part of the time that processes wait for a processor, a latency is taken for calm.
+_QUIET = 0.10
 #: Weight of one look in the calm latency: while copies are made, and in a pause.
 _CALM, _PAUSED = 0.05, 0.005
 #: Versions whose calm latency is remembered.
 _REMEMBERED = 1_000
 #: Looks that a calm latency takes before anything is held against it.
 _LEARNT = 20
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True):
+    """Beyond any of these it pauses; `low` says below which it resumes."""
+
+    pressure: float = 0.30  # part of the time that some process waits for a processor
+    queue: float = 0.75  # of a shadow's queue that is filled
+    latency: float = 1.5  # of a primary, times its calm one
+
+    def low(self) -> Marks:
+        """A third of the first two, and 0.4 of the way from calm to the last."""
+        return Marks(pressure=self.pressure / 3, queue=self.queue / 3, latency=1 + 0.4 * (self.latency - 1))
+
+
+MARKS = Marks()
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,15 +67,15 @@ class Pausing(msgspec.Struct, frozen=True, kw_only=True):
     pauses: int = 0
 
 
-def look(state: Pausing, load: Load, now: float) -> Pausing:
+def look(state: Pausing, load: Load, now: float, marks: Marks = MARKS) -> Pausing:
     """The controller after one more look."""
     if not state.paused:
-        trouble = _trouble(state, load, high=True)
+        trouble = _trouble(state, load, marks)
         if trouble:
             return _pause(state, trouble, now)
         return msgspec.structs.replace(state, calm=_learn(state, load))
     state = msgspec.structs.replace(state, calm=_learn(state, load))
-    if _trouble(state, load, high=False):
+    if _trouble(state, load, marks.low()):
         return msgspec.structs.replace(state, quiet=None)
     if state.quiet is None:
         return msgspec.structs.replace(state, quiet=now)
@@ -79,16 +92,15 @@ def _pause(state: Pausing, why: str, now: float) -> Pausing:
     )
 
 
-def _trouble(state: Pausing, load: Load, *, high: bool) -> str:
-    """What is wrong, by the high marks (to pause) or the low ones (not to resume yet); "" for nothing."""
-    if load.pressure > (PRESSURE_HIGH if high else PRESSURE_LOW):
+def _trouble(state: Pausing, load: Load, marks: Marks) -> str:
+    """What is wrong; "" for nothing."""
+    if load.pressure > marks.pressure:
         return "processor"
-    if load.queue > (QUEUE_HIGH if high else QUEUE_LOW):
+    if load.queue > marks.queue:
         return "queue"
-    mark = LATENCY_HIGH if high else LATENCY_LOW
     for ref, seconds in load.latency.items():
         calm = state.calm.get(ref)
-        if calm is not None and calm.looks >= _LEARNT and seconds > mark * calm.seconds:
+        if calm is not None and calm.looks >= _LEARNT and seconds > marks.latency * calm.seconds:
             return "latency"
     return ""
 
@@ -98,7 +110,7 @@ def _learn(state: Pausing, load: Load) -> dict[str, Calm]:
 
     A busy host, though not too busy to copy, teaches nothing.
     """
-    if load.pressure > PRESSURE_LOW or not load.latency:
+    if load.pressure > _QUIET or not load.latency:
         return state.calm
     calm = dict(state.calm)
     for ref, seconds in load.latency.items():

@@ -110,8 +110,11 @@ def wake_precisely() -> None:
 def give_way() -> None:
     """Run only where no process of normal priority wants the processor. There is no way back.
 
-    SCHED_IDLE where the kernel has it and lets us, nice 19 besides: what other schedulers look at.
+    SCHED_IDLE where the kernel has it and lets us, nice 19 besides. In a session of its own, so that the
+    agent can make nice what the kernel may have grouped by session (sched(7), autogroup).
     """
+    with suppress(OSError):
+        os.setsid()
     with suppress(OSError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     os.setpriority(os.PRIO_PROCESS, 0, 19)

@@ -8,7 +8,8 @@ import pytest
 
 from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.measures import KEPT, Measures, read_measures
+from mldeploy_daemon.measure_file import read_measures
+from mldeploy_daemon.measures import KEPT, Measures
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, Table
 
 

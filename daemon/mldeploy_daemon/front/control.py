@@ -18,6 +18,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+#: Where the mirror listens, relative to the state folder.
+MIRROR = Path("run/mirror.sock")
 _MAX_LINE = 65_536
 _MAX_ANSWER = 64 << 20
 

@@ -10,13 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mldeploy.core.evidence import Measure
 from mldeploy.core.types import FULL_SHARE
 from mldeploy_daemon.front.metrics import BUCKETS
-from mldeploy_daemon.table import Table
+from mldeploy_daemon.front.routes import scope_keys
+from mldeploy_daemon.table import SHADOW, Table
 
 _SLEEP = (
     ("sleeps", "was put to sleep", "mldeploy_model_version_sleeps_total"),
     ("woken", "was woken", "mldeploy_model_version_wakes_total"),
+)
+_SHARES = (0.5, 0.9, 0.99)
+_COMPARED = (
+    ("offered", "Requests that were chosen for a shadow"),
+    ("dropped", "Of these, not copied, or not answered for want of a processor"),
+    ("pairs", "Copies a shadow has answered, rightly or with an error"),
+    ("failed", "Of these, answered with an error where the primary's answer was none"),
+    ("agreed", "Of these, with the same answer to the last digit"),
+    ("within", "Of these, with the same answer within tolerance"),
+    ("classed", "Of these, with answers that name a class"),
+    ("same_class", "Of these, with the same class"),
+    ("concordant", "Pairs of scores that both versions order alike"),
+    ("discordant", "Pairs of scores that they order differently"),
+    ("pauses", "How often it was paused"),
 )
 _BOUNDS = (*(f"{bound:g}" for bound in BUCKETS), "+Inf")
 
@@ -36,14 +52,25 @@ class _Text:
         return ("\n".join(self._lines) + "\n").encode()
 
 
-def render(table: Table, ready: bool, fronts: dict[str, dict[str, Any] | None]) -> bytes:
-    """The text for `fronts`: answers to `stats` by front number, None for one that did not answer."""
+def render(
+    table: Table,
+    ready: bool,
+    fronts: dict[str, dict[str, Any] | None],
+    measures: tuple[Measure, ...] = (),
+    mirror: dict[str, Any] | None = None,
+) -> bytes:
+    """The text for `fronts`: answers to `stats` by front number, None for one that did not answer.
+
+    `measures` is the evidence as the agent has it, and `mirror` the mirror's answer to `stats`.
+    """
     text = _Text()
     answered = {front: stats for front, stats in sorted(fronts.items()) if stats is not None}
     _host(text, table, ready)
     _models(text, table)
     _predictions(text, answered)
     _histograms(text, answered)
+    _evidence(text, table, measures)
+    _drift(text, mirror)
     _processes(text, fronts, answered)
     return text.bytes()
 
@@ -125,6 +152,67 @@ def _histograms(text: _Text, fronts: dict[str, dict[str, Any]]) -> None:
             text.sample(f"{name}_bucket", total, **labels, le=bound)
         text.sample(f"{name}_sum", series["seconds"], **labels)
         text.sample(f"{name}_count", total, **labels)
+
+
+def _evidence(text: _Text, table: Table, measures: tuple[Measure, ...]) -> None:
+    """Of scopes under way alone: the numbers that verdicts rest on, summed over all fronts of this host."""
+    scopes = {(name, scope) for name, scope in scope_keys(table) if scope}
+    shown = [measure for measure in measures if (measure.model, measure.scope) in scopes]
+    routed = [measure for measure in shown if measure.role != SHADOW]
+    for key, what in (
+        ("requests", "Requests routed to it"),
+        ("failures", "Of these, answered with a status from 500 on, or lost"),
+        ("refusals", "Of these, answered with 4xx"),
+    ):
+        name = f"mldeploy_rollout_{key}_total"
+        text.family(name, "counter", f"{what} since the ramp's step, or the shadow, began.")
+        for measure in routed:
+            text.sample(name, getattr(measure.tally, key), **_scope(measure), role=measure.role)
+    name = "mldeploy_rollout_latency_seconds"
+    text.family(name, "summary", "Of its answers since the ramp's step, or the shadow, began; to 5 %.")
+    for measure in routed:
+        for share in _SHARES:
+            labels = {**_scope(measure), "role": measure.role, "quantile": f"{share:g}"}
+            text.sample(name, measure.tally.latency.quantile(share), **labels)
+    shadows = [(measure, measure.comparison) for measure in shown if measure.comparison is not None]
+    for key, what in _COMPARED:
+        name = f"mldeploy_shadow_{key}_total"
+        text.family(name, "counter", f"{what}.")
+        for measure, comparison in shadows:
+            text.sample(name, getattr(comparison, key), **_scope(measure))
+    name = "mldeploy_shadow_paused_seconds_total"
+    text.family(name, "counter", "For how long it has been paused.")
+    for measure, comparison in shadows:
+        text.sample(name, comparison.paused_ms / 1_000, **_scope(measure))
+    name = "mldeploy_shadow_latency_seconds"
+    text.family(name, "summary", "Of the shadow's answers, at idle priority; to 5 %.")
+    for measure, comparison in shadows:
+        for share in _SHARES:
+            value = comparison.latency.quantile(share)
+            text.sample(name, value, **_scope(measure), quantile=f"{share:g}")
+
+
+def _scope(measure: Measure) -> dict[str, str]:
+    return {"model": measure.model, "version": str(measure.version), "scope": str(measure.scope)}
+
+
+def _drift(text: _Text, mirror: dict[str, Any] | None) -> None:
+    text.family("mldeploy_mirror_up", "gauge", "1 where the mirror answered this scrape.")
+    text.sample("mldeploy_mirror_up", int(mirror is not None))
+    if mirror is None:
+        return
+    text.family("mldeploy_mirror_paused", "gauge", "1 while shadows are paused.")
+    text.sample("mldeploy_mirror_paused", int(mirror["paused"]))
+    text.family("mldeploy_mirror_queued", "gauge", "Copies that wait for a shadow.")
+    text.sample("mldeploy_mirror_queued", mirror["queued"])
+    for key, name, what in (
+        ("psi", "mldeploy_drift", "Population stability index of a column against its bundle's baseline"),
+        ("values", "mldeploy_drift_values", "Values of it that were counted"),
+    ):
+        text.family(name, "gauge", f"{what}, over the last half to whole hour.")
+        for each in mirror["drift"]:
+            labels = {"model": each["model"], "version": str(each["version"]), "tensor": each["tensor"]}
+            text.sample(name, each[key], **labels)
 
 
 def _processes(

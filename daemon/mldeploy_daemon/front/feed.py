@@ -44,11 +44,11 @@ class Shadow:
             headers_of(self._criterion) if self._criterion and needs_inputs(self._criterion) else frozenset()
         )
 
-    def wants(self, exchange: Exchange, key: str) -> bool:
-        """Whether it may get a copy: its fraction holds the key, and no header speaks against it."""
+    def wants(self, exchange: Exchange, key: str) -> bool | None:
+        """Whether it gets a copy, by its fraction and the headers; None where the inputs decide."""
         if not choose(key, self._salt, self.fraction):
             return False
-        return self._criterion is None or by_headers(self._criterion, exchange.header_text) is not False
+        return True if self._criterion is None else by_headers(self._criterion, exchange.header_text)
 
 
 class Feed:
@@ -63,12 +63,20 @@ class Feed:
         self.sampled = sampled
         self.due = 0.0  # monotonic seconds: not sampled before
 
-    def chosen(self, exchange: Exchange, most: int) -> list[Shadow]:
-        """The shadows that may get a copy of it; the key of a body over `most` bytes is the request id."""
-        if not self.shadows:
-            return []
-        key = self.key.of(exchange, most)
-        return [shadow for shadow in self.shadows if shadow.wants(exchange, key)]
+    def chosen(self, exchange: Exchange, most: int) -> tuple[list[Shadow], list[Shadow]]:
+        """The shadows that get a copy of it, and those that may, by its inputs.
+
+        `most`: see `KeyOf.of`.
+        """
+        sure: list[Shadow] = []
+        open_: list[Shadow] = []
+        if self.shadows:
+            key = self.key.of(exchange, most)
+            for shadow in self.shadows:
+                wants = shadow.wants(exchange, key)
+                if wants is not False:
+                    (open_ if wants is None else sure).append(shadow)
+        return sure, open_
 
 
 def make_feed(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mldeploy.runtime.frames import Frame
     from mldeploy_daemon.front.config import Limits
     from mldeploy_daemon.front.exchange import Exchange
-    from mldeploy_daemon.front.feed import Feed
+    from mldeploy_daemon.front.feed import Feed, Shadow
 
 #: Seconds between two attempts to connect, and between two pulses.
 AGAIN = 0.25
@@ -49,29 +49,28 @@ class Mirror(asyncio.Protocol):
 
     def offer(self, exchange: Exchange, feed: Feed, frame: Frame, answer: bytes) -> None:
         """The request has been answered with `answer`: copy it to those it is for."""
-        chosen = feed.chosen(exchange, self._limits.key_bytes)
-        for shadow in chosen:
+        sure, open_ = feed.chosen(exchange, self._limits.key_bytes)
+        for shadow in sure:
             shadow.count.offered += 1
         now = time.monotonic()
         sampled = feed.sampled and now >= feed.due
-        if not chosen and not sampled:
+        if not sure and not open_ and not sampled:
             return
         size = len(exchange.body) + len(answer)
         lost = self._transport is None or self._full or size > self._limits.mirror_body
         if lost or self.paused:
-            for shadow in chosen:
-                shadow.count.dropped += 1
+            self._drop(sure, open_)
             if lost or not sampled:
                 return
-            chosen = []
+            sure, open_ = [], []
         if sampled:
             pause = PAUSED_RATE if self.paused else 1
             feed.due = now + pause / self._limits.mirror_samples
         copy = Copy(
             feed.model, feed.version, len(exchange.body), exchange.header, frame.header,
-            tuple(shadow.id for shadow in chosen), sampled,
+            tuple(shadow.id for shadow in sure), tuple(shadow.id for shadow in open_), sampled,
         )  # fmt: skip
-        for shadow in chosen:
+        for shadow in open_:
             for name in shadow.headers:
                 text = exchange.header_text(name)
                 if text is not None:
@@ -79,6 +78,15 @@ class Mirror(asyncio.Protocol):
         if self._transport:
             parts = copy_parts(copy, now - exchange.started, exchange.body, answer)
             self._transport.write(b"".join(parts))
+
+    @staticmethod
+    def _drop(sure: list[Shadow], open_: list[Shadow]) -> None:
+        """What nobody looked into might have been chosen: it is offered and dropped as well."""
+        for shadow in sure:
+            shadow.count.dropped += 1
+        for shadow in open_:
+            shadow.count.offered += 1
+            shadow.count.dropped += 1
 
     # the table's side
 
@@ -121,10 +129,11 @@ class Mirror(asyncio.Protocol):
         told: dict[str, tuple[int, float]] = {}
         for feed in self._feeds:
             if feed.shadows:
-                told[feed.model] = count, seconds = sum(feed.series.requests), feed.series.seconds
-                before, spent = self._told.get(feed.model, (count, seconds))
+                ref = f"{feed.model}@{feed.version}"
+                told[ref] = count, seconds = sum(feed.series.requests), feed.series.seconds
+                before, spent = self._told.get(ref, (count, seconds))
                 if count > before:
-                    answers[feed.model] = count - before, seconds - spent
+                    answers[ref] = count - before, seconds - spent
         self._told = told
         if answers:
             transport.write(pulse_frame(Pulse(answers)))

@@ -27,6 +27,7 @@ from mldeploy_daemon.front.metrics import Metrics
 from mldeploy_daemon.front.mirror import Mirror
 from mldeploy_daemon.front.router import Route, resolve
 from mldeploy_daemon.front.routes import Routes, make_routes, named_workers, scope_keys, version_keys
+from mldeploy_daemon.measure_file import MEASURES, read_measures
 from mldeploy_daemon.table import Table, read_table
 
 #: Addresses whose route is remembered, and how long one may be.
@@ -172,7 +173,9 @@ class Front:
         try:
             fronts = await control.ask_siblings(self.path, self.limits.stats_seconds)
             fronts[str(self.config.front)] = self.stats()
-            text = exposition.render(self.routes.table, self.ready, fronts)
+            mirror = await control.ask(control.MIRROR, {"op": "stats"}, self.limits.stats_seconds)
+            measures = read_measures(MEASURES)
+            text = exposition.render(self.routes.table, self.ready, fronts, measures, mirror)
         except Exception:
             log.exception("the metrics could not be put together")
             self._respond(exchange, v2.refusal(500, "internal error"))

@@ -1,0 +1,167 @@
+"""One shadow in the mirror: a bounded queue of copies, a few of them at its workers, and what came of them.
+
+Rules: a full queue drops what comes, a copy that has waited too long is dropped, and both are counted. An
+answer with an error, or none because a worker ended, is a failure of the shadow; one that came too late
+because others had the processor is not, and is dropped.
+Left out: which copies come here (`mirror.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+
+from mldeploy.core.criterion import Criterion, evaluate
+from mldeploy.core.evidence import bucket
+from mldeploy.core.where import parse
+from mldeploy.errors import UsageError
+from mldeploy.runtime.frames import Frame
+from mldeploy_daemon.front.exchange import Exchange
+from mldeploy_daemon.front.upstream import Pool, Worker
+from mldeploy_daemon.mirror.answers import Arrays, Reader, element
+from mldeploy_daemon.mirror.compare import Comparing
+from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
+
+#: Copies that wait for one shadow, and bytes of them.
+QUEUE, QUEUE_BYTES = 256, 64 << 20
+#: Copies at one worker at a time: enough to fill a batch.
+WINDOW = 8
+#: Seconds from a copy's coming to the shadow's answer.
+PATIENCE = 30.0
+
+_idents = itertools.count(1)
+
+
+class Job(Exchange):
+    """A copy on its way to a shadow and back. To the pool it is an exchange without a client."""
+
+    def __init__(
+        self, lane: Lane, request: bytes, binary: int, answer: bytes, read: bool, now: float
+    ) -> None:
+        super().__init__(None)
+        self.lane = lane
+        self.body = request
+        self.header = binary
+        self.answer = answer  # of the primary
+        self.read = read  # both are JSON
+        self.deadline = now + PATIENCE
+        self.primary = 0  # the version that gave the answer
+        self.expired = False
+
+    @property
+    def bytes(self) -> int:
+        """What it holds in memory."""
+        return len(self.body) + len(self.answer)
+
+
+class Lane:
+    """See the module. The same one goes on through new tables, for as long as its shadow does."""
+
+    def __init__(self, model: str, shadow: ShadowRoute) -> None:
+        self.model, self.id, self.version, self.scope = model, shadow.id, shadow.version, shadow.scope
+        self.counts = Comparing(shadow.rtol, shadow.atol)
+        self.queue: deque[Job] = deque()
+        self.bytes = 0
+        self.flying: set[Job] = set()
+        self.workers: tuple[Worker, ...] = ()
+        self.ended: float | None = None
+        self._criterion: Criterion | None = None
+        self._primaries: dict[int, Reader] = {}
+        self._outputs = Reader(())
+
+    def route(self, shadow: ShadowRoute, routes: ModelRoutes, pool: Pool) -> None:
+        """The newest table has it like this."""
+        self.workers = tuple(pool.workers[worker.id] for worker in shadow.workers)
+        try:
+            self._criterion = parse(shadow.where) if shadow.where else None
+        except UsageError:  # of a newer agent; the fronts send nothing then
+            self._criterion = None
+        versions = routes.versions
+        self._outputs = Reader(versions.get(str(self.version), VersionRoutes()).outputs)
+        self._primaries = {int(number): Reader(version.outputs) for number, version in versions.items()}
+
+    def wants(self, headers: dict[str, str], inputs: Arrays | None) -> bool:
+        """What its criterion says where headers did not decide. Inputs that were not read have no values."""
+        if self._criterion is None:
+            return True
+        arrays = inputs or {}
+        return evaluate(self._criterion, headers.get, lambda name, place: element(arrays, name, place))
+
+    @property
+    def fill(self) -> float:
+        """How full its queue is, 0 to 1."""
+        return max(len(self.queue) / QUEUE, self.bytes / QUEUE_BYTES)
+
+    def put(self, job: Job, primary: int) -> None:
+        """Queue a copy of what version `primary` answered, or drop it."""
+        if len(self.queue) >= QUEUE or self.bytes + job.bytes > QUEUE_BYTES or not self.workers:
+            self.counts.dropped += 1
+            return
+        job.primary = primary
+        self.queue.append(job)
+        self.bytes += job.bytes
+
+    def pump(self, now: float) -> None:
+        """Send what may be sent."""
+        while self.queue and len(self.flying) < WINDOW * len(self.workers):
+            free = [worker for worker in self.workers if not worker.full]
+            if not free:
+                return
+            job = self.queue.popleft()
+            self.bytes -= job.bytes
+            if job.deadline <= now:
+                self.counts.dropped += 1
+                continue
+            worker = min(free, key=lambda worker: worker.inflight)
+            job.worker, job.ident, job.assigned = worker, next(_idents), now
+            worker.inflight += 1
+            self.flying.add(job)
+            worker.take(job, now)
+
+    def expire(self, now: float) -> None:
+        """Wait no longer for what has been away for too long: it was starved, not wrong."""
+        for job in tuple(self.flying):
+            if job.deadline <= now:
+                job.expired = True
+                self.counts.dropped += 1
+                self.flying.discard(job)
+        while self.queue and self.queue[0].deadline <= now:
+            self.bytes -= self.queue.popleft().bytes
+            self.counts.dropped += 1
+
+    def answered(self, job: Job, frame: Frame, now: float) -> None:
+        """The shadow has answered."""
+        if job.expired:
+            return
+        self.flying.discard(job)
+        if frame.status == 504:  # its time ran out in the worker's queue
+            self.counts.dropped += 1
+            return
+        index = bucket(now - job.assigned)
+        self.counts.latency[index] = self.counts.latency.get(index, 0) + 1
+        if frame.status != 200:
+            self.counts.failure()
+            return
+        body = bytes(frame.body)
+        readable = job.read and not frame.header
+        primary = self._primaries.get(job.primary)
+        ours = primary.answer(job.answer) if readable and primary else None
+        theirs = self._outputs.answer(body) if readable else None
+        self.counts.pair(ours, theirs, same_bytes=body == job.answer)
+
+    def lost(self, job: Job, *, routed: bool) -> None:
+        """No answer will come: its worker ended, or (not `routed`) was taken away."""
+        if job.expired:
+            return
+        self.flying.discard(job)
+        if routed and job.sent:
+            self.counts.failure()
+        else:
+            self.counts.dropped += 1
+
+    def end(self, now: float) -> None:
+        """No table names it any more."""
+        self.ended = now
+        self.counts.dropped += len(self.queue)
+        self.queue.clear()
+        self.bytes, self.workers = 0, ()

@@ -1,0 +1,282 @@
+"""The mirror of one host: what fronts copy to it goes to shadows and into the counts for drift.
+
+Rules: it reads the same table as the fronts and answers the agent like one, so that no worker is stopped
+while a copy is at it. It pauses by itself (`core/pausing.py`) and tells the fronts, so that nothing is even
+copied then. What it has counted of a scope is kept for an hour after the scope's end. Killed, it takes
+copies with it and nothing else. Everything runs on one event loop, at the lowest priority.
+Left out: sockets (`__main__.py`, `inbox.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from mldeploy.core.baseline import INPUTS, OUTPUTS
+from mldeploy.core.evidence import Measure, merge
+from mldeploy.core.pausing import Load, Marks, Pausing, look
+from mldeploy.runtime.frames import Frame
+from mldeploy_daemon.copies import PAUSE, RESUME, Copy, Pulse
+from mldeploy_daemon.front.config import Limits
+from mldeploy_daemon.front.exchange import Exchange
+from mldeploy_daemon.front.upstream import Handlers, Pool
+from mldeploy_daemon.mirror.answers import Reader
+from mldeploy_daemon.mirror.drift import Drifting, read_baseline
+from mldeploy_daemon.mirror.lane import Job, Lane
+from mldeploy_daemon.mirror.pressure import Pressure
+from mldeploy_daemon.table import Table, VersionRoutes, read_table, scopes_of
+
+#: Seconds between two looks at the host.
+LOOK = 0.25
+#: Seconds for which the counts of an ended scope are told.
+KEPT = 3600.0
+
+log = logging.getLogger(__name__)
+
+
+class Peer(Protocol):
+    """A front that is connected."""
+
+    def tell(self, status: int) -> None:
+        """Pause or resume."""
+
+
+class Sampled:
+    """One version whose requests are counted for drift."""
+
+    def __init__(self, routes: VersionRoutes, drifting: Drifting) -> None:
+        self.baseline = routes.baseline
+        self.drifting = drifting
+        self.scopes: tuple[tuple[int, str], ...] = ()
+        self.ended: float | None = None
+        self.outputs = Reader(routes.outputs)
+
+
+class Mirror:
+    """See the module."""
+
+    def __init__(self, marks: Marks | None = None, pressure: Pressure | None = None) -> None:
+        self.marks = marks or Marks()
+        self.table = Table()
+        self.pool = Pool(Handlers(self._answered, self._lost), Limits())
+        self.lanes: dict[str, Lane] = {}
+        self.past: list[Lane] = []
+        self.sampled: dict[tuple[str, int], Sampled] = {}
+        self.inputs: dict[tuple[str, int], Reader] = {}
+        self.peers: set[Peer] = set()
+        self.pausing = Pausing()
+        self._pressure = pressure or Pressure()
+        self._answers: dict[str, tuple[int, float]] = {}
+        self._looked = 0.0
+        self._started = time.time()
+
+    # the table
+
+    def swap(self, table: Table, now: float) -> None:
+        """Go by `table` from now on."""
+        shadows = [(name, routes, each) for name, routes in table.models.items() for each in routes.shadows]
+        self.pool.route(worker for _, _, shadow in shadows for worker in shadow.workers)
+        lanes = {}
+        for name, routes, shadow in shadows:
+            lane = self.lanes.get(shadow.id)
+            if lane is None or (lane.model, lane.version, lane.scope) != (name, shadow.version, shadow.scope):
+                lane = Lane(name, shadow)
+            lane.route(shadow, routes, self.pool)
+            lanes[shadow.id] = lane
+        for lane in self.lanes.values():
+            if lane not in lanes.values():
+                lane.end(now)
+                self.past.append(lane)
+        self.lanes, self.table = lanes, table
+        self._sample(now)
+        self._forget(now)
+        self._pump(now)
+
+    def _sample(self, now: float) -> None:
+        """Which versions are counted for drift, in which scopes."""
+        routed = {
+            (name, int(number)): (routes, version)
+            for name, routes in self.table.models.items()
+            for number, version in routes.versions.items()
+            if int(number) in (routes.stable, routes.candidate)
+        }
+        self.inputs = {key: Reader(version.inputs) for key, (_, version) in routed.items()}
+        for key, (routes, version) in routed.items():
+            found = self.sampled.get(key)
+            if version.baseline and (found is None or found.baseline != version.baseline):
+                baseline = read_baseline(Path(version.baseline))
+                if baseline is not None:
+                    found = self.sampled[key] = Sampled(version, Drifting(baseline))
+            if found is not None:
+                found.scopes, found.ended = scopes_of(routes, key[1]), None
+        for key, found in self.sampled.items():
+            if key not in routed and found.ended is None:
+                found.scopes, found.ended = (), now
+
+    def _forget(self, now: float) -> None:
+        self.past = [lane for lane in self.past if lane.ended is None or now - lane.ended < KEPT]
+        self.sampled = {
+            key: each for key, each in self.sampled.items() if each.ended is None or now - each.ended < KEPT
+        }
+
+    def reload(self) -> dict[str, Any]:
+        """Read the table again; one that cannot be read leaves the old one in place."""
+        try:
+            self.swap(read_table(), time.monotonic())
+        except FileNotFoundError:
+            return {"ok": False, "error": "no routing table yet", **self._acknowledged()}
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            log.error("the routing table cannot be used: %s", error)
+            return {"ok": False, "error": str(error), **self._acknowledged()}
+        return {"ok": True, **self._acknowledged()}
+
+    def _acknowledged(self) -> dict[str, Any]:
+        return {"generation": self.table.generation, "inflight": self.pool.inflight()}
+
+    # what comes
+
+    def take(self, copy: Copy, request: bytes, answer: bytes) -> None:
+        """A copy of an answered request has come."""
+        now = time.monotonic()
+        key = (copy.model, copy.version)
+        read = not copy.binary and not copy.answer_binary
+        sampled = self.sampled.get(key) if copy.sampled and read else None
+        reader = self.inputs.get(key)
+        needed = read and reader is not None and (copy.open or sampled is not None)
+        inputs = reader.request(request) if needed and reader is not None else None
+        chosen = [self.lanes[ident] for ident in copy.shadows if ident in self.lanes]
+        for ident in copy.open:
+            lane = self.lanes.get(ident)
+            if lane is not None and lane.wants(copy.headers, inputs):
+                lane.counts.offered += 1
+                chosen.append(lane)
+        for lane in chosen:
+            lane.put(Job(lane, request, copy.binary, answer, read, now), copy.version)
+            if not self.pausing.paused:
+                lane.pump(now)
+        if sampled is not None:
+            sides = {INPUTS: inputs or {}, OUTPUTS: sampled.outputs.answer(answer) or {}}
+            sampled.drifting.count(sides, sampled.scopes, now)
+
+    def heard(self, pulse: Pulse) -> None:
+        """A front says how long its primaries' answers took."""
+        for ref, (count, seconds) in pulse.answers.items():
+            before = self._answers.get(ref, (0, 0.0))
+            self._answers[ref] = before[0] + count, before[1] + seconds
+
+    def _answered(self, exchange: Exchange, frame: Frame) -> None:
+        now = time.monotonic()
+        job = self._release(exchange)
+        job.lane.answered(job, frame, now)
+        if not self.pausing.paused:
+            job.lane.pump(now)
+
+    def _lost(self, exchange: Exchange) -> None:
+        routed = exchange.worker is not None and exchange.worker.routed
+        job = self._release(exchange)
+        job.lane.lost(job, routed=routed)
+
+    def _release(self, exchange: Exchange) -> Job:
+        worker, exchange.worker = exchange.worker, None
+        if worker is not None:
+            worker.inflight -= 1
+            if not worker.routed:
+                self.pool.settle(worker)
+        assert isinstance(exchange, Job)  # nothing else is given to this pool
+        return exchange
+
+    # pausing
+
+    def look(self, now: float) -> None:
+        """Look at the host: pause or resume, and let go of what has waited for too long."""
+        since, self._looked = now - self._looked, now
+        load = Load(
+            pressure=self._pressure.since_last(now),
+            queue=max((lane.fill for lane in self.lanes.values()), default=0.0),
+            latency={ref: seconds / count for ref, (count, seconds) in self._answers.items() if count},
+        )
+        self._answers.clear()
+        before = self.pausing
+        if self.lanes or before.paused:
+            self.pausing = look(before, load, now, self.marks)
+        for lane in self.lanes.values():
+            lane.expire(now)
+            if before.paused:
+                lane.counts.paused_ms += int(since * 1_000)
+        if self.pausing.paused != before.paused:
+            self._turn(now)
+
+    def _turn(self, now: float) -> None:
+        paused = self.pausing.paused
+        log.info("shadows %s", f"pause: {self.pausing.why}" if paused else "go on")
+        for peer in self.peers:
+            peer.tell(self.word)
+        for lane in self.lanes.values():
+            lane.counts.pauses += paused
+        if not paused:
+            self._pump(now)
+
+    def _pump(self, now: float) -> None:
+        if not self.pausing.paused:
+            for lane in self.lanes.values():
+                lane.pump(now)
+
+    @property
+    def word(self) -> int:
+        """What a front is told."""
+        return PAUSE if self.pausing.paused else RESUME
+
+    # what is told
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Everything counted, of scopes under way and of those that ended within the hour."""
+        found = [
+            Measure(
+                model=lane.model, version=lane.version, scope=lane.scope, role="shadow",
+                comparison=lane.counts.value(),
+            )
+            for lane in (*self.past, *self.lanes.values())
+        ]  # fmt: skip
+        for (model, version), sampled in self.sampled.items():
+            found += [
+                Measure(model=model, version=version, scope=scope, role=role, drift=drift)
+                for (scope, role), drift in sampled.drifting.scoped().items()
+            ]
+        return merge(found)
+
+    def drift(self) -> list[dict[str, Any]]:
+        """Of the last half to whole hour, by model, version and column."""
+        return [
+            {"model": model, "version": version, "tensor": name, "psi": column.psi(), "values": column.total}
+            for (model, version), sampled in self.sampled.items()
+            if sampled.ended is None
+            for name, column in sampled.drifting.recent().columns.items()
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """What the agent and the fronts want to know; the keys of a front's, and `drift`, `paused`, `why`."""
+        return {
+            "pid": os.getpid(),
+            "started": self._started,
+            "counters": [],
+            "measures": self.measures(),
+            "oldest_ms": self.pool.oldest_ms(time.monotonic()),
+            "drift": self.drift(),
+            "paused": self.pausing.paused,
+            "why": self.pausing.why,
+            "pauses": self.pausing.pauses,
+            "queued": sum(len(lane.queue) for lane in self.lanes.values()),
+            **self._acknowledged(),
+        }
+
+    def drain(self) -> None:
+        """Nothing is prepared for a drain: copies have no clients."""
+
+    def close(self) -> None:
+        """Let go of the workers."""
+        self.pool.close()
