@@ -76,6 +76,25 @@ class Host:
         self.started.append(self.fronts[number])
         self.until(lambda: (self.state / f"run/front-{number}.sock").exists())
 
+    def mirror(self, **marks: float) -> subprocess.Popen[bytes]:
+        """Start the mirror. This machine may be busy: unless told otherwise, shadows never pause."""
+        pause = {"pressure": 1e9, "queue": 1e9, "latency": 1e9, **marks}
+        for name in ("mirror", "copies"):
+            (self.state / f"run/{name}.sock").unlink(missing_ok=True)
+        with (self.state / "mirror.err").open("ab") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mldeploy_daemon.mirror"], cwd="/", stderr=errors,
+                env={**ENV, "MLDEPLOYD": json.dumps({"state": str(self.state), "pause": pause})},
+                start_new_session=True,
+            )  # fmt: skip
+        self.started.append(process)
+        self.until(lambda: (self.state / "run/copies.sock").exists())
+        return process
+
+    def mirrored(self) -> dict[str, Any]:
+        """What the mirror says of itself."""
+        return self._ask("run/mirror.sock", {"op": "stats"})
+
     def errors(self, number: int = 0) -> str:
         return (self.state / f"front-{number}.err").read_text()
 
@@ -108,12 +127,17 @@ class Host:
     def publish(self, *, ready: bool = True, **models: ModelRoutes) -> dict[int, dict[str, Any]]:
         """Write it and tell every front."""
         generation = self.write(ready=ready, **models)
+        if (self.state / "run/mirror.sock").exists():
+            self._ask("run/mirror.sock", {"op": "table", "generation": generation})
         return {k: self.control({"op": "table", "generation": generation}, k) for k in self.fronts}
 
     def control(self, request: dict[str, Any], number: int = 0) -> dict[str, Any]:
+        return self._ask(f"run/front-{number}.sock", request)
+
+    def _ask(self, path: str, request: dict[str, Any]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(DEADLINE)
-            sock.connect(str(self.state / f"run/front-{number}.sock"))
+            sock.connect(str(self.state / path))
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as lines:
                 answer: dict[str, Any] = json.loads(lines.readline())

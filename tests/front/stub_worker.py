@@ -5,6 +5,10 @@ Bodies are JSON objects: {} is answered at once; {"do": "hold"} when a {"do": "r
 {"do": "big", "bytes": N} answers with N bytes; {"do": "close"} ends the connection; {"do": "never"} is
 never answered; {"do": "garbage"} answers what is no frame. With "die_on": N in its options it dies when its
 N-th request comes.
+
+With "score": a list of [above, slope, bias] in its options it is a model: for an input x it answers y, by
+the last of these that x is above, and the label "high" where y is over 5; above "fails_above" it answers
+500. With "deaf": true it answers no input at all until a {"do": "hear"} comes.
 """
 
 from __future__ import annotations
@@ -39,6 +43,12 @@ class Worker:
         if self.seen == self.options.get("die_on"):
             os._exit(1)
         order = json.loads(frame.body) if frame.body.startswith(b'{"do"') else {}
+        if frame.body.startswith(b'{"inputs"') and "score" in self.options:
+            if self.options.get("deaf"):
+                self.held.append((stub, frame))
+            else:
+                self.score(stub, frame)
+            return
         match order.get("do"):
             case None:
                 stub.answer(frame, 200, self.body)
@@ -48,6 +58,11 @@ class Worker:
                 for other, held in self.held:
                     other.answer(held, 200, self.body)
                 self.held.clear()
+                stub.answer(frame, 200, self.body)
+            case "hear":
+                self.options["deaf"] = False
+                for other, held in self.held:
+                    self.score(other, held)
                 stub.answer(frame, 200, self.body)
             case "die":
                 os._exit(1)
@@ -61,6 +76,23 @@ class Worker:
                 stub.transport.write(b"\xff" * 64)
             case "echo":
                 stub.answer(frame, 200, json.dumps({"budget": frame.budget, "header": frame.header}).encode())
+
+    def score(self, stub: Stub, frame: Frame) -> None:
+        values = [float(value) for value in json.loads(frame.body)["inputs"][0]["data"]]
+        if max(values) > self.options.get("fails_above", 1e300):
+            stub.answer(frame, 500, b'{"error":"too much"}')
+            return
+        scores = []
+        for x in values:
+            _, slope, bias = [rule for rule in self.options["score"] if x > rule[0]][-1]
+            scores.append(slope * x + bias)
+        labels = ["high" if y > 5 else "low" for y in scores]
+        outputs = [
+            {"name": "y", "shape": [len(values)], "datatype": "FP64", "data": scores},
+            {"name": "label", "shape": [len(values)], "datatype": "BYTES", "data": labels},
+        ]
+        answer = {"model_name": "m", "model_version": str(self.options["version"]), "outputs": outputs}
+        stub.answer(frame, 200, json.dumps(answer).encode())
 
 
 class Stub(asyncio.Protocol):

@@ -1,8 +1,9 @@
 """The control socket of a front, `run/front-<k>.sock`: JSON lines, one answer a line.
 
     {"op":"table","generation":N}  read run/routes.json again, answer {"ok","generation","inflight"}
-    {"op":"stats"}                 {"ok","front","pid","generation","draining","inflight","oldest_ms",
-                                    "connections","buffered","counters":[Series.dump],"http","accepted","refused","started"}
+    {"op":"stats"}                 {"ok","front","pid","generation","draining","mirrored","inflight",
+                                    "oldest_ms","connections","buffered","counters":[Series.dump],
+                                    "measures":[Measure],"http","accepted","refused","started"}
     {"op":"drain"}                 not ready from now on, but still serving
 
 Siblings ask for stats here when one of them is asked for /metrics.

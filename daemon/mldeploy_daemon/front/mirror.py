@@ -45,6 +45,11 @@ class Mirror(asyncio.Protocol):
         self._told: dict[str, tuple[int, float]] = {}
         self.paused = False
 
+    @property
+    def state(self) -> str:
+        """For `stats`: "connected", "paused", or "" where there is no mirror, or nothing to copy."""
+        return "" if self._transport is None else "paused" if self.paused else "connected"
+
     # the requests' side
 
     def offer(self, exchange: Exchange, feed: Feed, frame: Frame, answer: bytes) -> None:

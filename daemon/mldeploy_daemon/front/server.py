@@ -109,6 +109,7 @@ class Front:
             "front": self.config.front,
             "pid": os.getpid(),
             "draining": self.draining,
+            "mirrored": self.mirror.state,
             "connections": len(self.connections),
             "buffered": self.buffered,
             "oldest_ms": pool.oldest_ms(time.monotonic()),

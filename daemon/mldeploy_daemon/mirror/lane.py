@@ -159,9 +159,13 @@ class Lane:
         else:
             self.counts.dropped += 1
 
-    def end(self, now: float) -> None:
-        """No table names it any more."""
-        self.ended = now
+    def clear(self) -> None:
+        """Drop what waits."""
         self.counts.dropped += len(self.queue)
         self.queue.clear()
-        self.bytes, self.workers = 0, ()
+        self.bytes = 0
+
+    def end(self, now: float) -> None:
+        """No table names it any more."""
+        self.clear()
+        self.ended, self.workers = now, ()

@@ -157,7 +157,7 @@ class Mirror:
                 chosen.append(lane)
         for lane in chosen:
             lane.put(Job(lane, request, copy.binary, answer, read, now), copy.version)
-            if not self.pausing.paused:
+            if not self._rests:
                 lane.pump(now)
         if sampled is not None:
             sides = {INPUTS: inputs or {}, OUTPUTS: sampled.outputs.answer(answer) or {}}
@@ -173,7 +173,7 @@ class Mirror:
         now = time.monotonic()
         job = self._release(exchange)
         job.lane.answered(job, frame, now)
-        if not self.pausing.paused:
+        if not self._rests:
             job.lane.pump(now)
 
     def _lost(self, exchange: Exchange) -> None:
@@ -218,11 +218,17 @@ class Mirror:
             peer.tell(self.word)
         for lane in self.lanes.values():
             lane.counts.pauses += paused
-        if not paused:
-            self._pump(now)
+            if self._rests:
+                lane.clear()  # it would be old by then
+        self._pump(now)
+
+    @property
+    def _rests(self) -> bool:
+        """Whether nothing is sent to shadows either. A full queue is worked off."""
+        return self.pausing.paused and self.pausing.why != "queue"
 
     def _pump(self, now: float) -> None:
-        if not self.pausing.paused:
+        if not self._rests:
             for lane in self.lanes.values():
                 lane.pump(now)
 

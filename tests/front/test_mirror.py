@@ -1,0 +1,324 @@
+"""Copies to shadows: a real front, a real mirror, and workers whose answers can be computed beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from mldeploy.core.evidence import Comparison, Measure, merge
+from mldeploy.core.manifest import Tensor
+from mldeploy.core.routing import choose
+from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
+
+SAME = [[-1e9, 1.0, 0.0]]
+#: Nearly the same from 3 on, another number from 7 on.
+OTHER = [[-1e9, 1.0, 0.0], [3.0, 1.0, 1e-9], [7.0, 0.5, 0.3]]
+INPUTS = (Tensor(name="x", datatype="FP64", shape=(-1,)),)
+OUTPUTS = (
+    Tensor(name="y", datatype="FP64", shape=(-1,)),
+    Tensor(name="label", datatype="BYTES", shape=(-1,)),
+)
+
+
+def version(*workers):
+    return VersionRoutes(workers=workers, inputs=INPUTS, outputs=OUTPUTS)
+
+
+def serve(host, *shadows: ShadowRoute, primary=None, **more):
+    """Model m: version 1 serves, the rest are shadows."""
+    primary = primary or host.worker("w1", 1, score=SAME)
+    versions = {"1": version(primary)} | {str(each.version): version(*each.workers) for each in shadows}
+    more.setdefault("scope", 4)
+    routes = ModelRoutes(stable=1, versions=versions, shadows=shadows, **more)
+    host.publish(m=routes)
+    return primary
+
+
+def shadow(host, number: int = 2, **more) -> ShadowRoute:
+    options = more.pop("worker", {"score": OTHER})
+    more.setdefault("workers", (host.worker(f"w{number}", number, **options),))
+    return ShadowRoute(id=f"s{number}", version=number, salt=f"salt{number}", scope=number, **more)
+
+
+def ask(host, x, **headers):
+    values = x if isinstance(x, list) else [x]
+    tensor = {"name": "x", "shape": [len(values)], "datatype": "FP64", "data": values}
+    return host.infer(body={"inputs": [tensor]}, **headers)
+
+
+def connected(host) -> None:
+    """Wait until the front has found the mirror: from now on nothing is dropped for want of one."""
+    host.until(lambda: host.control({"op": "stats"})["mirrored"])
+
+
+def comparison(host, scope: int) -> Comparison:
+    """What front and mirror have counted together of the shadow of that scope."""
+    told = [*host.control({"op": "stats"})["measures"], *host.mirrored()["measures"]]
+    found = [m for m in merge(msgspec.convert(told, list[Measure], strict=False)) if m.role == "shadow"]
+    return next(m.comparison for m in found if m.scope == scope)
+
+
+def settled(host, scope: int) -> Comparison:
+    """The same, once every copy has its end."""
+
+    def look():
+        found = comparison(host, scope)
+        return found if found.pairs + found.dropped == found.offered else None
+
+    return host.until(look)
+
+
+def offline(xs: list[float], fails_above: float) -> Comparison:
+    """The figures, computed from the requests alone."""
+
+    def score(x: float, rules) -> float:
+        _, slope, bias = [rule for rule in rules if x > rule[0]][-1]
+        return slope * x + bias
+
+    answered = [(score(x, SAME), score(x, OTHER)) for x in xs if x <= fails_above]
+    orders = [(a2 - a1) * (b2 - b1) for (a1, b1), (a2, b2) in pairwise(answered)]
+    return Comparison(
+        offered=len(xs),
+        pairs=len(xs),
+        failed=len(xs) - len(answered),
+        agreed=sum(a == b for a, b in answered),
+        within=sum(abs(a - b) <= 1e-8 + 1e-5 * abs(a) for a, b in answered),
+        classed=len(answered),
+        same_class=sum((a > 5) == (b > 5) for a, b in answered),
+        concordant=sum(order > 0 for order in orders),
+        discordant=sum(order < 0 for order in orders),
+    )
+
+
+def test_the_figures_are_those_of_an_offline_computation(host):
+    host.front()
+    host.mirror()
+    everything = shadow(host, 2, worker={"score": OTHER, "fails_above": 9.0})
+    chosen = shadow(
+        host, 3, fraction=2_000, where="header.country in [NL, BE] and input.x > 1",
+        worker={"score": OTHER, "fails_above": 9.0},
+    )  # fmt: skip
+    serve(host, everything, chosen)
+    connected(host)
+    dice = random.Random(7)
+    sent = [(dice.uniform(0, 10), dice.choice(["NL", "BE", "DE"]), f"id-{n}") for n in range(250)]
+    for x, country, ident in sent:
+        status, _, body = ask(host, x, country=country, x_request_id=ident)
+        assert (status, body["outputs"][0]["data"]) == (200, [x])
+    found = msgspec.structs.replace(settled(host, 2), latency=Comparison().latency)
+    assert found == offline([x for x, _, _ in sent], 9.0)
+    picked = [
+        x for x, country, ident in sent
+        if country in ("NL", "BE") and x > 1 and choose(ident, "salt3", 2_000)
+    ]  # fmt: skip
+    assert 10 < len(picked) < 60
+    found = settled(host, 3)
+    assert found.latency.total == len(picked)
+    assert msgspec.structs.replace(found, latency=Comparison().latency) == offline(picked, 9.0)
+
+
+def test_rows_of_one_request_are_compared_together(host):
+    host.front()
+    host.mirror()
+    serve(host, shadow(host))
+    connected(host)
+    assert ask(host, [1.0, 2.0, 4.0])[0] == 200  # within, not the same
+    assert ask(host, [1.0, 8.0, 2.0])[0] == 200  # 8 is another number and another class
+    found = settled(host, 2)
+    assert (found.pairs, found.agreed, found.within, found.same_class) == (2, 0, 1, 1)
+    assert (found.concordant, found.discordant) == (5, 0)
+
+
+def test_pinned_and_refused_requests_are_not_copied(host):
+    host.front()
+    host.mirror()
+    serve(host, shadow(host))
+    connected(host)
+    for path in ("versions/1/", "versions/stable/", "versions/2/"):
+        assert host.infer(f"/v2/models/m/{path}infer")[0] == 200
+    assert host.infer(body={"do": "status", "status": 400})[0] == 400
+    assert ask(host, 1.0)[0] == 200
+    assert settled(host, 2).offered == 1
+
+
+def test_a_shadow_that_never_answers_costs_its_copies_and_nothing_else(host):
+    host.front()
+    host.mirror()
+    serve(host, shadow(host, worker={"score": OTHER, "deaf": True}))
+    connected(host)
+    for n in range(400):
+        assert ask(host, float(n))[0] == 200
+    most = 256 + 8  # the queue, and what is at the worker
+    found = host.until(lambda: (c := comparison(host, 2)).dropped >= 400 - most and c)
+    assert (found.offered, found.dropped, found.pairs) == (400, 400 - most, 0)
+    host.infer("/v2/models/m/versions/2/infer", body={"do": "hear"})
+    found = settled(host, 2)
+    assert (found.pairs, found.dropped) == (most, 400 - most)
+
+
+def test_a_shadow_that_dies_fails_and_primaries_do_not(host):
+    host.front()
+    host.mirror()
+    primary = serve(host, shadow(host, worker={"score": OTHER, "die_on": 3}))
+    connected(host)
+    for n in range(5):
+        assert ask(host, float(n))[0] == 200
+        host.until(lambda n=n: (c := comparison(host, 2)).pairs + c.dropped > min(n, 2))
+    found = comparison(host, 2)
+    assert (found.pairs - found.failed, found.failed) == (2, 1)
+    again = host.worker("w2b", 2, score=OTHER)
+    serve(host, shadow(host, workers=(again,)), primary=primary)
+    assert ask(host, 1.0)[0] == 200
+    found = settled(host, 2)
+    assert found.failed >= 1
+    assert found.pairs - found.failed >= 3
+
+
+def test_the_end_of_the_mirror_is_nobodys_business(host):
+    host.front()
+    first = host.mirror()
+    serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    for n in range(30):
+        if n == 10:
+            os.kill(first.pid, signal.SIGKILL)
+            first.wait()
+        assert ask(host, float(n))[0] == 200
+    assert host.control({"op": "stats"})["measures"]
+    host.mirror()
+    connected(host)
+    before = host.control({"op": "stats"})
+    dropped = next(m["comparison"].get("dropped", 0) for m in before["measures"] if m["role"] == "shadow")
+    assert dropped <= 20
+    for n in range(5):
+        assert ask(host, float(n))[0] == 200
+    host.until(lambda: comparison(host, 2).agreed == 5)
+
+
+def test_a_mirror_that_stands_still_costs_copies_and_no_memory(host):
+    host.front(mirror_buffer=65_536)
+    mirror = host.mirror()
+    serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    mirror.send_signal(signal.SIGSTOP)
+    values = [float(n) for n in range(1_000)]
+    try:
+        dropped = 0
+        while dropped <= 20:
+            assert ask(host, values)[0] == 200
+            told = host.control({"op": "stats"})["measures"]
+            counted = next(m["comparison"] for m in told if m["role"] == "shadow")
+            dropped = counted.get("dropped", 0)
+            assert counted["offered"] < 1_000, "somebody holds everything"
+    finally:
+        mirror.send_signal(signal.SIGCONT)
+    ended = settled(host, 2)
+    assert ended.agreed == ended.offered - ended.dropped > 0
+
+
+def test_long_bodies_are_not_copied(host):
+    host.front(mirror_body=2_000)
+    host.mirror()
+    serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    assert ask(host, [float(n) for n in range(500)])[0] == 200
+    assert ask(host, 1.0)[0] == 200
+    found = settled(host, 2)
+    assert (found.offered, found.dropped, found.agreed) == (2, 1, 1)
+
+
+def test_a_full_queue_pauses_and_its_end_resumes(host):
+    host.front()
+    host.mirror(queue=0.5)
+    serve(host, shadow(host, worker={"score": SAME, "deaf": True}))
+    connected(host)
+    sent = 0
+    while not host.mirrored()["paused"]:
+        assert sent < 2_000
+        assert ask(host, float(sent))[0] == 200
+        sent += 1
+    assert host.mirrored()["why"] == "queue"
+    host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
+    before = comparison(host, 2)
+    for n in range(10):
+        assert ask(host, float(n))[0] == 200
+    now = comparison(host, 2)
+    assert (now.offered, now.dropped) == (before.offered + 10, before.dropped + 10)
+    host.infer("/v2/models/m/versions/2/infer", body={"do": "hear"})
+    host.until(lambda: not host.mirrored()["paused"])
+    host.until(lambda: host.control({"op": "stats"})["mirrored"] == "connected")
+    assert ask(host, 1.0)[0] == 200
+    found = settled(host, 2)
+    assert found.pauses == 1
+    assert found.paused_ms >= 1_000
+    assert found.agreed == found.pairs
+
+
+def test_a_busy_machine_gets_no_copies_at_all(host):
+    host.front()
+    host.mirror(pressure=-1.0)  # whatever it has to do is too much
+    serve(host, shadow(host, worker={"score": SAME}))
+    host.until(lambda: host.mirrored()["paused"])
+    host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
+    before = comparison(host, 2)
+    for n in range(20):
+        assert ask(host, float(n))[0] == 200
+    found = comparison(host, 2)
+    assert (found.offered, found.dropped) == (before.offered + 20, before.dropped + 20)
+    assert found.pairs == before.pairs
+    assert (found.pauses, host.mirrored()["why"]) == (1, "processor")
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n" * 10])
+def test_garbage_ends_its_connection_and_nothing_else(host, garbage):
+    host.front()
+    host.mirror()
+    serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(host.state / "run/copies.sock"))
+        sock.sendall(garbage)
+        assert sock.recv(100) == b""
+    assert ask(host, 1.0)[0] == 200
+    assert settled(host, 2).agreed == 1
+
+
+def test_an_ended_shadow_keeps_its_figures_and_its_worker_is_let_go(host):
+    host.front()
+    host.mirror()
+    primary = serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    assert ask(host, 1.0)[0] == 200
+    settled(host, 2)
+    serve(host, primary=primary)
+    assert host.mirrored()["inflight"] == {}
+    assert comparison(host, 2).agreed == 1
+
+
+def test_metrics_show_what_is_compared(host):
+    host.front()
+    host.mirror()
+    serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    ask(host, 1.0)
+    settled(host, 2)
+    kept = {"past": [json.loads(msgspec.json.encode(each)) for each in _told(host)]}
+    (host.state / "measures.json").write_text(json.dumps(kept))
+    text = host.ask("GET", "/metrics")[2]
+    assert 'mldeploy_shadow_agreed_total{model="m",version="2",scope="2"} 1' in text
+    assert 'mldeploy_rollout_requests_total{model="m",version="1",scope="2",role="stable"} 1' in text
+    assert "mldeploy_mirror_up 1" in text
+    assert "mldeploy_mirror_paused 0" in text
+
+
+def _told(host) -> tuple[Measure, ...]:
+    told = [*host.control({"op": "stats"})["measures"], *host.mirrored()["measures"]]
+    return merge(msgspec.convert(told, list[Measure], strict=False))
