@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from mldeploy.core.baseline import BASELINE
 from mldeploy.core.host import Desired, Mirroring, ModelRoute, Worker
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.standing import Standing, why_unserved
@@ -174,6 +175,7 @@ def _model(
             workers=_sockets(workers),
             inputs=manifest.signature.inputs if manifest else (),
             outputs=manifest.signature.outputs if manifest else (),
+            baseline=_baseline(standing.digest, manifest),
             state="ready" if workers else standing.state,
             reason="" if workers else standing.reason,
             wakes=not workers and standing.version in route.workers,
@@ -224,3 +226,8 @@ def _key(
     version = route.stable if route.candidate is None else route.candidate
     manifest = manifests(digests[version]) if version in digests else None
     return manifest.routing.key if manifest else ""
+
+
+def _baseline(digest: str, manifest: Manifest | None) -> str:
+    listed = manifest is not None and any(file.path == BASELINE for file in manifest.files)
+    return f"bundles/{digest}/{BASELINE}" if listed else ""

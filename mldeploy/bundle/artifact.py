@@ -15,9 +15,10 @@ from mldeploy.bundle.files import MANIFEST, PACKED, WHEELS, kind_of, normal_mode
 from mldeploy.bundle.lock import Pin, parse, runtime_problems
 from mldeploy.bundle.targets import Target
 from mldeploy.bundle.wheels import fits, wheel_name
+from mldeploy.core.baseline import BASELINE, parse_baseline, problems
 from mldeploy.core.manifest import Manifest, Wheel, check
 from mldeploy.core.types import parse_expiry
-from mldeploy.errors import Finding, UsageError
+from mldeploy.errors import Finding, ManifestError, UsageError
 
 GATE = "artifact"
 _AGAIN = "pack the bundle again, or take a whole copy of it"
@@ -35,6 +36,8 @@ def examine(
     if not manifest.samples:
         hint = "pack it with sample_input, or add samples/0.request.json to the source folder"
         found.append(_finding(MANIFEST, "samples", "there is no sample to replay before it serves", hint))
+    if not any(finding.file == BASELINE for finding in found):
+        found.extend(_baseline(folder, manifest))
     if not any(finding.file == manifest.lock for finding in found):
         found.extend(_lock(folder, manifest))
     return tuple(found)
@@ -82,6 +85,19 @@ def _content(
         hint = f"chmod {wanted_mode:o} it, or pack the bundle again"
         yield _finding(path, "mode", f"has mode {stat.S_IMODE(mode):o} instead of {wanted_mode:o}", hint)
     advance(size)
+
+
+def _baseline(folder: Path, manifest: Manifest) -> Iterator[Finding]:
+    """What live data is held against, where the bundle has it."""
+    if all(file.path != BASELINE for file in manifest.files):
+        return
+    try:
+        baseline = parse_baseline((folder / BASELINE).read_bytes())
+    except ManifestError as error:
+        yield _finding(BASELINE, "", error.message, error.hint)
+        return
+    for key, message in problems(baseline, manifest.signature):
+        yield _finding(BASELINE, key, message, "pack the bundle again")
 
 
 def _lock(folder: Path, manifest: Manifest) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from mldeploy.bundle import files, pickling, samples
+from mldeploy.bundle import files, monitoring, pickling, samples
 from mldeploy.bundle.assemble import Last, Packed, complete, identify, numbers
 from mldeploy.bundle.files import disk_errors, new_folder
 from mldeploy.bundle.locking import Wanted, provide, provided_modules, read_requirements
@@ -35,6 +35,7 @@ def pack(
     expires: str | date | timedelta | None = None,
     owner: str | None = None,
     sample_input: object = None,
+    training_data: object = None,
     requirements: Iterable[str] | PathLike | None = None,
     out: PathLike | None = None,
     code: Sequence[PathLike] | PathLike = (),
@@ -61,14 +62,16 @@ def pack(
 
     `name`, `expires` (a date, or a duration from push such as "90d") and `sample_input` are mandatory: an
     array of rows, a list of rows, or a dict of arrays by name; the model's answers to its first 8 rows are
-    replayed before every deployment. `owner` (who gets the warnings) defaults to git's user.email.
-    `requirements` (a list, or the path of a requirements.txt) default to the installed versions of what the
-    pickle refers to; `lock` is a hashed requirements.lock to use as it is. Local modules the pickle refers
-    to are copied, and the files and folders in `code`. `method` is called for a prediction, "__call__" for
-    plain functions. `max_batch` is rows in one call (1: never batched), `threads` for BLAS, `replicas`
-    workers per host, `memory` bytes per worker. `metrics` are the model's own, such as {"auc": 0.91}.
-    `routing_key` keeps a client with one version during a rollout: "header:x-user", "input:user_id" (one of
-    the signature), or by default the request id.
+    replayed before every deployment. From `training_data`, in the same form (default: all of
+    `sample_input`, from 100 rows on), distributions of inputs and outputs are packed, which live ones are
+    held against. `owner` (who gets the warnings) defaults to git's user.email. `requirements` (a list, or
+    the path of a requirements.txt) default to the installed versions of what the pickle refers to; `lock`
+    is a hashed requirements.lock to use as it is. Local modules the pickle refers to are copied, and the
+    files and folders in `code`. `method` is called for a prediction, "__call__" for plain functions.
+    `max_batch` is rows in one call (1: never batched), `threads` for BLAS, `replicas` workers per host,
+    `memory` bytes per worker. `metrics` are the model's own, such as {"auc": 0.91}. `routing_key` keeps a
+    client with one version during a rollout: "header:x-user", "input:user_id" (one of the signature), or by
+    default the request id.
 
     The digest is a function of the packed files. cloudpickle writes functions and classes of `__main__` by
     value, and those bytes depend on the folder and the hash seed: to get the same digest on another day, put
@@ -98,6 +101,12 @@ def pack(
         wanted = Wanted(target, _requirements(requirements, needs), _lock(lock), True, index_url)
         wheels = provide(staging, wanted, reporter)
         samples.write_samples(staging, asked)
+        reporter.step("looking at how inputs and outputs are distributed")
+        data = sample_input if training_data is None else training_data
+        observed = samples.observe(
+            model, asked, data, input_name=input_name, output_names=names, rows=max_batch
+        )
+        monitoring.write_baseline(staging, asked.signature, observed, asked_for=training_data is not None)
         manifest = Manifest(
             name=identity.name, owner=identity.owner, expires=identity.expires, description=description,
             entry=_entry(asked, pickled), signature=asked.signature, samples=(asked.sample,),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mldeploy.bundle import monitoring
 from mldeploy.bundle.tensors import Arrays, datatype_of, encode, named_inputs, named_outputs, tensors
 from mldeploy.core.manifest import Sample, Signature
 from mldeploy.errors import UsageError
@@ -58,6 +59,38 @@ def ask(
     rtol, atol = tolerance({datatype_of(array) for array in outputs.values()})
     sample = Sample(request=REQUEST, response=RESPONSE, rtol=rtol, atol=atol)
     return Asked(method, style, signature, sample, encode("inputs", inputs), encode("outputs", outputs))
+
+
+def observe(
+    model: object,
+    asked: Asked,
+    data: object,
+    *,
+    input_name: str = "x",
+    output_names: Sequence[str] | None = None,
+    rows: int = 64,
+) -> tuple[Arrays, Arrays] | None:
+    """The rows of `data` (evenly thinned), and the model's answers to them, `rows` in a call.
+
+    None where they are too few for a baseline. Raises UsageError where they are not what the sample input is,
+    or the model cannot take them.
+    """
+    inputs = monitoring.thin(named_inputs(data, input_name))
+    if next(iter(inputs.values())).shape[0] < monitoring.MIN_ROWS:
+        return None
+    wanted = {tensor.name: (tensor.datatype, tensor.shape[1:]) for tensor in asked.signature.inputs}
+    found = {name: (datatype_of(array), array.shape[1:]) for name, array in inputs.items()}
+    if found != wanted:
+        raise UsageError(
+            f"training_data is {found}, and sample_input {wanted}",
+            "give the same columns and datatypes in both",
+        )
+    function = getattr(model, asked.method)
+
+    def ask_for(part: Arrays) -> Arrays:
+        return named_outputs(_call(function, asked.method, asked.style, part), output_names)
+
+    return inputs, monitoring.in_chunks(ask_for, inputs, rows)
 
 
 def tolerance(datatypes: set[str]) -> tuple[float, float]:

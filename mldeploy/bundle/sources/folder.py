@@ -3,6 +3,7 @@
     model.yaml            what `model_yaml.py` describes
     requirements.lock     committed: taken as it is; else requirements of model.yaml are resolved
     model/                goes to the bundle's model/; `load` gets its path
+    monitoring/baseline.json   committed: goes to the bundle's monitoring/ as it is
     samples/              N.request.json and, where committed, N.response.json
     anything else         goes to code/, but hidden files, caches, README files and what `exclude` matches
 
@@ -26,6 +27,7 @@ from mldeploy.bundle.sources import Options
 from mldeploy.bundle.sources.model_yaml import MODEL_YAML, ModelYaml, SampleFiles, entry_of, read, rollout_of
 from mldeploy.bundle.sources.recording import Recording, check_recordable, imports_of, record
 from mldeploy.bundle.targets import Target, default_platform, this_python
+from mldeploy.core.baseline import BASELINE
 from mldeploy.core.manifest import Entry, Manifest, Sample
 from mldeploy.core.paths import path_problem
 from mldeploy.errors import ManifestError, UsageError
@@ -114,7 +116,7 @@ def _copy(source: Path, staging: Path, model: ModelYaml, entry: Entry) -> Entry:
 
 
 def _place(path: str, pickle: str | None) -> str:
-    if path.startswith("model/"):
+    if path.startswith("model/") or path == BASELINE:
         return path
     return f"model/{path.rpartition('/')[2]}" if path == pickle else f"code/{path}"
 
