@@ -37,7 +37,7 @@ def run() -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:
         client = Client(str(Path(folder) / "store"))
         for version in (1, 2):
-            client.push(_source(Path(folder) / f"v{version}", version))
+            client.push(source(Path(folder) / f"v{version}", version))
         client.promote("linear@1")
         daemon = LocalDaemon(store=client.store, state=Path(folder) / "host", listen="127.0.0.1:0")
         daemon.start()
@@ -51,12 +51,12 @@ def run() -> Iterator[str]:
 
 
 def _compare(daemon: LocalDaemon, connections: int) -> str:
-    floor, model = _load(daemon, connections, "/v2/health/live"), _load(daemon, connections)
+    floor, model = make_load(daemon, connections, "/v2/health/live"), make_load(daemon, connections)
     for load in (floor, model):
         load.start()
         threading.Event().wait(_SECONDS)
-        _judge(load.stop())
-    ours, bare = _rate(model.tally), _rate(floor.tally)
+        judge(load.stop())
+    ours, bare = rate(model.tally), rate(floor.tally)
     return (
         f"{connections:>2} connections: {ours:6.0f}/s, "
         f"p50 {_ms(model.tally, 0.5)}, p99 {_ms(model.tally, 0.99)}; "
@@ -65,7 +65,7 @@ def _compare(daemon: LocalDaemon, connections: int) -> str:
 
 
 def _swaps(daemon: LocalDaemon, client: Client) -> str:
-    load = _load(daemon, 32)
+    load = make_load(daemon, 32)
     load.start()
     threading.Event().wait(_SECONDS)
     began = load.tally.ended[-1]
@@ -74,7 +74,7 @@ def _swaps(daemon: LocalDaemon, client: Client) -> str:
         client.wait("linear", timeout=120)
     ended = load.tally.ended[-1]
     tally = load.stop()
-    _judge(tally)
+    judge(tally)
     before = tally.percentile(0.99, began - _SECONDS, began)
     during = tally.percentile(0.99, began, ended)
     return (
@@ -83,7 +83,8 @@ def _swaps(daemon: LocalDaemon, client: Client) -> str:
     )
 
 
-def _load(daemon: LocalDaemon, connections: int, path: str = "/v2/models/linear/infer") -> Load:
+def make_load(daemon: LocalDaemon, connections: int, path: str = "/v2/models/linear/infer") -> Load:
+    """Constant load on that path, not started yet."""
     parts = urlsplit(daemon.address)
     body = v2_request("x", "FP64", [[0.5] * 64])
 
@@ -96,12 +97,14 @@ def _load(daemon: LocalDaemon, connections: int, path: str = "/v2/models/linear/
     return load
 
 
-def _judge(tally: Tally) -> None:
+def judge(tally: Tally) -> None:
+    """End the benchmark where a request failed: its figures would mean nothing."""
     if tally.failures or tally.disagreements:
         raise SystemExit(f"error: the load failed: {(tally.failures + tally.disagreements)[0]}")
 
 
-def _rate(tally: Tally) -> float:
+def rate(tally: Tally) -> float:
+    """Answers a second."""
     return len(tally.ended) / (tally.ended[-1] - tally.ended[0])
 
 
@@ -109,7 +112,8 @@ def _ms(tally: Tally, share: float) -> str:
     return f"{tally.percentile(share, 0, float('inf')) * 1000:.1f} ms"
 
 
-def _source(folder: Path, version: int) -> Path:
+def source(folder: Path, version: int) -> Path:
+    """A model folder of a linear model, whose weights are those of `version`."""
     (folder / "samples").mkdir(parents=True)
     (folder / "model.py").write_text(_MODEL.replace("VERSION", str(version)))
     request = json.loads(v2_request("x", "FP64", [[0.5] * 64]))

@@ -1,0 +1,125 @@
+"""Shadows under saturation: the primary beside itself, in alternating windows with a shadow and without.
+
+The load comes from one Python process on the same machine and takes all it can get; so the shadow has to give
+way, and what is measured is what its giving way costs. Afterwards a trickle shows that it comes back.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.serving import judge, make_load, rate, source
+from mldeploy.client import Client
+from mldeploy.client.daemon import LocalDaemon
+from mldeploy.core.evidence import Comparison
+from mldeploy.core.records import Action, Shadow, Unshadow
+from mldeploy.store.ids import new_ulid
+from mldeploy.store.log import Log
+from mldeploy.store.objects import open_store
+from mldeploy_daemon.measure_file import read_measures
+
+_WINDOW, _SETTLE = 4.0, 1.0
+_PAIRS = 4
+_FRACTION = 2_000
+
+
+def run() -> Iterator[str]:
+    """A linear model on 64 features, one row a request; the shadow gets 20 % of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        client = Client(str(Path(folder) / "store"))
+        for version in (1, 2):
+            client.push(source(Path(folder) / f"v{version}", version))
+        client.promote("linear@1")
+        daemon = LocalDaemon(store=client.store, state=Path(folder) / "host", listen="127.0.0.1:0")
+        daemon.start()
+        try:
+            client.wait("linear", timeout=120)
+            yield from _alternate(daemon, Path(folder), client.store)
+        finally:
+            daemon.stop()
+
+
+def _alternate(daemon: LocalDaemon, folder: Path, store: str) -> Iterator[str]:
+    windows: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    _window(daemon)  # warm
+    ident = ""
+    for pair in range(_PAIRS):
+        for shadowed in (pair % 2 == 0, pair % 2 == 1):  # so that no side is always first
+            if shadowed and not ident:
+                ident = new_ulid()
+                _say(store, Shadow(model="linear", version=2, shadow=ident, fraction=_FRACTION))
+                _until(lambda: _routed(folder))
+            elif not shadowed and ident:
+                _say(store, Unshadow(shadow=ident))
+                ident = ""
+                _until(lambda: not _routed(folder))
+            windows[shadowed].append(_window(daemon))
+    for index, (what, unit, scale) in enumerate((("throughput", "/s", 1.0), ("p99", " ms", 1_000.0))):
+        without, beside = ([window[index] for window in windows[side]] for side in (False, True))
+        ratio = statistics.median(beside) / statistics.median(without)
+        yield (
+            f"{what} of the primary: {statistics.median(without) * scale:.1f}{unit} without a shadow, "
+            f"{statistics.median(beside) * scale:.1f}{unit} with one: {ratio:.3f} ×"
+        )
+    counts = _counts(folder)
+    yield (
+        f"of {counts.offered} requests chosen for it {counts.pairs} were compared, {counts.dropped} dropped; "
+        f"paused {counts.pauses} times, {counts.paused_ms / 1000:.1f} s"
+    )
+    if not ident:
+        ident = new_ulid()
+        _say(store, Shadow(model="linear", version=2, shadow=ident, fraction=_FRACTION))
+        _until(lambda: _routed(folder))
+    yield _resumed(daemon, folder)
+
+
+def _resumed(daemon: LocalDaemon, folder: Path) -> str:
+    before, began = _counts(folder).pairs, time.monotonic()
+    trickle = make_load(daemon, 1)
+    trickle.start()
+    _until(lambda: _counts(folder).pairs > before + 50)
+    judge(trickle.stop())
+    return f"with one connection, 50 more pairs after {time.monotonic() - began:.1f} s"
+
+
+def _window(daemon: LocalDaemon) -> tuple[float, float]:
+    """Requests a second, and the 99th percentile in seconds, at 32 connections."""
+    pressed = make_load(daemon, 32)
+    pressed.start()
+    threading.Event().wait(_SETTLE + _WINDOW)
+    tally = pressed.stop()
+    judge(tally)
+    ended = tally.ended[-1]
+    return rate(tally), tally.percentile(0.99, ended - _WINDOW, ended)
+
+
+def _counts(folder: Path) -> Comparison:
+    found = [each.comparison for each in read_measures(folder / "host/measures.json") if each.comparison]
+    total = Comparison()
+    for each in found:
+        total = total.merge(each)
+    return total
+
+
+def _routed(folder: Path) -> bool:
+    routes = json.loads((folder / "host/run/routes.json").read_bytes())
+    return bool(routes["models"]["linear"].get("shadows"))
+
+
+def _say(store: str, action: Action) -> None:
+    Log(open_store(store)).append(lambda _: (action,), actor="bench", now=datetime.now(UTC))
+
+
+def _until(done: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise SystemExit("error: the shadow did not come, or go, in time")
+        threading.Event().wait(0.1)
