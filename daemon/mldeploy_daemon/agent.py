@@ -38,6 +38,7 @@ from mldeploy_daemon.hands import Hands
 from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.observe import Observer
+from mldeploy_daemon.pairs import Shipper
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.report import Reporter, Seen
 from mldeploy_daemon.steer import Steerer
@@ -86,6 +87,7 @@ class Agent:
             asyncio.create_task(self.follower.run()),
             asyncio.create_task(self.reporter.run()),
             asyncio.create_task(self.steerer.run()),
+            asyncio.create_task(self.shipper.run()),
         ]
         try:
             while not self.stopping and self.follower.refused is None:
@@ -132,6 +134,7 @@ class Agent:
             config, host, self.workers, lambda: self.seen, lambda: self.follower.store, self.follower.note
         )
         self.steerer = Steerer(config, host, self.follower)
+        self.shipper = Shipper(config.environment, host, lambda: self.follower.store)
         self.zygotes.adopt(self.disk.environments())
         self._end_strays()
         # ready once is ready until the keeper stops: a restart of the agent is nobody's business

@@ -322,3 +322,23 @@ def test_metrics_show_what_is_compared(host):
 def _told(host) -> tuple[Measure, ...]:
     told = [*host.control({"op": "stats"})["measures"], *host.mirrored()["measures"]]
     return merge(msgspec.convert(told, list[Measure], strict=False))
+
+
+def test_pairs_are_kept_as_asked(host):
+    host.front()
+    host.mirror()
+    primary = serve(host, shadow(host, keep=3))
+    connected(host)
+    for n in range(12):
+        assert ask(host, 8.0 + n)[0] == 200
+    assert settled(host, 2).pairs == 12
+    serve(host, primary=primary)
+    (file,) = host.until(lambda: list((host.state / "pairs/s2").glob("*.jsonl")))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == 3
+    first = lines[0]
+    x = first["request"]["inputs"][0]["data"][0]
+    assert first["answer"]["outputs"][0]["data"] == [x]
+    assert first["shadow_answer"]["outputs"][0]["data"] == [0.5 * x + 0.3]
+    assert (first["version"], first["shadow_status"], first["within"]) == (1, 200, False)
+    assert (host.state / "pairs/s2/kept").read_text() == "3"

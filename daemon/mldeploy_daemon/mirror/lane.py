@@ -9,6 +9,7 @@ Left out: which copies come here (`mirror.py`).
 from __future__ import annotations
 
 import itertools
+import time
 from collections import deque
 
 from mldeploy.core.criterion import Criterion, evaluate
@@ -20,6 +21,7 @@ from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.upstream import Pool, Worker
 from mldeploy_daemon.mirror.answers import Arrays, Reader, element
 from mldeploy_daemon.mirror.compare import Comparing
+from mldeploy_daemon.mirror.pairs import Pair, Pairs, raw
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
 
 #: Copies that wait for one shadow, and bytes of them.
@@ -60,6 +62,7 @@ class Lane:
     def __init__(self, model: str, shadow: ShadowRoute) -> None:
         self.model, self.id, self.version, self.scope = model, shadow.id, shadow.version, shadow.scope
         self.counts = Comparing(shadow.rtol, shadow.atol)
+        self.pairs = Pairs(shadow.id, shadow.keep)
         self.queue: deque[Job] = deque()
         self.bytes = 0
         self.flying: set[Job] = set()
@@ -139,15 +142,22 @@ class Lane:
             return
         index = bucket(now - job.assigned)
         self.counts.latency[index] = self.counts.latency.get(index, 0) + 1
+        body = bytes(frame.body)
         if frame.status != 200:
             self.counts.failure()
+            self._keep(job, frame.status, body, within=False, now=now)
             return
-        body = bytes(frame.body)
         readable = job.read and not frame.header
         primary = self._primaries.get(job.primary)
         ours = primary.answer(job.answer) if readable and primary else None
         theirs = self._outputs.answer(body) if readable else None
-        self.counts.pair(ours, theirs, same_bytes=body == job.answer)
+        within = self.counts.pair(ours, theirs, same_bytes=body == job.answer)
+        self._keep(job, frame.status, body, within=within, now=now)
+
+    def _keep(self, job: Job, status: int, body: bytes, *, within: bool, now: float) -> None:
+        if self.pairs.most and job.read:
+            request, given, answer = raw(job.body), raw(job.answer), raw(body)
+            self.pairs.keep(Pair(time.time(), job.primary, request, given, status, answer, within), now)
 
     def lost(self, job: Job, *, routed: bool) -> None:
         """No answer will come: its worker ended, or (not `routed`) was taken away."""
@@ -168,4 +178,5 @@ class Lane:
     def end(self, now: float) -> None:
         """No table names it any more."""
         self.clear()
+        self.pairs.finish()
         self.ended, self.workers = now, ()

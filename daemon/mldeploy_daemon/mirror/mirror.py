@@ -206,6 +206,7 @@ class Mirror:
             self.pausing = look(before, load, now, self.marks)
         for lane in self.lanes.values():
             lane.expire(now)
+            lane.pairs.tick(now)
             if before.paused:
                 lane.counts.paused_ms += int(since * 1_000)
         if self.pausing.paused != before.paused:
@@ -284,5 +285,7 @@ class Mirror:
         """Nothing is prepared for a drain: copies have no clients."""
 
     def close(self) -> None:
-        """Let go of the workers."""
+        """Let go of the workers, and finish the files of pairs."""
+        for lane in self.lanes.values():
+            lane.pairs.finish()
         self.pool.close()

@@ -1,0 +1,97 @@
+"""Kept pairs on their way to the store, and what is kept at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mldeploy.errors import StoreError
+from mldeploy.store.objects import open_store
+from mldeploy_daemon.mirror.pairs import LINES, PER_SECOND, SECONDS, Pair, Pairs, raw
+from mldeploy_daemon.pairs import Shipper
+
+
+def pair(within: bool = False, request: bytes = b'{"x": 1}') -> Pair:
+    return Pair(1.0, 1, raw(request), raw(b"{}"), 200, raw(b"{}"), within)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def lines(folder: Path, pattern: str = "*/*.jsonl") -> list[dict]:
+    paths = sorted((folder / "pairs").glob(pattern))
+    return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_few_of_each_second_and_never_more_than_asked_for(here):
+    pairs = Pairs("s", 1_000)
+    for turn in range(100):
+        pairs.keep(pair(within=turn % 2 == 0), 5.0 + turn / 1_000)
+    pairs.finish()
+    assert [line["within"] for line in lines(here)].count(True) == 1
+    assert len(lines(here)) == 1 + PER_SECOND
+    less = Pairs("t", 3)
+    for turn in range(10):
+        less.keep(pair(), float(turn))
+    assert len(lines(here, "t/*.jsonl")) == 3
+    again = Pairs("t", 3)  # the mirror was restarted
+    again.keep(pair(), 1.0)
+    assert len(lines(here, "t/*.jsonl")) == 3
+
+
+def test_files_are_finished_by_lines_and_by_time(here):
+    pairs = Pairs("s", 10_000)
+    for turn in range(LINES + 5):
+        pairs.keep(pair(), float(turn))
+    assert len(lines(here)) == LINES
+    pairs.tick(LINES + 1.0)
+    assert len(lines(here)) == LINES
+    pairs.tick(LINES + SECONDS + 2)
+    assert len(lines(here)) == LINES + 5
+
+
+def test_what_a_killed_mirror_left_is_shipped(here):
+    pairs = Pairs("s", 10)
+    pairs.keep(pair(), 1.0)
+    assert not lines(here)
+    assert pairs._file is not None
+    pairs._file.close()  # as the kernel does
+    again = Pairs("s", 10)
+    again.keep(pair(), 1.0)
+    again.finish()
+    assert len(lines(here)) == 2
+    assert len(list((here / "pairs/s").glob("*.jsonl"))) == 2
+
+
+def test_bodies_that_are_no_json_are_text(here):
+    pairs = Pairs("s", 1)
+    pairs.keep(pair(request=b"\xff{"), 1.0)
+    assert lines(here)[0]["request"] == "\ufffd{"
+
+
+class Unreachable:
+    def create(self, key: str, data: bytes) -> bool:
+        raise StoreError("out of reach")
+
+
+def test_files_go_to_the_store_once_it_is_there(here):
+    pairs = Pairs("s", 2)
+    for _ in range(2):
+        pairs.keep(pair(), 1.0)
+    store = open_store(str(here / "store"), create=True)
+    shipper = Shipper("production", "h1", lambda: store)
+    shipper.ship(Unreachable())  # type: ignore[arg-type]
+    assert len(lines(here)) == 2
+    shipper.ship(store)
+    assert not lines(here)
+    (entry,) = store.list("pairs/")
+    assert entry.key.startswith("pairs/production/s/h1-")
+    found = store.get(entry.key)
+    assert found is not None
+    assert len(found.data.splitlines()) == 2
+    shipper.ship(store)
