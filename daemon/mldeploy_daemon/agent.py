@@ -228,9 +228,10 @@ class Agent:
         told = standings(desired, observed, self.now())
         if self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready):
             self.fronts.tell(self.publisher.table.generation)
-        if self.ready and not self.announced and observed.fronts:
+        fronts = [front for front in observed.fronts if not front.idle]
+        if self.ready and not self.announced and fronts:
             generation = self.publisher.table.generation
-            if all(front.generation >= generation for front in observed.fronts):
+            if all(front.generation >= generation for front in fronts):
                 self._announce()
 
     def _announce(self) -> None:

@@ -21,6 +21,7 @@ from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Front
 
 logger = logging.getLogger(__name__)
+MIRROR = "mirror"
 _LONGEST_LINE = 16 << 20
 
 
@@ -132,7 +133,7 @@ class Fronts:
         changed: Callable[[], None],
         heard: Callable[[str, str, tuple[Measure, ...]], None] = lambda *_: None,
     ) -> None:
-        names = [*(f"front {index}" for index in range(count)), "mirror"]
+        names = [*(f"front {index}" for index in range(count)), MIRROR]
         self.lines = [Line(index, name, changed, heard, self._ended) for index, name in enumerate(names)]
         self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
         self.generation = 0
@@ -144,7 +145,12 @@ class Fronts:
                 await line.connect()
                 line.say({"op": "table", "generation": self.generation})
         return tuple(
-            Front(index=line.index, generation=line.last.generation, inflight=line.last.inflight)
+            Front(
+                index=line.index,
+                idle=line.name == MIRROR,
+                generation=line.last.generation,
+                inflight=line.last.inflight,
+            )
             for line in self.lines
             if line.writer is not None
         )

@@ -118,9 +118,13 @@ class Worker(_Value, frozen=True, kw_only=True):
 
 
 class Front(_Value, frozen=True, kw_only=True):
-    """A front that is alive: the generation it acknowledged (0: none yet) and its requests in flight."""
+    """A front that is alive: the generation it acknowledged (0: none yet) and its requests in flight.
+
+    The mirror is one too, which sends to `idle` workers alone: nobody else's end waits for it.
+    """
 
     index: int
+    idle: bool = False  # the mirror
     generation: int = 0
     inflight: dict[str, int] = {}
 
@@ -338,7 +342,7 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
 
 
 def without_lease(desired: Desired) -> Desired:
-    """The same, with the traffic of rollouts and shadows back at stable: while nobody can tell that one ended.
+    """The same, with the traffic of rollouts and shadows back at stable: while nobody can say that one ended.
 
     What was loaded for it stays, so that it goes on where it was once the log can be read again.
     """

@@ -130,6 +130,7 @@ def _drained(worker: Worker, observed: Observed, now: float, limits: Limits) -> 
     return all(
         front.generation > worker.routed_last and not front.inflight.get(worker.id)
         for front in observed.fronts
+        if worker.idle or not front.idle
     )
 
 

@@ -8,6 +8,7 @@ from mldeploy.core.host import (
     Bad,
     Bundle,
     Desired,
+    Front,
     Memory,
     Mirroring,
     ModelRoute,
@@ -18,6 +19,7 @@ from mldeploy.core.host import (
     Wanted,
     Wish,
     wish,
+    without_lease,
 )
 from mldeploy.core.memory import resting
 from mldeploy.core.plan import plan, table
@@ -173,3 +175,22 @@ def _state(serving: Serving, retired: int = 0) -> State:
     return State(
         models={"m": Model(name="m", versions=versions)}, environments={"production": {"m": serving}}
     )
+
+
+def test_nobody_but_a_shadow_waits_for_the_mirror() -> None:
+    fronts = (Front(index=0, generation=6), Front(index=1, idle=True, generation=3))
+    old = worker(2, routed_last=5, routed_until=NOW)
+    assert StopWorker(worker="w2.0") in plan(asks(), host(worker(1), old, fronts=fronts), NOW, LIMITS)
+    former = shadow_worker(3, routed_last=5, routed_until=NOW)
+    assert StopWorker(worker="i3") not in plan(asks(), host(worker(1), former, fronts=fronts), NOW, LIMITS)
+    caught_up = (fronts[0], Front(index=1, idle=True, generation=6, inflight={"i3": 1}))
+    assert StopWorker(worker="i3") not in plan(asks(), host(worker(1), former, fronts=caught_up), NOW, LIMITS)
+    done = (fronts[0], Front(index=1, idle=True, generation=6))
+    assert StopWorker(worker="i3") in plan(asks(), host(worker(1), former, fronts=done), NOW, LIMITS)
+
+
+def test_without_a_lease_nothing_is_copied_and_the_shadow_stays_loaded() -> None:
+    asked = without_lease(asks(mirroring(2)))
+    route = table(asked, host(worker(1), shadow_worker(2)), NOW)["m"]
+    assert [(shadow.id, shadow.fraction) for shadow in route.shadows] == [("s2", 0)]
+    assert route.idle == {2: ("i2",)}
