@@ -141,7 +141,11 @@ class Output:
 
 def two_lines(message: str, hint: str) -> None:
     """An error as people see it."""
-    print(f"{paint(sys.stderr, 'error', '1;31')}: {one_line(message)}", file=sys.stderr)
+    # a message that ends with a caret points into a text: those lines are shown as they are
+    first, *pointer = message.split("\n") if message.endswith("^") else [message]
+    print(f"{paint(sys.stderr, 'error', '1;31')}: {one_line(first)}", file=sys.stderr)
+    for line in pointer:
+        print(harmless(line), file=sys.stderr)
     if hint:
         print(f"{paint(sys.stderr, 'hint', '1;36')}: {one_line(hint)}", file=sys.stderr)
     sys.stderr.flush()

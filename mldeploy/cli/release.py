@@ -27,10 +27,34 @@ To = Annotated[
 ]
 Steps = Annotated[
     str | None,
-    typer.Option("--steps", metavar="LIST", help="A ramp, for example 1,10,50,100.", show_default=False),
+    typer.Option(
+        "--steps", metavar="LIST", help="A ramp, for example shadow,1,10,50,100.", show_default=False
+    ),
 ]
 Now = Annotated[
     bool, typer.Option("--now", help="All traffic at once, whatever the bundle's own rollout says.")
+]
+Hold = Annotated[
+    str | None, typer.Option("--hold", metavar="TIME", help="At each step: 10m.", show_default=False)
+]
+Guards = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--guard",
+        metavar="GUARD",
+        help="What each step must meet: 'error_rate < 1%', 'p99 < 1.2x'. May be repeated; none: no guard.",
+        show_default=False,
+    ),
+]
+MinRequests = Annotated[
+    int | None,
+    typer.Option("--min-requests", metavar="N", help="Of the candidate, at each step.", show_default=False),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline", metavar="TIME", help="The ramp is halted if it takes longer.", show_default=False
+    ),
 ]
 
 
@@ -117,6 +141,10 @@ def promote(
     to: To = None,
     steps: Steps = None,
     now: Now = False,
+    hold: Hold = None,
+    guards: Guards = None,
+    min_requests: MinRequests = None,
+    deadline: Deadline = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -127,11 +155,17 @@ def promote(
     timeout: Timeout = "10m",
     dry_run: DryRun = False,
 ) -> None:
-    """Give a version traffic: all of it, a fixed share, or a ramp."""
+    """Give a version traffic: all of it, a fixed share, or a ramp that goes on by itself under guards.
+
+    What is not said is as the bundle's own rollout says, else as the policy says.
+    """
     session = Session(ctx)
     limit = seconds(timeout)
     client = session.client()
-    change = client.promote(target, to=to, steps=shares(steps), now=now, source=source, dry_run=dry_run)
+    change = client.promote(
+        target, to=to, steps=shares(steps), now=now, hold=hold, guards=guards, min_requests=min_requests,
+        deadline=deadline, source=source, dry_run=dry_run,
+    )  # fmt: skip
     ramp = any(" → " in action or action.endswith("%") for action in change.actions)
     ref = f"{change.model}@{change.version}"
     done = f"{ref} {'takes' if ramp else 'has all'} traffic in {change.environment}"

@@ -128,9 +128,9 @@ class Client:
         store is made if there is none. Raises ValidationError, NotAllowedError, IntegrityError, RaceLostError
         and OutcomeUnknownError.
         """
-        from mldeploy.client import publishing, traffic
+        from mldeploy.client import publishing, terms
 
-        how = publishing.How(promote, traffic.Wish(to, steps, now), dry_run, reporter or Silent())
+        how = publishing.How(promote, terms.Wish(to, steps, now), dry_run, reporter or Silent())
         return publishing.push(self._at, Path(source), name, owner, expires, how)
 
     # --- traffic
@@ -142,18 +142,25 @@ class Client:
         to: Percent | None = None,
         steps: Sequence[Percent] | None = None,
         now: bool = False,
+        hold: int | str | None = None,
+        guards: Sequence[str] | None = None,
+        min_requests: int | None = None,
+        deadline: int | str | None = None,
         source: str | None = None,
         dry_run: bool = False,
     ) -> Change:
-        """Give `churn@7` traffic: what the bundle's own rollout says, `to` a percentage, by `steps`, or all
-        `now`.
+        """Give `churn@7` traffic: `to` a percentage, by `steps`, or all `now`; else as the bundle's own
+        rollout says, and where that says nothing, the policy.
 
-        With `source` the target is a model, and the version is the one stable in that environment. Raises
-        NotAllowedError where it is frozen, retired or expired.
+        `steps` are percentages, and the first may be "shadow"; `hold` (at each step) and `deadline` seconds
+        or durations (10m); `guards` texts such as "error_rate < 1%" (docs/rollouts.md); `min_requests` those
+        of the candidate at each step. With `source` the target is a model, and the version is the one stable
+        in that environment. Raises NotAllowedError where it is frozen, retired or expired, and UsageError.
         """
-        from mldeploy.client import traffic
+        from mldeploy.client import terms, traffic
 
-        return traffic.promote(self._at, target, traffic.Wish(to, steps, now), source, dry_run)
+        wish = terms.Wish(to, steps, now, hold, guards, min_requests, deadline)
+        return traffic.promote(self._at, target, wish, source, dry_run)
 
     def rollback(
         self,

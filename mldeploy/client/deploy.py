@@ -20,7 +20,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.daemon import LocalDaemon, folder_for, running
 from mldeploy.client.predicting import reachable
 from mldeploy.client.publishing import How, push_folder
-from mldeploy.client.traffic import Wish
+from mldeploy.client.terms import Wish
 from mldeploy.errors import MldeployError
 from mldeploy.progress import Reporter, Silent
 

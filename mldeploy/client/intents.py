@@ -8,10 +8,11 @@ whether the actions fit is judged once more by the fold, which has the last word
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from difflib import get_close_matches
 
+from mldeploy.client.terms import Terms
 from mldeploy.core.records import Action, Freeze, Promote, Rollback
 from mldeploy.core.state import Model, Ramp, Serving, State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
@@ -67,8 +68,7 @@ class PromoteTo:
 
     ref: ModelRef
     environment: str
-    steps: tuple[int, ...]
-    hold: int
+    terms: Terms
     rollout: str
     today: date
 
@@ -76,7 +76,7 @@ class PromoteTo:
         version = find_version(state, self.ref)
         now = serving(state, self.environment, self.ref.name)
         if now.ramp is None and now.stable == self.ref.version:
-            if self.steps == (FULL_SHARE,):
+            if self.terms.steps == (FULL_SHARE,):
                 return ()
             raise NotAllowedError(
                 f"{self.ref} is stable in {self.environment}: it takes all traffic already",
@@ -91,7 +91,7 @@ class PromoteTo:
         """The action itself."""
         return Promote(
             model=self.ref.name, version=self.ref.version, environment=self.environment,
-            steps=self.steps, hold=self.hold, rollout=self.rollout,
+            rollout=self.rollout, **asdict(self.terms),
         )  # fmt: skip
 
     def _check(self, state: State, version: Version) -> None:
@@ -107,7 +107,8 @@ class PromoteTo:
 
 
 def _same(ramp: Ramp, wanted: PromoteTo) -> bool:
-    return (ramp.version, ramp.steps) == (wanted.ref.version, wanted.steps)
+    terms = Terms(ramp.steps, ramp.hold, ramp.guards, ramp.min_requests, ramp.deadline, ramp.fraction)
+    return (ramp.version, terms) == (wanted.ref.version, wanted.terms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from mldeploy.client import intents
 from mldeploy.client.bundles import as_bundle, bundle_blobs
 from mldeploy.client.connection import Connection
-from mldeploy.client.traffic import Wish, warnings_for
+from mldeploy.client.terms import Terms, Wish, terms
+from mldeploy.client.traffic import warnings_for
 from mldeploy.client.types import Pushed
-from mldeploy.core.manifest import Manifest, Rollout, canonical, digest
+from mldeploy.core.manifest import Manifest, canonical, digest
+from mldeploy.core.policy import settings
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
@@ -52,15 +54,15 @@ def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> 
 
     wished = how.wish.rollout()
     manifest = made.manifest if made is not None else read_manifest(folder)
-    rollout = wished or manifest.rollout
     state = _state(at, how)
+    found = terms(wished, lambda: manifest.rollout, settings(state, at.environment))
     if how.promote:
         # better refused before the upload than after it
         intents.refuse_frozen(state, at.environment, manifest.name)
     if how.dry_run:
         _judge(at, folder, made, manifest, state, how)
-        return _would_push(at, state, manifest, rollout, how)
-    return _publish(at, folder, rollout, how, state)
+        return _would_push(at, state, manifest, found, how)
+    return _publish(at, folder, found, how, state)
 
 
 def _state(at: Connection, how: How) -> State:
@@ -84,12 +86,12 @@ def _judge(
         validate(folder, now=at.now(), progress=how.reporter).raise_findings()
 
 
-def _publish(at: Connection, folder: Path, rollout: Rollout, how: How, before: State) -> Pushed:
+def _publish(at: Connection, folder: Path, found: Terms, how: How, before: State) -> Pushed:
     from mldeploy.bundle.push import push as publish
 
     def then(ref: ModelRef) -> Sequence[Action]:
         # published by the same record: there is no version yet to judge, and the fold judges the rest
-        return (_intent(at, ref, rollout).action(),)
+        return (_intent(at, ref, found).action(),)
 
     done = publish(
         at.store, folder, log=at.log, actor=at.actor, now=at.now(), progress=how.reporter,
@@ -98,7 +100,7 @@ def _publish(at: Connection, folder: Path, rollout: Rollout, how: How, before: S
     seq = done.seq
     if how.promote and not done.new:
         # published before: the promote stands in a record of its own, if one is needed
-        seq = at.change(_intent(at, done.ref, rollout), dry_run=False).seq
+        seq = at.change(_intent(at, done.ref, found), dry_run=False).seq
     state = at.log.state
     version = intents.find_version(state, done.ref)
     skipped = tuple(f"gate {gate} did not run here: {why}" for gate, why in done.gates_skipped.items())
@@ -107,15 +109,15 @@ def _publish(at: Connection, folder: Path, rollout: Rollout, how: How, before: S
         environment=at.environment if how.promote else None, seq=seq, already=seq is None,
         digest=done.digest, new=done.new, promoted=how.promote, uploaded_bytes=done.uploaded_bytes,
         reused_bytes=done.reused_bytes, uploaded_blobs=done.uploaded_blobs, reused_blobs=done.reused_blobs,
-        warnings=skipped + (warnings_for(at, before, done.ref, version, rollout) if how.promote else ()),
+        warnings=skipped + (warnings_for(at, before, done.ref, version, found) if how.promote else ()),
     )  # fmt: skip
 
 
-def _intent(at: Connection, ref: ModelRef, rollout: Rollout) -> intents.PromoteTo:
-    return intents.PromoteTo(ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date())
+def _intent(at: Connection, ref: ModelRef, found: Terms) -> intents.PromoteTo:
+    return intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
 
 
-def _would_push(at: Connection, state: State, manifest: Manifest, rollout: Rollout, how: How) -> Pushed:
+def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, how: How) -> Pushed:
     from mldeploy.bundle.push import live_version, next_version
     from mldeploy.client.describe import describe
 
@@ -124,7 +126,7 @@ def _would_push(at: Connection, state: State, manifest: Manifest, rollout: Rollo
     ref = live or next_version(state, manifest.name)
     said = [] if live else [f"publish {ref} ({bundle[:12]})"]
     if how.promote:
-        intent = _intent(at, ref, rollout)
+        intent = _intent(at, ref, found)
         said += [describe(action) for action in (intent(state) if live else (intent.action(),))]
     # of a bundle that is published nothing is sent, and nothing is reused either
     blobs = {} if live else bundle_blobs(manifest) | {bundle: len(canonical(manifest))}

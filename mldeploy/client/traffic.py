@@ -1,62 +1,41 @@
 """Promote and rollback: from what the caller says to an intent, and what to warn of beforehand.
 
-Rules: a promote without a wish follows the bundle's own rollout; a target that no live host can run is warned
-of, never refused, because hosts come and go. Left out: what forbids it (`intents.py` and the fold).
+Rules: a promote without a wish follows the bundle's own rollout, else the policy's; a target that no live
+host can run is warned of, never refused, because hosts come and go. Left out: what forbids it (`intents.py`
+and the fold).
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from mldeploy.bundle.published import fetch_manifest
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.past import record_at
+from mldeploy.client.terms import Terms, Wish, terms
 from mldeploy.client.types import Change
 from mldeploy.core.manifest import Rollout
-from mldeploy.core.manifest_check import steps_problem
+from mldeploy.core.policy import settings
 from mldeploy.core.records import Rollback
 from mldeploy.core.state import State, Version
-from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, parse_share
+from mldeploy.core.types import FULL_SHARE, ModelRef, check_name
 from mldeploy.errors import NotAllowedError, UsageError
 from mldeploy.store.ids import new_ulid
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a version shall take traffic, as the caller says it. None of them: as the bundle says."""
-
-    to: int | float | str | None = None
-    steps: Sequence[int | float | str] | None = None
-    now: bool = False
-
-    def rollout(self) -> Rollout | None:
-        """The wish as shares; None where there is none. Raises UsageError."""
-        given = [self.to is not None, self.steps is not None, self.now]
-        if sum(given) > 1:
-            raise UsageError("--to, --steps and --now exclude each other", "give one of them")
-        if not any(given):
-            return None
-        wanted = self.steps if self.steps is not None else ("100" if self.now else self.to,)
-        steps = tuple(parse_share(str(step)) for step in wanted)
-        problem = steps_problem(steps)
-        if problem:
-            raise UsageError(*problem)
-        return Rollout(steps=steps)
 
 
 def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run: bool) -> Change:
     """See Client.promote."""
     name, number = _target(target, source)
-    rollout = wish.rollout()
+    wished = wish.rollout()
     state = at.refresh()
     ref = ModelRef(name, number) if number else _stable_in(state, name, source or "")
     version = intents.find_version(state, ref)
-    if rollout is None:
-        rollout = fetch_manifest(at.store, state, ref.name, ref.version).rollout
-    intent = intents.PromoteTo(ref, at.environment, rollout.steps, rollout.hold, new_ulid(), at.now().date())
-    warnings = warnings_for(at, state, ref, version, rollout)
+
+    def packed() -> Rollout:
+        return fetch_manifest(at.store, state, ref.name, ref.version).rollout
+
+    found = terms(wished, packed, settings(state, at.environment))
+    intent = intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
+    warnings = warnings_for(at, state, ref, version, found)
     written = at.change(intent, dry_run=dry_run)
     return at.told(
         written, dry_run, model=ref.name, version=ref.version, environment=at.environment, warnings=warnings
@@ -86,12 +65,12 @@ def _stable_in(state: State, model: str, environment: str) -> ModelRef:
 
 
 def warnings_for(
-    at: Connection, state: State, ref: ModelRef, version: Version, rollout: Rollout
+    at: Connection, state: State, ref: ModelRef, version: Version, found: Terms
 ) -> tuple[str, ...]:
     """What a promote should say beforehand."""
     said = []
     now = intents.serving(state, at.environment, ref.name)
-    if now.stable is None and rollout.steps != (FULL_SHARE,):
+    if now.stable is None and found.steps != (FULL_SHARE,):
         said.append(f"no version of {ref.name} is stable in {at.environment}: {ref} takes all its traffic")
     hosts = [host for host in fleet.hosts(at, at.environment) if host.live]
     if not hosts:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from mldeploy.core.manifest_fields import DATATYPES, RUNTIME_PROTOCOL, Entry, Manifest, Tensor
+from mldeploy.core.guards import guards_problem
+from mldeploy.core.manifest_fields import DATATYPES, RUNTIME_PROTOCOL, Entry, Manifest, Rollout, Tensor
 from mldeploy.core.paths import clashes, path_problem
 from mldeploy.core.routing import parse_key
 from mldeploy.core.types import FULL_SHARE, check_name, parse_expiry
@@ -145,21 +146,38 @@ def _module_files(module: str) -> set[str]:
 
 
 def _numbers(manifest: Manifest) -> Iterator[Problem]:
-    resources, rollout = manifest.resources, manifest.rollout
+    resources = manifest.resources
     ranges = [
         ("batching.max_size", manifest.batching.max_size, 1, 65_536, "rows in one call"),
         ("resources.threads", resources.threads, 1, 1024, "threads"),
         ("resources.replicas", resources.replicas, 1, 256, "workers per host"),
-        ("rollout.hold", rollout.hold, 0, 30 * 86_400, "seconds"),
     ]
     if resources.memory is not None:
         ranges.append(("resources.memory", resources.memory, 1, 2**50, "bytes"))
     for key, value, low, high, unit in ranges:
         if not low <= value <= high:
             yield key, f"{value} is out of range", f"write {low:,} to {high:,} {unit}"
-    problem = steps_problem(rollout.steps)
+    yield from rollout_problems(manifest.rollout)
+
+
+def rollout_problems(rollout: Rollout) -> Iterator[Problem]:
+    """What is wrong with a rollout, as (dotted key, message, hint)."""
+    ranges = [
+        ("hold", rollout.hold, 0, 30 * 86_400, "seconds"),
+        ("min_requests", rollout.min_requests, 0, 10**9, "requests"),
+        ("deadline", rollout.deadline, 1, 366 * 86_400, "seconds"),
+        ("shadow_fraction", rollout.shadow_fraction, 1, FULL_SHARE, "hundredths of a percent"),
+    ]
+    for key, value, low, high, unit in ranges:
+        if value is not None and not low <= value <= high:
+            yield f"rollout.{key}", f"{value} is out of range", f"write {low:,} to {high:,} {unit}"
+    problem = steps_problem(rollout.steps) if rollout.steps else None
     if problem:
         yield "rollout.steps", *problem
+    # steps that are not said here may have a shadow step where they are said
+    problem = guards_problem(rollout.guards, rollout.steps or None)
+    if problem:
+        yield "rollout.guards", *problem
 
 
 def _routing(manifest: Manifest) -> Iterator[Problem]:

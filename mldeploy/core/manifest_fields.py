@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import msgspec
 
-from mldeploy.core.types import FULL_SHARE
-
 FORMAT = 1
 #: The version of the contract between a bundle and the runtime that serves it.
 RUNTIME_PROTOCOL = 1
@@ -54,10 +52,17 @@ class Resources(_Strict, frozen=True, kw_only=True):
 
 
 class Rollout(_Strict, frozen=True, kw_only=True):
-    """The default rollout: shares in hundredths of a percent, and seconds to hold each step."""
+    """The bundle's own rollout. What it does not say is as the policy says (`core/policy.py`).
 
-    steps: tuple[int, ...] = (FULL_SHARE,)
-    hold: int = 0
+    Shares are in hundredths of a percent, times in seconds.
+    """
+
+    steps: tuple[int, ...] = ()  # a first 0 is a shadow step
+    hold: int | None = None  # at each step
+    guards: tuple[str, ...] = ()
+    min_requests: int | None = None  # of the candidate, at each step
+    deadline: int | None = None
+    shadow_fraction: int | None = None  # of the traffic, copied at a shadow step
 
 
 class Routing(_Strict, frozen=True, kw_only=True):

@@ -75,7 +75,7 @@ def test_round_trip_and_canonical_form(manifest: Manifest) -> None:
 
 def test_the_canonical_form_depends_on_the_fields_alone() -> None:
     short, long = good(), good()
-    long.update(lock="requirements.lock", rollout={"steps": [10_000], "hold": 0}, batching={"max_size": 64})
+    long.update(lock="requirements.lock", rollout={"steps": [], "hold": None}, batching={"max_size": 64})
     long["files"][0]["mode"] = int("420")
     long["samples"][0]["rtol"] = float("1e-5")
     turned = dict(reversed(long.items()))
@@ -173,7 +173,11 @@ def test_anything_is_read_or_refused_with_a_hint(data: object) -> None:
         ("resources.threads", -1, "resources.threads"),
         ("resources.replicas", 10**6, "resources.replicas"),
         ("rollout.hold", -1, "rollout.hold"),
-        ("rollout.steps", [], "rollout.steps"),
+        ("rollout.guards", ["p99 <= 80ms"], "rollout.guards"),
+        ("rollout.guards", ["p99 < 2x"] * 51, "rollout.guards"),
+        ("rollout.min_requests", -1, "rollout.min_requests"),
+        ("rollout.deadline", 0, "rollout.deadline"),
+        ("rollout.shadow_fraction", 10_001, "rollout.shadow_fraction"),
         ("rollout.steps", [500, 100], "rollout.steps"),
         ("rollout.steps", [0], "rollout.steps"),
         ("rollout.steps", [100, 0], "rollout.steps"),

@@ -63,10 +63,14 @@ class Stated(_Strict, frozen=True, kw_only=True):
 
 
 class Ramp(_Strict, frozen=True, kw_only=True):
-    """The default rollout: steps in percent, and how long to hold each."""
+    """The bundle's own rollout. What it does not say is as the policy says."""
 
-    steps: tuple[int | float | str, ...] = (100,)
-    hold: int | str = 0  # seconds, or 10m
+    steps: tuple[int | float | str, ...] = ()  # percent; the first may be "shadow"
+    hold: int | str | None = None  # at each step: seconds, or 10m
+    guards: tuple[str, ...] = ()  # docs/rollouts.md
+    min_requests: int | None = None  # of the candidate, at each step
+    deadline: int | str | None = None  # seconds, or 2d
+    shadow_fraction: int | float | str | None = None  # percent of the traffic, at a shadow step
 
 
 class ModelYaml(_Strict, frozen=True, kw_only=True):
@@ -126,11 +130,20 @@ def entry_of(model: ModelYaml, path: Path) -> Entry:
 
 
 def rollout_of(model: ModelYaml, path: Path) -> Rollout:
-    """The default rollout in the units of a manifest."""
+    """The bundle's own rollout in the units of a manifest."""
+    said, fraction = model.rollout, model.rollout.shadow_fraction
     try:
-        steps = tuple(parse_share(str(step)) for step in model.rollout.steps)
-        hold = model.rollout.hold
-        seconds = hold if isinstance(hold, int) else int(parse_duration(hold).total_seconds())
+        return Rollout(
+            steps=tuple(0 if step == "shadow" else parse_share(str(step)) for step in said.steps),
+            hold=_seconds(said.hold),
+            guards=said.guards,
+            min_requests=said.min_requests,
+            deadline=_seconds(said.deadline),
+            shadow_fraction=None if fraction is None else parse_share(str(fraction)),
+        )
     except MldeployError as error:
         raise ManifestError(f"{path}: rollout: {error.message}", error.hint) from error
-    return Rollout(steps=steps, hold=seconds)
+
+
+def _seconds(said: int | str | None) -> int | None:
+    return int(parse_duration(said).total_seconds()) if isinstance(said, str) else said

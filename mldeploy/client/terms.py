@@ -1,0 +1,117 @@
+"""The terms of a rollout: what the caller says, what the bundle says, what the policy says; in that order.
+
+Rules: what the caller says is checked before anything is read. All of it at once needs no other terms.
+Left out: what forbids a promote (`intents.py` and the fold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mldeploy.core.guards import guards_problem
+from mldeploy.core.manifest import Rollout
+from mldeploy.core.manifest_check import rollout_problems, steps_problem
+from mldeploy.core.policy import Settings
+from mldeploy.core.types import FULL_SHARE, format_duration, parse_duration, parse_share
+from mldeploy.errors import UsageError
+
+#: The word for a first step that copies traffic and takes none.
+SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a version shall take traffic, as the caller says it. What is None is as the bundle or policy says.
+
+    `to` is a percentage, `steps` are percentages of which the first may be "shadow", `now` is all at once.
+    `hold` and `deadline` are seconds or durations (10m), `guards` texts (docs/rollouts.md).
+    """
+
+    to: int | float | str | None = None
+    steps: Sequence[int | float | str] | None = None
+    now: bool = False
+    hold: int | str | None = None
+    guards: Sequence[str] | None = None
+    min_requests: int | None = None
+    deadline: int | str | None = None
+
+    def rollout(self) -> Rollout:
+        """What is said of it. Raises UsageError."""
+        given = [self.to is not None, self.steps is not None, self.now]
+        if sum(given) > 1:
+            raise UsageError("--to, --steps and --now exclude each other", "give one of them")
+        rollout = Rollout(
+            steps=self._steps() if any(given) else (),
+            hold=_seconds(self.hold),
+            guards=tuple(self.guards or ()),
+            min_requests=self.min_requests,
+            deadline=_seconds(self.deadline),
+        )
+        if self.now and rollout != Rollout(steps=rollout.steps):
+            raise UsageError("--now takes all traffic at once", "leave out what is said of a ramp")
+        for key, message, hint in rollout_problems(rollout):
+            name = key.removeprefix("rollout.").replace("_", "-").replace("guards", "guard")
+            raise UsageError(message if name == "steps" else f"--{name}: {message}", hint)
+        return rollout
+
+    def _steps(self) -> tuple[int, ...]:
+        wanted = self.steps if self.steps is not None else ("100" if self.now else self.to,)
+        steps = tuple(0 if step == SHADOW else parse_share(str(step)) for step in wanted)
+        named = [share for step, share in zip(wanted, steps, strict=True) if step != SHADOW]
+        problem = steps_problem(steps) or (steps_problem((0,)) if 0 in named else None)
+        if problem:
+            raise UsageError(*problem)
+        return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a promote says in its record, in seconds and hundredths of a percent. 0: as the policy says."""
+
+    steps: tuple[int, ...] = (FULL_SHARE,)
+    hold: int = 0
+    guards: tuple[str, ...] = ()
+    min_requests: int = 200
+    deadline: int = 0
+    fraction: int = 0
+
+
+def terms(wished: Rollout, bundle: Callable[[], Rollout], policy: Settings) -> Terms:
+    """What counts, of what the caller, the bundle and the policy say. `bundle` is asked where it matters.
+
+    Raises UsageError where they do not go together.
+    """
+    if wished.steps == (FULL_SHARE,):
+        return Terms()
+    packed = bundle()
+    steps = wished.steps or packed.steps or policy.steps
+    if steps == (FULL_SHARE,):
+        return Terms()
+    found = Terms(
+        steps=steps,
+        hold=_first(wished.hold, packed.hold, policy.hold),
+        guards=wished.guards or packed.guards or policy.guards,
+        min_requests=_first(wished.min_requests, packed.min_requests, policy.min_requests),
+        deadline=_first(wished.deadline, packed.deadline, 0),
+        fraction=_first(wished.shadow_fraction, packed.shadow_fraction, 0),
+    )
+    problem = guards_problem(found.guards, steps)
+    if problem:
+        raise UsageError(*problem)
+    holds = found.hold * len(steps)
+    if found.deadline and found.deadline <= holds:
+        ramp = format_duration(timedelta(seconds=holds))
+        raise UsageError(f"the holds alone take {ramp}, and the deadline comes first", "give a later one")
+    return found
+
+
+def _first(*said: int | None) -> int:
+    return next((value for value in said if value is not None), 0)
+
+
+def _seconds(said: int | str | None) -> int | None:
+    if said is None or isinstance(said, int):
+        return said
+    return 0 if said.strip() in ("0", "0s") else int(parse_duration(said).total_seconds())

@@ -1,0 +1,118 @@
+"""The terms of a rollout: what the caller says, then the bundle, then the policy; and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mldeploy.client.terms import Terms, Wish, terms
+from mldeploy.core.manifest import Rollout
+from mldeploy.core.policy import Settings
+from mldeploy.errors import UsageError
+from mldeploy.store.log import Log
+from mldeploy.store.objects import open_store
+
+from .conftest import Ran, World
+
+Cli = Callable[..., Ran]
+
+PACKED = Rollout(steps=(500, 10_000), hold=60, guards=("p99 < 80ms",), min_requests=7, shadow_fraction=300)
+POLICY = Settings(steps=(100, 10_000), hold=30, guards=("crashes < 1",), min_requests=50)
+
+
+def unasked() -> Rollout:
+    raise AssertionError("all at once needs no more terms")
+
+
+def test_what_is_said_nearer_counts() -> None:
+    wish = Wish(steps=("shadow", 1, "10%", 100), hold="5m", guards=["agreement > 95%"], min_requests=9)
+    assert terms(wish.rollout(), lambda: PACKED, POLICY) == Terms(
+        steps=(0, 100, 1_000, 10_000), hold=300, guards=("agreement > 95%",), min_requests=9, fraction=300
+    )
+    assert terms(Wish().rollout(), lambda: PACKED, POLICY) == Terms(
+        steps=(500, 10_000), hold=60, guards=("p99 < 80ms",), min_requests=7, fraction=300
+    )
+    assert terms(Wish().rollout(), Rollout, POLICY) == Terms(
+        steps=(100, 10_000), hold=30, guards=("crashes < 1",), min_requests=50
+    )
+    assert terms(Wish(to=25, hold=0).rollout(), Rollout, POLICY).hold == 0
+
+
+def test_all_at_once_needs_no_terms() -> None:
+    assert terms(Wish(now=True).rollout(), unasked, POLICY) == Terms()
+    assert terms(Wish().rollout(), Rollout, Settings()) == Terms()
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        (Wish(to=5, now=True), "exclude each other"),
+        (Wish(now=True, hold=5), "--now takes all"),
+        (Wish(steps=(0, 10)), "not a share"),
+        (Wish(steps=(1, "shadow")), "not a share"),
+        (Wish(steps=("shadow",)), "not a share"),
+        (Wish(steps=(1, 100), hold=-1), "--hold"),
+        (Wish(steps=(1, 100), hold="soon"), "'soon' is not a duration"),
+        (Wish(steps=(1, 100), min_requests=-1), "--min-requests"),
+        (Wish(steps=(1, 100), deadline=0), "--deadline"),
+        (Wish(steps=(1, 100), guards=["speed < 1x"]), "--guard: not something that is measured"),
+        (Wish(steps=(1, 100), guards=["agreement > 95%"]), "no step of the rollout does"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_read(wish: Wish, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        wish.rollout()
+    assert says in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    shadowed = Rollout(guards=("agreement > 95%",))
+    with pytest.raises(UsageError, match="no step of the rollout does"):
+        terms(Wish(steps=(1, 100)).rollout(), lambda: shadowed, POLICY)
+    with pytest.raises(UsageError, match="the deadline comes first"):
+        terms(Wish(steps=(1, 100), hold="1h", deadline="2h").rollout(), Rollout, POLICY)
+
+
+def _promoted(world: World) -> dict[str, Any]:
+    log = Log(open_store(world.url))
+    log.refresh()
+    ramp = log.state.environments["production"]["churn"].ramp
+    assert ramp is not None
+    return {"steps": ramp.steps, "hold": ramp.hold, "guards": ramp.guards, "min": ramp.min_requests,
+            "deadline": ramp.deadline}  # fmt: skip
+
+
+def test_promote_writes_the_terms_and_again_changes_nothing(world: World, cli: Cli) -> None:
+    world.publish()
+    world.publish(content="2")
+    cli("promote", "churn@1")
+    words = (
+        "promote", "churn@2", "--steps", "shadow,1,10,50,100", "--hold", "10m", "--guard", "error_rate < 1%",
+        "--guard", "agreement > 95%", "--min-requests", "500", "--deadline", "2d",
+    )  # fmt: skip
+    assert cli(*words).code == 0
+    assert _promoted(world) == {
+        "steps": (0, 100, 1_000, 5_000, 10_000), "hold": 600, "min": 500, "deadline": 172_800,
+        "guards": ("error_rate < 1%", "agreement > 95%"),
+    }  # fmt: skip
+    head = world.head()
+    assert cli(*words).code == 0
+    assert world.head() == head
+    # other terms are another rollout
+    assert cli(*words[:-2], "--deadline", "3d").code == 0
+    assert world.head() == head + 1
+
+
+def test_a_bad_guard_is_pointed_to(world: World, cli: Cli) -> None:
+    world.publish()
+    ran = cli("promote", "churn@1", "--steps", "1,100", "--guard", "p99 <= 80ms")
+    assert ran.code == 2
+    assert ran.err.splitlines() == [
+        "error: --guard: p99 is held by <, at character 5",
+        "  p99 <= 80ms",
+        "      ^",
+        "hint: write for example: p99 < 80ms or 1.2x",
+    ]
