@@ -72,9 +72,10 @@ class Connection:
         try:
             return open_store(self.settings.store)
         except NotFoundError as error:
+            first = "is it mounted?" if self.settings.store.startswith("file:") else "is the name right?"
             raise NotFoundError(
                 f"{error.message} (named by {self.settings.store_from})",
-                "is it mounted? A new one is made by the first `mldeploy push SOURCE`; --store names another",
+                f"{first} A new one is made by the first `mldeploy push SOURCE`; --store names another",
             ) from error
 
     def create_store(self, reporter: Reporter | None = None) -> ObjectStore:

@@ -132,7 +132,7 @@ def open_store(url: str, *, create: bool = False) -> ObjectStore:
     if found is None:
         raise NotFoundError(
             f"there is no mldeploy store at {store.url}",
-            f"make one with `mldeploy init --store {store.url}`, or name another with --store",
+            f"the first `mldeploy push SOURCE --store {store.url}` makes one; --store names another",
         )
     _check_format(store.url, found.data)
     return store

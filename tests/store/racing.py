@@ -83,7 +83,7 @@ class Race:
         victim.killed = True
         return True
 
-    def finish(self, seconds: float = 280.0) -> list[Told]:
+    def finish(self, seconds: float) -> list[Told]:
         """Wait for all; each that was not killed must have done all of its work."""
         end = time.monotonic() + seconds
         for writer in self.writers:
@@ -104,32 +104,30 @@ def racing(race: Race) -> Iterator[Race]:
 
 
 def race(
-    url: str, scratch: Path, writers: int, each: int, driver: str = "", env: Mapping[str, str] | None = None
-) -> list[Told]:
-    """`writers` processes append `each` records; what they were told."""
-    with racing(Race(url, scratch, each, driver, env)) as running:
-        running.start(writers)
-        return running.finish()
-
-
-def race_with_kills(
     url: str,
     scratch: Path,
     writers: int,
     each: int,
-    kills: int,
-    seed: int,
+    driver: str = "",
     env: Mapping[str, str] | None = None,
+    *,
+    kills: random.Random | None = None,
+    victims: int = 0,
+    seconds: float = 280.0,
 ) -> list[Told]:
-    """The same, with `kills` of them killed at random moments and others started in their place."""
-    draw, pause = random.Random(seed), threading.Event()
-    with racing(Race(url, scratch, each, env=env)) as running:
+    """`writers` processes append `each` records; what they were told.
+
+    With `kills`, `victims` of them are killed at moments that it draws, and others started in their place.
+    """
+    pause = threading.Event()
+    with racing(Race(url, scratch, each, driver, env)) as running:
         running.start(writers)
-        for _ in range(kills):
-            pause.wait(draw.random() * 0.5)
-            if running.kill(draw):
+        for _ in range(victims):
+            assert kills is not None
+            pause.wait(kills.random() * 0.5)
+            if running.kill(kills):
                 running.start(1)
-        return running.finish()
+        return running.finish(seconds)
 
 
 def read_store(store: ObjectStore) -> dict[int, bytes]:

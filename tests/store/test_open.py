@@ -24,7 +24,7 @@ def test_a_store_is_made_once_and_opened_ever_after(tmp_path: Path) -> None:
     url = str(tmp_path / "new" / "store")
     with pytest.raises(NotFoundError) as caught:
         open_store(url)
-    assert "mldeploy init" in caught.value.hint
+    assert "mldeploy push SOURCE" in caught.value.hint
     assert not (tmp_path / "new").exists()
     store = open_store(url, create=True)
     marker = (tmp_path / "new" / "store" / MARKER).read_bytes()

@@ -17,7 +17,7 @@ def test_a_bucket_becomes_a_store_once(s3_environ: Server, bucket: str) -> None:
     url = f"s3://{bucket}/team/models"
     with pytest.raises(NotFoundError) as caught:
         open_store(url)
-    assert f"mldeploy init --store {url}" in caught.value.hint
+    assert f"mldeploy push SOURCE --store {url}" in caught.value.hint
     store = open_store(url, create=True)
     assert isinstance(store, S3Store)
     assert store.url == url == open_store(f"{url}/").url

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
 
 from mldeploy.store.log import Log
 from mldeploy.store.objects import open_store
-from tests.store.history_checker import problems
-from tests.store.racing import race, race_with_kills, read_store
+from tests.store.history_checker import Told, problems
+from tests.store.racing import race, read_store
 from tests.support.proxy import Action, Proxy, Request, Rule, chance
 from tests.support.s3 import Server
 
@@ -29,7 +30,7 @@ def cuts(seed: int) -> Rule:
     return rule
 
 
-def check(url: str, told: list, whole: bool) -> int:  # type: ignore[type-arg]
+def check(url: str, told: list[Told], whole: bool) -> int:
     """No gap, loss, duplicate; every acknowledged record is there. How many records there are."""
     store = open_store(url)
     found = read_store(store)
@@ -49,16 +50,16 @@ def lost(request: Request) -> bool:
 
 
 def cut_race(
-    server: Server, bucket: str, driver: str, scratch: Path, *, writers: int, each: int, kills: int
-) -> None:
+    server: Server, bucket: str, driver: str, scratch: Path, *, writers: int, each: int, kills: int,
+    seconds: float = 280.0,
+) -> None:  # fmt: skip
     url = f"{driver}://{bucket}/store"
     server.make_store(bucket, "store")
     with Proxy(server.endpoint.removeprefix("http://"), cuts(1)) as proxy:
         env = os.environ | server.through(f"http://{proxy.address}").environ
-        if kills:
-            told = race_with_kills(url, scratch, writers, each, kills, 2, env)
-        else:
-            told = race(url, scratch, writers, each, env=env)
+        told = race(
+            url, scratch, writers, each, env=env, kills=random.Random(2), victims=kills, seconds=seconds
+        )
         dropped = sum(lost(one) for one in proxy.requests)
     count = check(url, told, whole=not kills)
     if not kills:
@@ -78,10 +79,10 @@ def test_writers_killed_behind_cut_connections(s3_environ: Server, bucket: str, 
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1900)
 @pytest.mark.parametrize("kills", [0, 12])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_16_processes_append_200_records_each(
     s3_environ: Server, bucket: str, driver: str, kills: int, tmp_path: Path
 ) -> None:
-    cut_race(s3_environ, bucket, driver, tmp_path, writers=16, each=200, kills=kills)
+    cut_race(s3_environ, bucket, driver, tmp_path, writers=16, each=200, kills=kills, seconds=1800)

@@ -62,7 +62,7 @@ class Server:
         return name
 
     def make_store(self, bucket: str, prefix: str) -> None:
-        """Mark it as a store, without the probe's 3,200 creates (test_open and `init` have those)."""
+        """Mark it as a store, without the probe's 3,200 creates (test_s3_open.py has those)."""
         marker = json.dumps({"format": 1, "id": new_ulid(), "created": "2026-01-01T00:00:00Z"})
         self.client().put_object(Bucket=bucket, Key=f"{prefix}/{MARKER}", Body=marker.encode())
 
