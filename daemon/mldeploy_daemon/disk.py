@@ -22,7 +22,6 @@ import msgspec
 
 from mldeploy.core.host import Bad
 from mldeploy.core.manifest import Manifest
-from mldeploy.core.state import State
 from mldeploy.errors import DiskError, MldeployError
 
 T = TypeVar("T")
@@ -63,7 +62,6 @@ class Seal(msgspec.Struct, frozen=True):
 
 
 # made when the module is loaded: several threads may not take a type apart at the same time
-_STATE = msgspec.json.Decoder(State)
 _BAD = msgspec.json.Decoder(dict[str, Bad])
 _MANIFEST = msgspec.json.Decoder(Manifest)
 _SEALS = msgspec.json.Decoder(dict[str, Seal])
@@ -109,9 +107,25 @@ class Disk:
             except FileNotFoundError:
                 return None
 
-    def load_state(self) -> State | None:
-        """desired.json, or None where there is none that this code can read."""
-        return _decode(self.read("desired.json"), _STATE)
+    def append(self, name: str, data: bytes) -> None:
+        """Add to the end of the file at `name`, flushed to the disk. A failure may leave a part of it."""
+        path = self.root / name
+        with _told(path):
+            new = not path.exists()
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, "only a part could be written", str(path))
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            if new:
+                _sync(path.parent)
+
+    def names(self, pattern: str) -> list[str]:
+        """The names of the files in the state folder itself that fit a pattern."""
+        with _told(self.root):
+            return sorted(path.name for path in self.root.glob(pattern))
 
     def load_bad(self) -> dict[str, Bad]:
         """bad.json; nothing is bad where it cannot be read."""

@@ -1,7 +1,8 @@
-"""Follows the log: keeps the state it folds to, on disk as desired.json, and the host's membership.
+"""Follows the log: keeps the state it folds to, on disk too (`desired.py`), and the host's membership.
 
 All of it runs in one thread of its own, because the log is for one thread and the store may take long to
 answer. A store that cannot be reached is asked again for ever; what was known goes on being true.
+It also leaves checkpoints in the store, where the rank of this host says that it is the one to do so.
 Left out: what follows from the state (`mldeploy.core.host.wish`).
 """
 
@@ -20,14 +21,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-import msgspec
-
+from mldeploy.core.rank import rank
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
-from mldeploy.errors import MldeployError, StoreError, StoreFormatError, UsageError
+from mldeploy.errors import LogHoleError, MldeployError, StoreError, StoreFormatError, UsageError
 from mldeploy.store.log import Appended, Intent, Log, record_key
 from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
+from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ APPEND_DEADLINE = 10.0
 LEAVE_DEADLINE = 2.0
 #: Seconds without a fresh head after which rollouts lose their traffic, and between two notes of a fresh one.
 LEASE, NOTE = 120.0, 10.0
+#: Records that a host waits for those before it to leave a checkpoint.
+TURN = 64
 
 
 class Follower:
@@ -48,6 +51,7 @@ class Follower:
 
     def __init__(self, config: Config, disk: Disk, host: str, changed: Callable[[], None]) -> None:
         self.config, self.disk, self.host, self.changed = config, disk, host, changed
+        self.kept = Kept(disk)
         self.pool = ThreadPoolExecutor(1, "log")
         self.state: State | None = None
         self.store: ObjectStore | None = None
@@ -62,10 +66,11 @@ class Follower:
         self._unwatch: Callable[[], None] | None = None
         self._fresh = -math.inf  # when the head was read last, by the monotonic clock
         self._noted = -math.inf
+        self._ranked: tuple[object, int] = (None, 0)  # the hosts among which this one has that rank
 
     def load(self) -> None:
         """Start from what is on the disk."""
-        self.state = self.disk.load_state()
+        self.state = self.kept.load()
         # an agent that is started again has not forgotten that the head was read a moment ago
         with contextlib.suppress(OSError):
             age = time.time() - (self.disk.root / HEAD).stat().st_mtime
@@ -133,12 +138,13 @@ class Follower:
         log = self._open(loop)
         try:
             log.refresh()
-        except StoreFormatError:
-            self._take(log.state)  # what a newer mldeploy wrote stops us; what came before it counts
+        except (StoreFormatError, LogHoleError):
+            self._take(log.state)  # a newer mldeploy's record, or a hole, stops us; what came before counts
             raise
         self._take(log.state)
         self.read_head = True
         self._note_fresh()
+        self._leave_checkpoint(log)
         if self._join_action(log.state):
             appended = log.append(
                 self._join_action, actor=self._actor(), now=datetime.now(UTC), deadline=JOIN_DEADLINE
@@ -159,7 +165,8 @@ class Follower:
                     f"{store.url} is not the store this host has followed up to record {known.head}",
                     "give the right --store, or a new --state folder for a new store",
                 )
-        log = Log(store, state=known)
+        start = known if self.kept.exact else State()  # what another version folded is nothing to go on from
+        log = Log(store, state=start, seen=known.head, taken=self.kept.took)
 
         def wake() -> None:
             loop.call_soon_threadsafe(self.woken.set)
@@ -170,9 +177,18 @@ class Follower:
 
     def _take(self, state: State) -> None:
         """From now on this is what the log says. Only at the head: old records are not acted on."""
-        if self.state is None or state.head_sha256 != self.state.head_sha256:
-            self.disk.write("desired.json", msgspec.json.encode(state))
+        if self.state is not None and state.head < self.state.head:
+            return  # read anew by another version, and stopped on the way: never back behind what was seen
+        self.kept.save(state)
         self.state = state
+
+    def _leave_checkpoint(self, log: Log) -> None:
+        if log.checkpoint_is_due():
+            hosts = log.state.hosts
+            if self._ranked[0] is not hosts:
+                self._ranked = (hosts, rank(self.host, hosts, "checkpoint"))
+            if log.checkpoint(late=TURN * self._ranked[1]):
+                logger.info("left a checkpoint of record %d", log.state.head)
 
     def _actor(self) -> str:
         return f"host:{self.host}"

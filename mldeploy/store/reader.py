@@ -33,7 +33,8 @@ class Reader:
     """A reader of a store's log. Not for several threads at once, but `state` may be read by any: it is
     replaced whole. The constructor does no I/O.
 
-    `state`: where to start (default: from nothing, or a checkpoint). `ahead`: records read at a time, at the
+    `state`: where to start (default: from nothing, or a checkpoint). `seen`: a head that was seen before; a
+    log that ends below it has a hole. `ahead`: records read at a time, at the
     most (default: 64, and 1 from a store that is near). `taken` is told of every record folded; after a
     start from a checkpoint the first is that after its head. `pool` makes what reads at the same time.
     """
@@ -43,6 +44,7 @@ class Reader:
         store: ObjectStore,
         *,
         state: State | None = None,
+        seen: int = 0,
         ahead: int | None = None,
         taken: Taken | None = None,
         pool: Pool = ThreadPoolExecutor,
@@ -53,7 +55,8 @@ class Reader:
         self._taken = taken
         self._pool = pool
         self._known: tuple[Named, ...] = ()  # what the hint last said
-        self._hole = 0  # the number of a record found missing before others
+        self._tried = 0  # no checkpoint is tried for before this record
+        self._seen = seen  # a record of this number is known to have been written
 
     @property
     def state(self) -> State:
@@ -77,23 +80,32 @@ class Reader:
                 self._leap()
                 self._read(None)
             self._refuse_hole()
+        self._tried = self._tried or self._state.head
         return self._state.head - before
 
-    def checkpoint(self, late: int = 0) -> bool:
-        """Write a checkpoint if the last is an interval and `late` records behind; True if one was written.
-
-        Best effort, since nothing depends on one: what goes wrong is left to whoever is next.
-        """
+    def checkpoint_is_due(self, *, intervals: int = 1, late: int = 0) -> bool:
+        """Whether the last checkpoint that this reader knows of is so many intervals, and records, behind."""
         head = self._state.head
-        if head < self._checkpointed + checkpoints.interval(head) + late:
+        return head >= max(self._checkpointed + intervals * checkpoints.interval(head), self._tried) + late
+
+    def checkpoint(self, *, intervals: int = 1, late: int = 0) -> bool:
+        """Write a checkpoint, if one is due and others have not; True if one was written.
+
+        `late`: records to wait for others to do it. They count from the head at which this reader began, so
+        that many who start at once do not all write. Best effort, since nothing depends on a checkpoint: what
+        goes wrong is left to whoever is next.
+        """
+        if not self.checkpoint_is_due(intervals=intervals, late=late):
             return False
+        head = self._state.head
         try:
             self._known = checkpoints.read_hint(self._store)  # another may have been quicker
-            if head < self._checkpointed + checkpoints.interval(head) + late:
+            if not self.checkpoint_is_due(intervals=intervals, late=late):
                 return False
             written = checkpoints.write(self._store, self._state, self._known)
         except (MldeployError, ValueError) as error:
             logger.info("no checkpoint of record %d was written: %s", head, error)
+            self._tried = head + checkpoints.INTERVAL
             return False
         self._known = (written, *self._known)
         return True
@@ -130,7 +142,7 @@ class Reader:
                     if self._taken is not None:
                         self._taken(seq, record.data)
         except LogHoleError:
-            self._hole = first + count
+            self._seen = max(self._seen, first + count)
             raise
         finally:
             if folding is not None:
@@ -139,8 +151,8 @@ class Reader:
 
     def _refuse_hole(self) -> None:
         """LogHoleError where the log ends before a record that was seen, here or by a checkpoint."""
-        if self._hole == self._state.head + 1:
-            raise hole(self._store, self._hole)
+        if self._state.head < self._seen:
+            raise hole(self._store, self._state.head + 1)
         while self._state.head < self._checkpointed:
             if checkpoints.vouches(self._store, self._known[0]):
                 raise hole(self._store, self._state.head + 1)

@@ -18,6 +18,10 @@ import pytest
 from mldeploy.bundle.files import sha256_file
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.manifest import digest as digest_of
+from mldeploy.store.log import Log
+from mldeploy.store.objects import open_store
+from mldeploy_daemon.desired import Kept
+from mldeploy_daemon.disk import Disk
 from tests.daemon.conftest import Place
 from tests.faults import armed, fired, steps
 from tests.support.daemons import Daemon, until
@@ -85,7 +89,11 @@ def check(state: Path) -> None:
         assert sha256_file(blob) == blob.name
     for environment in (state / "environments").iterdir():
         assert json.loads((environment / "environment.json").read_bytes())["id"] == environment.name
-    json.loads((state / "desired.json").read_bytes())
+    kept = Kept(Disk(state)).load()
+    assert kept is not None
+    log = Log(open_store(str(state.parent / "store")))
+    log.refresh(limit=kept.head)
+    assert log.state == kept
 
 
 def _spread(count: int, wanted: int) -> list[int]:

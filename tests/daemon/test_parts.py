@@ -15,6 +15,7 @@ from mldeploy.errors import DaemonError, DiskError, IntegrityError, ManifestErro
 from mldeploy.store.log import Log
 from mldeploy_daemon import config
 from mldeploy_daemon.book import Book, backoff
+from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.fetch import Source, fetch_bundle, read_manifest, verify_bundle
 from mldeploy_daemon.publish import Publisher
@@ -76,13 +77,13 @@ def test_what_is_no_longer_asked_for_or_could_not_be_fetched_is_forgotten(disk: 
 def test_staging_is_wiped_and_garbage_is_not_believed(disk: Disk) -> None:
     (disk.root / "staging/half").mkdir()
     (disk.root / "staging/half/file").write_text("x")
-    for name in ("desired.json", "bad.json"):
+    for name in ("desired.checkpoint", "bad.json"):
         (disk.root / name).write_text("{")
     (disk.root / "bundles" / ("0" * 64)).mkdir()
     (disk.root / "bundles/notes").mkdir()
     disk.prepare()
     assert list((disk.root / "staging").iterdir()) == []
-    assert disk.load_state() is None
+    assert Kept(disk).load() is None
     assert disk.load_bad() == {}
     assert disk.bundles() == frozenset()
 

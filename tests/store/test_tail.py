@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mldeploy.core.fold import fold_many
+from mldeploy.core.records import Join
 from mldeploy.core.state import State
 from mldeploy.errors import LogHoleError, StoreError, StoreFormatError
 from mldeploy.store.log import Log
@@ -170,6 +172,21 @@ def test_a_hole_stops_a_reader_and_every_writer() -> None:
             log.refresh()
         assert "from a backup" in caught.value.hint
         assert log.state == folded(11)
+
+
+def test_a_log_that_ends_before_what_was_seen_has_a_hole() -> None:
+    store, inner = far(40)
+    log = Log(store, seen=43)
+    for _ in range(2):
+        with pytest.raises(LogHoleError, match="record 41 is missing"):
+            log.refresh()
+    with pytest.raises(LogHoleError):
+        log.append(lambda _: [Join(host="h")], actor="me", now=datetime.now(UTC))
+    assert inner.get(record_key(41)) is None
+    assert log.refresh(limit=3) == 0  # who asks for a few records is told of what is there
+    for seq, data in list(long_log(43, 10))[40:]:
+        inner.create(record_key(seq), data)
+    assert log.refresh() == 3
 
 
 def test_a_newer_format_within_a_window_stops_there() -> None:
