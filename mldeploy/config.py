@@ -87,6 +87,11 @@ def state_folder(environ: Mapping[str, str] | None = None) -> Path:
     return _xdg("XDG_STATE_HOME", ".local/state", environ)
 
 
+def cache_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """What may be lost at any time: $XDG_CACHE_HOME/mldeploy, by default ~/.cache/mldeploy."""
+    return _xdg("XDG_CACHE_HOME", ".cache", environ)
+
+
 def _xdg(name: str, default: str, environ: Mapping[str, str] | None) -> Path:
     value = (os.environ if environ is None else environ).get(name, "")
     # the XDG specification: a path that is not absolute is to be ignored

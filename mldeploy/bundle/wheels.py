@@ -8,7 +8,6 @@ wheel is hashed again when it is taken out of the cache. Left out: resolving (`e
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 import tempfile
@@ -21,15 +20,9 @@ from mldeploy.bundle import tools
 from mldeploy.bundle.files import disk_errors, sha256_file
 from mldeploy.bundle.lock import Pin, render
 from mldeploy.bundle.targets import Target
+from mldeploy.config import cache_folder as cache_folder
 from mldeploy.core.manifest import Wheel
 from mldeploy.errors import BuildError
-
-
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/mldeploy, by default ~/.cache/mldeploy."""
-    value = os.environ.get("XDG_CACHE_HOME", "")
-    # the XDG specification: a path that is not absolute is to be ignored
-    return (Path(value) if value.startswith("/") else Path.home() / ".cache") / "mldeploy"
 
 
 def collect(

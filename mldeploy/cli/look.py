@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,19 +26,29 @@ MaybeModel = Annotated[
 ]
 
 
+TIME_HELP = "a time (2026-11-23T22:59Z), a date, or a duration ago (2h), by the store's clock."
+
+
 @app.command(cls=Command)
-def status(ctx: typer.Context, model: MaybeModel = None) -> None:
+def status(
+    ctx: typer.Context,
+    model: MaybeModel = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help=f"As it was at TIME: {TIME_HELP}", show_default=False),
+    ] = None,
+) -> None:
     """What serves where, and whether every host is there yet; with MODEL its versions too."""
     session = Session(ctx)
     client = session.client()
     if model is None:
-        everything = client.status()
+        everything = client.status(at=at)
         if session.output.json:
             session.output.document("mldeploy.status/1", everything)
         else:
             _show_status(session, everything)
         return
-    detail = client.model_status(model)
+    detail = client.model_status(model, at=at)
     if session.output.json:
         session.output.document("mldeploy.model/1", detail)
     else:
@@ -46,13 +57,12 @@ def status(ctx: typer.Context, model: MaybeModel = None) -> None:
 
 def _show_status(session: Session, found: Status) -> None:
     output = session.output
+    _note_past(session, found)
     if not found.models and not found.unpromoted:
-        output.note(f"no models in {found.store} yet; `mldeploy push SOURCE` publishes the first")
+        if found.at is None:
+            output.note(f"no models in {found.store} yet; `mldeploy push SOURCE` publishes the first")
         return
-    output.table(
-        ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES", "HOSTS", "STATE"),
-        [_model_row(model) for model in found.models],
-    )
+    _model_table(session, found.models, past=found.at is not None)
     for model in found.models:
         if model.reason:
             output.note(f"{model.model} in {model.environment}: {model.reason}")
@@ -69,6 +79,25 @@ def _note_host(session: Session, host: HostStatus, head: int) -> None:
         session.output.note(f"host {host.hostname} ({host.host[:8]}) has not reported for {host.age:.0f} s")
     elif host.errors:
         session.output.note(f"host {host.hostname} ({host.host[:8]}): {host.errors[-1]}")
+
+
+def _note_past(session: Session, found: Status | ModelDetail) -> None:
+    if found.at is not None:
+        shown = found.at[:19].replace("T", " ")
+        session.output.note(
+            f"as of {shown} UTC, record {found.record}, by the log alone: what hosts said then is not kept"
+        )
+
+
+def _model_table(session: Session, models: Sequence[ModelStatus], *, past: bool) -> None:
+    head = ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES")
+    rows = [_model_row(model) for model in models]
+    if past:
+        frozen: list[Cell] = ["frozen" if model.frozen is not None else "" for model in models]
+        rows = [[*row[: len(head)], cell] for row, cell in zip(rows, frozen, strict=True)]
+        session.output.table((*head, "FROZEN"), rows)
+    else:
+        session.output.table((*head, "HOSTS", "STATE"), rows)
 
 
 def _model_row(model: ModelStatus) -> list[Cell]:
@@ -92,10 +121,8 @@ def _number(version: int | None) -> str:
 
 def _show_detail(session: Session, detail: ModelDetail) -> None:
     output = session.output
-    output.table(
-        ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES", "HOSTS", "STATE"),
-        [_model_row(model) for model in detail.environments],
-    )
+    _note_past(session, detail)
+    _model_table(session, detail.environments, past=detail.at is not None)
     for model in detail.environments:
         for line in (model.reason, model.last):
             if line:
@@ -121,11 +148,24 @@ def _show_detail(session: Session, detail: ModelDetail) -> None:
 def history(
     ctx: typer.Context,
     model: MaybeModel = None,
+    actor: Annotated[
+        str | None,
+        typer.Option(
+            "--actor", metavar="NAME", help="By this actor; 'ci-*' matches several.", show_default=False
+        ),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option("--since", metavar="TIME", help=f"Not before TIME: {TIME_HELP}", show_default=False),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="TIME", help="Not after TIME.", show_default=False)
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="This many records at the most.")] = 30,
 ) -> None:
     """What was done, by whom, newest first."""
     session = Session(ctx)
-    found = session.client().history(model, limit=limit)
+    found = session.client().history(model, actor=actor, since=since, until=until, limit=limit)
     if session.output.json:
         session.output.document("mldeploy.history/1", found)
         return
@@ -136,7 +176,8 @@ def history(
         rows.append([str(event.seq), event.time[:19].replace("T", " "), event.actor, shown])
     session.output.table(("RECORD", "TIME", "BY", "WHAT"), rows)
     if found.more:
-        session.output.note(f"older records left out; --limit {limit * 10} shows more")
+        more = f"--limit {limit * 10}" if len(found.events) >= limit else "--until with an earlier time"
+        session.output.note(f"older records left out; {more} shows more")
 
 
 @app.command(cls=Command)

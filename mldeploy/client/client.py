@@ -8,7 +8,7 @@ printing (`mldeploy.cli`); how each thing is done (the modules beside this one).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from mldeploy.client.types import (
     Why,
 )
 from mldeploy.core.collection import GRACE
-from mldeploy.core.types import ModelRef, check_name, parse_expiry
+from mldeploy.core.types import ModelRef, check_name, parse_expiry, parse_moment
 from mldeploy.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mldeploy.reporting.values import LaunchReport
 
 Percent = int | float | str
+Moment = str | datetime
 
 
 class Client:
@@ -251,23 +252,48 @@ class Client:
 
     # --- looking
 
-    def status(self) -> Status:
-        """Every model in every environment, and the hosts."""
+    def status(self, *, at: Moment | None = None) -> Status:
+        """Every model in every environment, and the hosts.
+
+        `at`: as it was then, by the store's clock, from the log alone: what hosts said then is not kept. A
+        text is RFC 3339, a date, or a duration ago (`2h`).
+        """
         from mldeploy.client import looking
 
-        return looking.status(self._at)
+        return looking.status(self._at, self._moment(at))
 
-    def model_status(self, model: str) -> ModelDetail:
-        """One model: where it serves, and its versions."""
+    def model_status(self, model: str, *, at: Moment | None = None) -> ModelDetail:
+        """One model: where it serves, and its versions; `at` as in `status`."""
         from mldeploy.client import looking
 
-        return looking.model_status(self._at, check_name(model))
+        return looking.model_status(self._at, check_name(model), self._moment(at))
 
-    def history(self, model: str | None = None, *, limit: int = 30) -> History:
-        """The last records (that concern the model), newest first."""
+    def history(
+        self,
+        model: str | None = None,
+        *,
+        actor: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int = 30,
+    ) -> History:
+        """The last records (that concern the model; by this actor, a name or a glob), newest first.
+
+        `since` and `until` are as `at` in `status`, and compared with when the store took a record.
+        """
         from mldeploy.client import past
 
-        return past.history(self._at, check_name(model) if model else None, limit)
+        asked = past.Asked(
+            check_name(model) if model else None, actor, self._moment(since), self._moment(until), limit
+        )
+        return past.history(self._at, asked)
+
+    def _moment(self, text: Moment | None) -> datetime | None:
+        if text is None:
+            return None
+        if isinstance(text, str):
+            return parse_moment(text, self._at.now())
+        return text.replace(tzinfo=UTC) if text.tzinfo is None else text
 
     def report(self, ref: str) -> LaunchReport:
         """How a version (`churn@8`) did beside stable: its rollout or shadow under way, or its last one.

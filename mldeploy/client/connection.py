@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 
+from mldeploy.client.cache import StateCache
 from mldeploy.client.describe import describe
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import Change
@@ -25,6 +26,9 @@ from mldeploy.errors import NotFoundError
 from mldeploy.progress import Reporter
 from mldeploy.store.log import Log
 from mldeploy.store.objects import ObjectStore, open_store
+
+#: Intervals after which a command line writes the checkpoint that no host has written.
+LATE = 3
 
 
 def utc_now() -> datetime:
@@ -90,13 +94,22 @@ class Connection:
 
     @cached_property
     def log(self) -> Log:
-        """The log of the store; empty until refreshed."""
-        return Log(self.store)
+        """The log of the store; until refreshed empty, or as this machine saw it last."""
+        return Log(self.store, state=self._cache.load())
+
+    @cached_property
+    def _cache(self) -> StateCache:
+        return StateCache(self.store)
 
     def refresh(self) -> State:
         """The state at the head."""
         self.log.refresh()
+        self._cache.keep(self.log.state)
         return self.log.state
+
+    def leave_checkpoint(self) -> None:
+        """Write a checkpoint where nobody has for long: in a store that no host follows. After an append."""
+        self.log.checkpoint(intervals=LATE)
 
     def change(self, intent: Intent, *, dry_run: bool) -> Written:
         """Append what `intent` wants. Raises what it raises, RaceLostError and OutcomeUnknownError."""
@@ -116,6 +129,7 @@ class Connection:
         appended = self.log.append(remember, actor=self.actor, now=self.now())
         if appended is None:
             return Written(None, (), self.log.state)
+        self.leave_checkpoint()
         return Written(appended.seq, tuple(asked[0]), appended.state)
 
     def told(

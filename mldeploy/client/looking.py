@@ -1,11 +1,12 @@
 """`status` and `why`: the state of the log beside what the hosts say of themselves.
 
-Read-only. Left out: what a host does next is its own word (the report's `next`), never guessed here.
+Read-only. Of a time that is past the log alone tells: what hosts said then is not kept. Left out: what a host
+does next is its own word (the report's `next`), never guessed here.
 """
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
@@ -20,16 +21,15 @@ from mldeploy.client.types import (
     WhyModel,
     WhyVersion,
 )
+from mldeploy.core.records import format_time
 from mldeploy.core.state import Model, Serving, State, Version
 from mldeploy.core.types import ModelRef
 from mldeploy.store.reports import ModelReport
 
 
-def status(at: Connection) -> Status:
+def status(at: Connection, moment: datetime | None = None) -> Status:
     """See Client.status."""
-    state = at.refresh()
-    seen = fleet.hosts(at)
-    today = at.now().date()
+    state, seen, today = _look(at, moment)
     models = tuple(
         model_in(state, environment, name, seen, today)
         for name in sorted(state.models)
@@ -39,20 +39,23 @@ def status(at: Connection) -> Status:
         store=at.settings.store,
         head=state.head,
         models=models,
-        hosts=tuple(host.status() for host in seen),
+        hosts=tuple(host.status() for host in seen or ()),
         frozen=state.frozen,
+        at=format_time(moment) if moment is not None else None,
+        record=state.head if moment is not None else None,
         unpromoted=tuple(n for n in sorted(state.models) if not _environments_of(state, n)),
     )
 
 
-def model_status(at: Connection, name: str) -> ModelDetail:
+def model_status(at: Connection, name: str, moment: datetime | None = None) -> ModelDetail:
     """See Client.model_status."""
-    state = at.refresh()
+    state, seen, today = _look(at, moment)
     model = intents.find_model(state, name)
-    seen, today = fleet.hosts(at), at.now().date()
     return ModelDetail(
         store=at.settings.store,
         head=state.head,
+        at=format_time(moment) if moment is not None else None,
+        record=state.head if moment is not None else None,
         model=name,
         environments=tuple(model_in(state, e, name, seen, today) for e in _environments_of(state, name)),
         versions=tuple(
@@ -60,6 +63,16 @@ def model_status(at: Connection, name: str) -> ModelDetail:
             for _, version in sorted(model.versions.items(), reverse=True)
         ),
     )
+
+
+def _look(at: Connection, moment: datetime | None) -> tuple[State, list[fleet.Seen] | None, date]:
+    """The state, the hosts beside it (None: of then nobody knows), and the day."""
+    if moment is None:
+        state = at.refresh()
+        return state, fleet.hosts(at), at.now().date()
+    from mldeploy.client.past import state_then
+
+    return state_then(at, moment), None, moment.date()
 
 
 def version_status(state: State, name: str, version: Version, today: date) -> VersionStatus:
@@ -82,13 +95,15 @@ def version_status(state: State, name: str, version: Version, today: date) -> Ve
     )
 
 
-def model_in(state: State, environment: str, name: str, seen: list[fleet.Seen], today: date) -> ModelStatus:
-    """One model in one environment."""
+def model_in(
+    state: State, environment: str, name: str, seen: list[fleet.Seen] | None, today: date
+) -> ModelStatus:
+    """One model in one environment; where nobody knows of the hosts (`seen` is None), without them."""
     now = intents.serving(state, environment, name)
-    live = [host for host in seen if host.live and host.report.environment == environment]
+    live = [host for host in seen or () if host.live and host.report.environment == environment]
     far = [(host, progress(host.report, name, now, now.seq)) for host in live]
     shown = _shown_version(state.models[name], now)
-    verdict, reason = _verdict(now, far)
+    verdict, reason = _verdict(now, far) if seen is not None else ("", "")
     ramp, ended = now.ramp, now.ended
     return ModelStatus(
         model=name,

@@ -1,24 +1,30 @@
-"""Records of the log, read one by one: `history`, and what a single record said.
+"""What was: `history`, `status` at a time, and what a single record said.
 
-Rules: records are immutable, so whatever is read here needs no second look; one that cannot be read is
-shown as void. Left out: the state they fold into (`store/log.py`).
+Rules: records are immutable, so whatever is read here needs no second look; one that cannot be read is shown
+as void. A time that is asked for is the store's own time of a record, never a writer's.
+Left out: the state that records fold to (`store/reader.py`).
 """
 
 from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from mldeploy.client.connection import Connection
 from mldeploy.client.describe import describe, models_of
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
-from mldeploy.core.records import Record
+from mldeploy.core.records import Record, format_time
 from mldeploy.core.state import State
 from mldeploy.errors import IntegrityError
-from mldeploy.store.history import history as told
+from mldeploy.store.history import Past, head_at, newest_first, state_at
 from mldeploy.store.log import record_key
 
-#: The state folds every record there is, but nobody reads thousands of lines.
-MAX_SCAN = 5_000
+#: Records looked at for one answer, at the most: a minute's work on a store that answers from afar.
+MAX_SCAN = 100_000
 
 
 def record_at(at: Connection, seq: int) -> Record | None:
@@ -32,32 +38,138 @@ def record_at(at: Connection, seq: int) -> Record | None:
         return None
 
 
-def history(at: Connection, model: str | None, limit: int) -> History:
+def state_then(at: Connection, moment: datetime) -> State:
+    """The state at a time, by the store's clock."""
+    now = at.refresh()
+    seq = head_at(at.store, now.head, moment.timestamp())
+    return now if seq == now.head else state_at(at.store, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which records: of a model, by an actor (a glob), stored from `since` on and until `until`."""
+
+    model: str | None = None
+    actor: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int = 30
+
+
+def history(at: Connection, asked: Asked) -> History:
     """See Client.history."""
     state = at.refresh()
-    if model is not None:
-        find_model(state, model)
-    void = _void(at, state)
-    events: list[Event] = []
-    seq = state.head
-    while seq > 0 and len(events) < limit and state.head - seq < MAX_SCAN:
-        event = _event(at, state, seq, model, seq in void)
-        if event is not None:
-            events.append(event)
-        seq -= 1
-    return History(store=at.settings.store, head=state.head, events=tuple(events), more=seq > 0)
-
-
-def _event(at: Connection, state: State, seq: int, model: str | None, void: bool) -> Event | None:
-    record = record_at(at, seq)
-    if record is None:
-        return None if model else Event(seq=seq, time="", actor="", actions=("unreadable",), id="", void=True)
-    if model is not None and not any(_concerns(state, action, model) for action in record.actions):
-        return None
-    return Event(
-        seq=seq, time=record.time, actor=record.actor, id=record.id, void=void,
-        actions=tuple(_told(state, action, seq) for action in record.actions),
+    oldest = 1
+    if asked.model is not None:
+        oldest = min(version.seq for version in find_model(state, asked.model).versions.values())
+    top = state.head if asked.until is None else head_at(at.store, state.head, asked.until.timestamp())
+    since = asked.since.timestamp() if asked.since is not None else float("-inf")
+    telling = _Telling(state, asked)
+    more = False
+    with contextlib.closing(newest_first(at.store, top)) as found:
+        for past in found:
+            # what is told of a model begins with its first version; older freezes of everything do not count
+            if past.modified < since or past.seq < oldest:
+                break
+            if telling.enough() or top - past.seq >= MAX_SCAN:
+                more = True
+                break
+            telling.look(past)
+    events = telling.events()
+    return History(
+        store=at.settings.store, head=state.head, events=events[: asked.limit],
+        more=more or len(events) > asked.limit,
     )  # fmt: skip
+
+
+class _Telling:
+    """Goes back through the records. Many name a rollout alone: whose it is, is said by an older one.
+
+    Such a record waits until its promote (or `shadow`) is met, or the state knows its rollout.
+    """
+
+    def __init__(self, state: State, asked: Asked) -> None:
+        self._state, self._asked = state, asked
+        self._void = frozenset(state.void)
+        self._told: list[Event] = []
+        self._waiting: dict[str, list[Event]] = {}
+        self._models = _known(state)
+
+    def look(self, past: Past) -> None:
+        """Take the next older record."""
+        record, model = past.record, self._asked.model
+        if record is None:
+            if model is None and self._asked.actor is None:
+                self._told.append(self._event(past, ("unreadable",)))
+            return
+        for action in record.actions:
+            self._learn(action)
+        if self._asked.actor is not None and not _is(record.actor, self._asked.actor):
+            return
+        event = self._event(past, tuple(_told(self._state, action, past.seq) for action in record.actions))
+        if model is None or any(self._concerns(action, model) for action in record.actions):
+            self._told.append(event)
+            return
+        for unknown in {_thread(action) for action in record.actions} - self._models.keys() - {""}:
+            self._waiting.setdefault(unknown, []).append(event)
+
+    def enough(self) -> bool:
+        """Whether what is older than this cannot change the answer."""
+        limit = self._asked.limit
+        if len(self._told) < limit:
+            return False
+        last = sorted((event.seq for event in self._told), reverse=True)[limit - 1]
+        # a void record may name a rollout that never was
+        return not any(e.seq > last and not e.void for events in self._waiting.values() for e in events)
+
+    def events(self) -> tuple[Event, ...]:
+        """What was found, the newest first."""
+        return tuple(sorted(self._told, key=lambda event: event.seq, reverse=True))
+
+    def _learn(self, action: records.Action) -> None:
+        thread, model = _thread(action), getattr(action, "model", "")
+        if thread and model:
+            self._models.setdefault(thread, model)
+            waiting = self._waiting.pop(thread, ())
+            if model == self._asked.model:
+                known = {event.seq for event in self._told}
+                self._told += [event for event in waiting if event.seq not in known]
+
+    def _concerns(self, action: records.Action, model: str) -> bool:
+        named = models_of(action)
+        if named or isinstance(action, records.Freeze | records.Unfreeze):
+            # a freeze of every model concerns this one too
+            return model in named or not named
+        return self._models.get(_thread(action)) == model
+
+    def _event(self, past: Past, actions: tuple[str, ...]) -> Event:
+        record = past.record
+        return Event(
+            seq=past.seq, actions=actions, void=past.seq in self._void,
+            stored=format_time(datetime.fromtimestamp(past.modified, UTC)),
+            time=record.time if record else "", actor=record.actor if record else "",
+            id=record.id if record else "",
+        )  # fmt: skip
+
+
+def _known(state: State) -> dict[str, str]:
+    """The model of every rollout that the state still knows."""
+    return {
+        said.rollout: model
+        for models in state.environments.values()
+        for model, now in models.items()
+        for said in (now.ramp, now.ended)
+        if said is not None
+    }
+
+
+def _thread(action: records.Action) -> str:
+    """The id of the rollout or shadow that an action is about; empty for others."""
+    return getattr(action, "rollout", "") or getattr(action, "shadow", "")
+
+
+def _is(actor: str, asked: str) -> bool:
+    return actor == asked or fnmatchcase(actor, asked)
 
 
 def _told(state: State, action: records.Action, seq: int) -> str:
@@ -68,23 +180,3 @@ def _told(state: State, action: records.Action, seq: int) -> str:
             if (version.seq, version.digest) == (seq, action.digest):
                 return text.replace(action.model, f"{action.model}@{version.version}", 1)
     return text
-
-
-def _void(at: Connection, state: State) -> frozenset[int]:
-    """The numbers of records that changed nothing; only a fold knows, so a log without any is spared."""
-    if not state.voids:
-        return frozenset()
-    return frozenset(verdict.seq for verdict in told(at.store) if verdict.void is not None)
-
-
-def _concerns(state: State, action: records.Action, model: str) -> bool:
-    named = models_of(action)
-    if named or isinstance(action, records.Freeze | records.Unfreeze):
-        # a freeze of every model concerns this one too
-        return model in named or not named
-    rollout = getattr(action, "rollout", None)
-    return rollout is not None and any(
-        rollout in {said.rollout for said in (now.ramp, now.ended) if said is not None}
-        for now in (models.get(model) for models in state.environments.values())
-        if now is not None
-    )

@@ -98,6 +98,7 @@ def _publish(at: Connection, folder: Path, found: Terms, how: How, before: State
         then=then if how.promote else None,
     )  # fmt: skip
     seq = done.seq
+    at.leave_checkpoint()
     if how.promote and not done.new:
         # published before: the promote stands in a record of its own, if one is needed
         seq = at.change(_intent(at, done.ref, found), dry_run=False).seq

@@ -117,7 +117,7 @@ class HostVersion(_Result, frozen=True, kw_only=True):
 class ModelStatus(_Result, frozen=True, kw_only=True):
     """One model in one environment.
 
-    `state`: "serving", "converging", "failing", "no hosts" or "not promoted".
+    `state`: "serving", "converging", "failing", "no hosts" or "not promoted"; empty of a time that is past.
     """
 
     model: str
@@ -160,6 +160,8 @@ class Status(_Result, frozen=True, kw_only=True):
     hosts: tuple[HostStatus, ...]
     frozen: dict[str, str] = {}
     unpromoted: tuple[str, ...] = ()  # models with versions and no environment
+    at: str | None = None  # the time that was asked for; hosts are left out then
+    record: int | None = None  # the last that the store had at that time
 
 
 class ModelDetail(_Result, frozen=True, kw_only=True):
@@ -170,13 +172,16 @@ class ModelDetail(_Result, frozen=True, kw_only=True):
     model: str
     environments: tuple[ModelStatus, ...]
     versions: tuple[VersionStatus, ...]
+    at: str | None = None  # as in Status
+    record: int | None = None
 
 
 class Event(_Result, frozen=True, kw_only=True):
     """One record of the log that concerns what was asked."""
 
     seq: int
-    time: str
+    time: str  # by the writer's clock
+    stored: str  # by the store's: what `since` and `until` compare
     actor: str
     actions: tuple[str, ...]  # in words
     id: str

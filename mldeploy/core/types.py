@@ -6,8 +6,9 @@ time, so a duration becomes a date only where a caller passes one in.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import msgspec
 
@@ -102,6 +103,23 @@ def parse_expiry(text: str, now: datetime) -> date:
     except UsageError:
         raise UsageError(
             f"{text!r} is neither a date nor a duration", "write for example 2027-06-30 or 90d"
+        ) from None
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """A point in time: RFC 3339, a date (the start of that day), or a duration ago (`2h`, `3d`); in UTC.
+
+    A time without an offset is taken for UTC. Raises UsageError where it is none of them.
+    """
+    text = text.strip()
+    with contextlib.suppress(UsageError, OverflowError):
+        return (now - parse_duration(text)).astimezone(UTC)
+    try:
+        found = datetime.fromisoformat(text)
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"{text!r} is not a time", "write for example 2026-11-23T22:59:01Z, 2026-11-23 or 2h (ago)"
         ) from None
 
 

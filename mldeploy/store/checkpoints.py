@@ -105,6 +105,17 @@ def load(store: ObjectStore, named: Named) -> State | None:
         return None
 
 
+def load_before(store: ObjectStore, head: int) -> State | None:
+    """The newest checkpoint of a head up to `head`, of those that a listing shows.
+
+    None where there is none that may be believed: a listing is never the truth. Raises StoreError.
+    """
+    listed = (Named.parse(entry.key) for entry in store.list(PREFIX))
+    fold = checkpoint.fold_format()
+    fit = sorted((one for one in listed if one and one.fold == fold and one.head <= head), reverse=True)
+    return next((state for one in fit[:KEEP] if (state := load(store, one)) is not None), None)
+
+
 def _load(store: ObjectStore, named: Named) -> State:
     record = store.get(record_key(named.head))  # small, and without it the rest is for nothing
     found = store.get(named.key) if record is not None else None
