@@ -126,7 +126,7 @@ def test_no_command_shows_the_help_and_is_a_wrong_call(process: Process) -> None
 def test_our_own_bugs_are_70_with_a_traceback_only_when_asked(world: World) -> None:
     code = (
         "import sys; from mldeploy.cli import main, look; from mldeploy.client import Client\n"
-        "def broken(self): raise ZeroDivisionError('oh')\n"
+        "def broken(self, **_): raise ZeroDivisionError('oh')\n"
         "Client.status = broken; main.main(sys.argv[1:])"
     )
 
