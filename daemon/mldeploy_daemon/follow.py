@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from mldeploy.core.rank import rank
+from mldeploy.core.controller import ranked
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
 from mldeploy.errors import LogHoleError, MldeployError, StoreError, StoreFormatError, UsageError
@@ -186,7 +186,7 @@ class Follower:
         if log.checkpoint_is_due():
             hosts = log.state.hosts
             if self._ranked[0] is not hosts:
-                self._ranked = (hosts, rank(self.host, hosts, "checkpoint"))
+                self._ranked = (hosts, ranked({*hosts, self.host}, "checkpoint").index(self.host))
             if log.checkpoint(late=TURN * self._ranked[1]):
                 logger.info("left a checkpoint of record %d", log.state.head)
 

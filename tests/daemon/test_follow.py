@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mldeploy.core import checkpoint
-from mldeploy.core.rank import rank
+from mldeploy.core.controller import ranked
 from mldeploy.errors import LogHoleError, StoreError
 from mldeploy.store import checkpoints
 from mldeploy.store.checkpoints import PREFIX, Named
@@ -82,8 +82,7 @@ def test_the_first_in_rank_leaves_checkpoints_and_the_next_where_it_is_dead(
     store: ObjectStore, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "INTERVAL", 100)
-    members = sorted((f"host-{n}" for n in range(HOSTS)), key=lambda host: _rank(host))
-    first, second, third = members[:3]
+    first, second, third = ranked((f"host-{n}" for n in range(HOSTS)), "checkpoint")[:3]
     monkeypatch.setattr(Follower, "_join_action", lambda *_: [])  # they are members as the log has it
     write(store, 1, 120)
     for host in (third, second, first):  # all of them start at once, with nothing there
@@ -110,10 +109,6 @@ def test_the_first_in_rank_leaves_checkpoints_and_the_next_where_it_is_dead(
     assert seen.state is not None
     assert seen.state.head == 470
     assert (hosts.root / "host-49" / CHECKPOINT).exists()
-
-
-def _rank(host: str) -> int:
-    return rank(host, [f"host-{n}" for n in range(HOSTS)], "checkpoint")
 
 
 def test_an_idle_host_asks_for_one_record_and_nothing_else(

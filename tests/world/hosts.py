@@ -24,6 +24,7 @@ from mldeploy.store.blobs import fetch_blob
 from mldeploy.store.reports import HostReport, ModelReport, report_key, write_report
 from mldeploy_daemon import fetch
 from mldeploy_daemon.book import Book
+from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.observe import _bundle as bundle_of
 from tests.world.actors import Actor, Process
@@ -74,7 +75,7 @@ class Host(Actor):
         """At the end it does what the log asks, and nothing else."""
         machine, wrong = self.machine, self.world.monitor.wrong
         self.world.counts.update(machine.counts)
-        state = Disk(self.folder).load_state()
+        state = Kept(Disk(self.folder)).load()
         if state is None or state != self.world.monitor.head:
             wrong(f"{self.name} has not come to the head of the log: {state.head if state else None}")
             return
@@ -110,6 +111,7 @@ class Agent:
     def __init__(self, host: Host, process: Process) -> None:
         self.host, self.process, self.machine = host, process, host.machine
         self.disk = Disk(host.folder)
+        self.kept = Kept(self.disk)
         self.book = Book(self.disk, host.time)
         self.state: State | None = None
         self.unreachable = False
@@ -128,7 +130,7 @@ class Agent:
         host.folder.mkdir(parents=True, exist_ok=True)
         self.disk.prepare()
         self.book.load()
-        self.state = self.disk.load_state()
+        self.state = self.kept.load()
         if (self.state.head if self.state else 0) < host.head:
             host.world.monitor.wrong(f"{host.name} has lost what it knew up to record {host.head}")
         for ident in machine.workers:  # adopted: which front still has them is not known
@@ -303,6 +305,7 @@ class Agent:
     def _follow(self) -> None:
         host, process = self.host, self.process
         log = process.log(self.state)
+        log._taken = self.kept.took
         reported = -REPORT
         said = -1
         while True:
@@ -330,7 +333,7 @@ class Agent:
 
     def _take(self, state: State) -> None:
         if self.state is None or state.head != self.state.head:
-            self.disk.write("desired.json", msgspec.json.encode(state))
+            self.kept.save(state)
             self.host.head = state.head
             self.state = state
             self._ring()
