@@ -60,7 +60,8 @@ class NaiveLog(WatchedLog):
                 continue
             if won or self.taken(seq, data):
                 self.refresh()
-                return Appended(seq, record_id, self.world_monitor.truth[seq])
+                truth = self.world_monitor.truth  # which may not reach so far: "taken" may be said of nothing
+                return Appended(seq, record_id, truth[seq] if seq < len(truth) else self.state)
         raise StoreError("it was not written", "run it again")
 
     def unanswered(self, error: OutcomeUnknownError) -> None:
