@@ -52,7 +52,8 @@ def full(session: nox.Session) -> None:
 @nox.session(python=False)
 def ceph(session: nox.Session) -> None:
     """The tests of S3 against Ceph's gateway, started here from Debian's packages (as root: installed)."""
-    files = ["tests/store/test_conformance.py", *sorted(map(str, Path("tests/store").glob("test_s3_*.py")))]
+    files = ["tests/store/test_conformance.py", "tests/store/ceph_policies.py"]
+    files += sorted(map(str, Path("tests/store").glob("test_s3_*.py")))
     tests = (PYTHON, "-m", "pytest", *(session.posargs or files))
     session.run(PYTHON, "-m", "tests.support.ceph", *tests)
 

@@ -136,7 +136,8 @@ def needs_profile(settings: Settings, config: str | None) -> bool:
 def settings_of(environ: Mapping[str, str]) -> tuple[Settings, Callable[[], Any] | None]:
     """The settings, and what gives obstore a credential each time it is called (None: unsigned).
 
-    Reads the environment given, and the profile's files where `needs_profile`. Raises StoreError where there
+    Reads the environment given, and where `needs_profile` what botocore reads: the profile's files, and the
+    environment of the process. Raises StoreError where there
     are no credentials at all, or where the profile is not there.
     """
     settings = from_environment(environ)

@@ -35,6 +35,8 @@ PROGRAMS = (
     "monmaptool",
 )
 KEY, SECRET = "conformance", "conformance-secret"
+#: Users with no rights of their own, for the policies of docs/s3.md; their access keys are their names.
+ROLES = ("publisher", "operator", "host")
 
 CONF = """\
 [global]
@@ -116,8 +118,9 @@ class Cluster:
         self._object_daemon()
         self._daemon("radosgw", "-n", "client.rgw.a")
         self._wait(self._answers, "the gateway answers")
-        user = ("--uid", "tests", "--display-name", "tests", "--access-key", KEY, "--secret", SECRET)
-        self._run("radosgw-admin", "user", "create", *user)
+        for name in (KEY, *ROLES):
+            names = ("--uid", name, "--display-name", name, "--access-key", name, "--secret", SECRET)
+            self._run("radosgw-admin", "user", "create", *names)
 
     def stop(self) -> None:
         for process in reversed(self.daemons):
