@@ -58,8 +58,11 @@ class Model:
             raise RuntimeError(told["fail"])
         if told["die"]:
             os.kill(os.getpid(), signal.SIGKILL)
+        self.bad, self.calls, self.held = told.get("bad", {}), 0, []
 
     def predict(self, x):
+        if self.bad and (x == 5.0).any():
+            self.misbehave()
         if (x == -1.0).any():
             os.kill(os.getpid(), signal.SIGKILL)
         if (x == -2.0).any():
@@ -67,6 +70,16 @@ class Model:
         if (x == -3.0).any():
             raise ValueError("asked to raise")
         return np.full(len(x), self.answer)
+
+    def misbehave(self):
+        self.calls += 1
+        time.sleep(self.bad.get("slow", 0.0))
+        if self.bad.get("leak"):
+            self.held.append(np.ones(int(self.bad["leak"]) // 8))
+        if self.calls == self.bad.get("crash"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.bad.get("errors") and self.calls % self.bad["errors"] == 0:
+            raise ValueError("bad in this one way")
 """
 
 
@@ -99,11 +112,14 @@ class Maker:
         replicas: int = 1,
         python: str = PYTHON,
         memory: int | None = None,
+        bad: dict[str, float] | None = None,
     ) -> Path:
         """A bundle folder whose model answers `answer` to every row of x (FP64 [-1, 1]) as y (FP64 [-1]).
 
         `wrong_sample`: its recorded answer is another, so its samples fail. `fail`: loading raises that.
-        `die`: loading kills the process. `memory`: bytes of one worker, as the manifest states them.
+        `die`: loading kills the process. `memory`: bytes of one worker, as the manifest states them. `bad`:
+        what goes wrong where x is 5: `errors` (every so many calls raise), `slow` (seconds more), `crash`
+        (at that call), `leak` (bytes more at each).
         """
         lock, wheels = self.locked()
         self._made += 1
@@ -115,7 +131,8 @@ class Maker:
             "outputs": [{"name": "y", "datatype": "FP64", "shape": [2], "data": [said, said]}],
         }
         _write(folder / "code/answering.py", CODE)
-        _write(folder / "model/answer.json", json.dumps({"answer": answer, "fail": fail, "die": die}))
+        told = {"answer": answer, "fail": fail, "die": die, "bad": bad or {}}
+        _write(folder / "model/answer.json", json.dumps(told))
         _write(folder / "samples/0.request.json", json.dumps(request))
         _write(folder / "samples/0.response.json", json.dumps(response))
         _write(folder / "requirements.lock", lock.decode())

@@ -192,8 +192,8 @@ def answer_of(body: Any) -> tuple[float, int]:
 class Load:
     """Constant load on kept-alive connections. `failed` and `answers` tell what came back."""
 
-    def __init__(self, daemon: Daemon, connections: int = 4, model: str = "answer") -> None:
-        self.daemon, self.model = daemon, model
+    def __init__(self, daemon: Daemon, connections: int = 4, model: str = "answer", x: float = 1.0) -> None:
+        self.daemon, self.model, self.x = daemon, model, x
         self.failed: list[str] = []
         self.answers: dict[tuple[float, int], int] = {}
         self._stop = threading.Event()
@@ -220,7 +220,7 @@ class Load:
         until(lambda: self.count >= target, f"{requests} more answers")
 
     def _run(self) -> None:
-        body = json.dumps(request(1.0))
+        body = json.dumps(request(self.x))
         with self._connection() as connection:
             while not self._stop.is_set():
                 try:

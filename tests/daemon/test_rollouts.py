@@ -1,0 +1,175 @@
+"""Real daemons steer real rollouts: nobody but the hosts writes what follows the promote."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from mldeploy.core import records
+from mldeploy.core.evidence import Evidence
+from mldeploy.core.records import Advance, Complete, Halt, Record, decode
+from mldeploy.core.state import Serving, State
+from mldeploy.core.types import ModelRef
+from mldeploy.store.ids import new_ulid
+from mldeploy.store.log import Log, record_key
+from tests.daemon.conftest import Place
+from tests.support.daemons import Daemon, Load, until
+
+STEPS = (1_000, 5_000, 10_000)
+
+
+def state(place: Place) -> State:
+    log = Log(place.store)
+    log.refresh()
+    return log.state
+
+
+def serving(place: Place) -> Serving:
+    return state(place).environments["production"]["answer"]
+
+
+def said(place: Place) -> list[Record]:
+    """Every record of the log that can be read."""
+    found = []
+    for seq in range(1, state(place).head + 1):
+        fetched = place.store.get(record_key(seq))
+        assert fetched is not None
+        found.append(decode(fetched.data, seq))
+    return found
+
+
+def hosts(place: Place, count: int = 2) -> list[Daemon]:
+    """Daemons that look and report often, all members, and all serving."""
+    daemons = [place.daemon(f"host-{number}", poll=0.2, report=0.5) for number in range(count)]
+    for daemon in daemons:
+        daemon.start()
+    for daemon in daemons:
+        daemon.wait_ready()
+    until(lambda: len(state(place).hosts) == count, "all have joined")
+    return daemons
+
+
+def ramp(place: Place, ref: ModelRef, guards: Sequence[str], steps: tuple[int, ...] = STEPS) -> str:
+    """Begin a rollout; returns its id."""
+    rollout = new_ulid()
+    place.append(
+        records.Promote(
+            model=ref.name, version=ref.version, steps=steps, hold=1, guards=tuple(guards),
+            min_requests=100, rollout=rollout,
+        )
+    )  # fmt: skip
+    return rollout
+
+
+def ended(place: Place, rollout: str) -> str:
+    """How the rollout ended, once it has."""
+
+    def look() -> str:
+        now = serving(place).ended
+        return now.outcome if now is not None and now.rollout == rollout else ""
+
+    return until(look, "the rollout has ended", 150.0, every=0.2)
+
+
+def steps_of(place: Place, rollout: str) -> list[Advance | Complete | Halt]:
+    actions: list[Any] = [action for record in said(place) for action in record.actions]
+    return [
+        action
+        for action in actions
+        if isinstance(action, Advance | Complete | Halt) and action.rollout == rollout
+    ]
+
+
+def evidence_of(action: Advance | Complete | Halt) -> Evidence:
+    assert action.evidence is not None
+    return action.evidence
+
+
+def test_a_good_candidate_is_taken_to_stable_by_two_hosts_alone(place: Place) -> None:
+    place.push(1.0)
+    daemons = hosts(place)
+    good = place.push(2.0, share=None)
+    with ExitStack() as stack:
+        loads = [stack.enter_context(Load(daemon)) for daemon in daemons]
+        rollout = ramp(place, good, ["error_rate < 10%", "p50 < 30s", "crashes < 1"])
+        assert ended(place, rollout) == "completed"
+        for daemon in daemons:
+            daemon.wait_answer(2.0)
+    assert [load.failed for load in loads] == [[], []]
+    assert serving(place).stable == good.version
+    found = steps_of(place, rollout)
+    # each step once, whoever was first; and who was, is a host
+    assert [(type(action), action.step) for action in found if not isinstance(action, Halt)] == [
+        (Advance, 0), (Advance, 1), (Complete, 2),
+    ]  # fmt: skip
+    members = state(place).hosts
+    writers = {r.actor for r in said(place) if any(isinstance(a, Advance | Complete) for a in r.actions)}
+    assert writers <= {f"host:{host}" for host in members}
+    for share, action in zip(STEPS, found, strict=True):
+        evidence = evidence_of(action)
+        assert (evidence.hosts, evidence.members) == (2, 2)
+        assert evidence.end - evidence.start >= 1.0
+        assert {guard.verdict for guard in evidence.guards} == {"holds"}
+        counted = {measure.role: measure.tally.requests for measure in evidence.measures}
+        total, part = sum(counted.values()), share / 10_000
+        assert counted["candidate"] >= 100
+        error = math.sqrt(part * (1 - part) / total)
+        assert abs(counted["candidate"] / total - part) <= 4 * error
+
+
+@pytest.mark.parametrize(
+    ("bad", "guards", "guard"),
+    [
+        ({"errors": 4}, ["error_rate < 5%"], "error_rate"),
+        ({"crash": 60}, ["error_rate < 30%", "crashes < 1"], "crashes"),
+        ({"slow": 0.3}, ["p50 < 1.5x"], "p50"),
+    ],
+)  # fmt: skip
+def test_a_bad_candidate_is_halted_at_its_first_step(
+    place: Place, bad: dict[str, float], guards: list[str], guard: str
+) -> None:
+    place.push(1.0)
+    (daemon,) = hosts(place, 1)
+    candidate = place.push(2.0, share=None, bad=bad)
+    with Load(daemon, x=5.0) as load:
+        rollout = ramp(place, candidate, guards, (2_000, 10_000))
+        assert ended(place, rollout) == "halted"
+        # stable has all the traffic again
+        until(lambda: "candidate" not in daemon.get("/v2/models/answer")[1], "the route is gone")
+        load.more(20)
+    (halt,) = steps_of(place, rollout)
+    assert isinstance(halt, Halt)
+    assert halt.reason.startswith(guard)
+    breached = [each.guard for each in evidence_of(halt).guards if each.verdict == "breached"]
+    assert any(each.startswith(guard) for each in breached)
+    assert serving(place).stable == 1
+    # what clients saw of it stays within its share
+    assert len(load.failed) <= 0.2 * (load.count + len(load.failed)) + 10
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_a_version_that_expired_unused_is_retired_and_one_in_use_is_not(place: Place) -> None:
+    """`expired` long ago, as the log says; the hosts have not watched for the idle period, and then have."""
+    used, unused = place.push(1.0), place.push(7.0, name="other")
+    for ref in (used, unused):
+        place.append(records.Extend(model=ref.name, version=ref.version, expires="2020-01-01"))
+    place.append(records.Policy(settings={"idle": 90}))
+    (daemon,) = hosts(place, 1)
+    with Load(daemon):
+
+        def gone() -> str:
+            return state(place).models["other"].versions[1].retired
+
+        until(gone, "the unused one is retired", 400.0, every=1.0)
+        assert not state(place).models["answer"].versions[1].retired
+        until(lambda: daemon.ask(model="other")[0] == 404, "its routes are gone")
+        assert daemon.ask()[0] == 200
+    retired = [a for r in said(place) for a in r.actions if isinstance(a, records.Retire)]
+    (action,) = retired
+    assert action.evidence is not None
+    assert action.evidence.unused >= 90
