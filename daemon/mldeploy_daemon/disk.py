@@ -1,7 +1,8 @@
 """The state folder of a host: what lies where, written so that a reader never sees half of anything.
 
-Everything is made in staging/ and renamed into place; staging is wiped when the agent starts. A file or
-folder that is in its place is whole and verified. Removal goes the same way back: renamed into staging, then
+Everything is made in staging/ and renamed into place; staging is wiped when the agent starts. A blob
+that comes in part lies in partial/ and is gone on with. A file or folder that is in its place is whole and
+verified. Removal goes the same way back: renamed into staging, then
 deleted. `Disk` holds a path and opens nothing; every method raises DiskError, which names the file.
 Left out: where the bytes come from (`fetch.py`), and which of them are needed (`mldeploy.core.plan`).
 """
@@ -10,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -74,11 +77,13 @@ class Disk:
         self.root = root
 
     def prepare(self) -> None:
-        """Make the folders, and wipe what was half done."""
+        """Make the folders, and wipe what was half done, but for blobs that came in part lately."""
         with _told(self.root):
             for name in _FOLDERS:
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-        for left in (self.root / "staging").iterdir():
+            now = time.time()
+            old = [path for path in (self.root / "partial").iterdir() if path.stat().st_mtime < now - STALE]
+        for left in (*(self.root / "staging").iterdir(), *old):
             _remove(left)
 
     # small files
@@ -186,6 +191,22 @@ class Disk:
         finally:
             _remove(folder)
 
+    @contextlib.contextmanager
+    def partial(self, sha256: str) -> Iterator[Path | None]:
+        """Where a blob may lie in part, for nobody else meanwhile; None where another is at it. What lies
+        there stays until it is put in place or removed, over a restart too.
+        """
+        path = self.root / "partial" / sha256
+        with _told(path):
+            lock = _lock(path.with_name(f"{sha256}.lock"))
+        try:
+            yield path if lock is not None else None
+        finally:
+            if lock is not None:
+                with contextlib.suppress(OSError):
+                    path.with_name(f"{sha256}.lock").unlink()
+                os.close(lock)
+
     def put_blob(self, staged: Path, sha256: str) -> None:
         """Put a verified and flushed file in its place, read-only."""
         path = self.blob(sha256)
@@ -265,6 +286,22 @@ class Disk:
             if now is None or now != seals.get(file.path):
                 broken.append(file.path)
         return broken
+
+
+def _lock(path: Path) -> int | None:
+    """The new file at `path`, locked for as long as it is open; None where another holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(fd).st_nlink:
+            return fd
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)  # held by another, or by one that has just removed it
+    return None
 
 
 def _sync(path: Path) -> None:

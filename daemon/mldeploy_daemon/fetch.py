@@ -1,7 +1,7 @@
 """From the store onto the disk: blobs, bundles, environments. Blocking; runs in the agent's threads.
 
-Rules: every blob is verified (sha256 and size) in staging before it is put in its place; a bundle is put
-together from verified blobs and checked again by the rules of its manifest before it is put in place; an
+Rules: every blob is verified (sha256 and size) before it is put in its place, several come at a time, and one
+that was cut is gone on with, by the next start of the agent too; a bundle is put together from verified blobs and checked again by the rules of its manifest before it is put in place; an
 environment is built offline from verified wheels. Killed at any point, nothing half-done is ever visible,
 and what is in place already is not fetched again.
 Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `agent.py`).
@@ -9,7 +9,8 @@ Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
@@ -25,13 +26,20 @@ from mldeploy.store.objects import ObjectStore
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.system import sync_filesystem
 
+#: Blobs at the same time. How many requests that are, and the bytes in memory, is for the driver to bound.
+BLOBS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where blobs come from: the store, None while it cannot be reached, and the live blobs of the state."""
+    """Where blobs come from: the store, None while it cannot be reached, and the live blobs of the state.
+
+    `pool` makes what fetches them, given how many at a time; its threads inherit the caller's priority.
+    """
 
     store: ObjectStore | None
     blobs: Mapping[str, Blob]
+    pool: Callable[[int], Executor] = ThreadPoolExecutor
 
 
 def fetch_bundle(source: Source, disk: Disk, *, model: str, digest: str) -> Manifest:
@@ -42,8 +50,7 @@ def fetch_bundle(source: Source, disk: Disk, *, model: str, digest: str) -> Mani
     """
     _bring(source, disk, digest)
     manifest = read_manifest(disk.blob(digest).read_bytes(), model=model, digest=digest)
-    for file in manifest.files:
-        _bring(source, disk, file.sha256, file.size)
+    _bring_all(source, disk, {file.sha256: file.size for file in manifest.files})
     with disk.staged() as folder:
         bundle = folder / "bundle"
         bundle.mkdir()
@@ -89,8 +96,7 @@ def build_environment(source: Source, disk: Disk, manifest: Manifest) -> str:
     """
     lock = lock_sha256(manifest)
     identifier = environment_id(manifest, lock)
-    for wheel in manifest.wheels:
-        _bring(source, disk, wheel.sha256, wheel.size)
+    _bring_all(source, disk, {wheel.sha256: wheel.size for wheel in manifest.wheels})
     _bring(source, disk, lock)
     with disk.staged() as folder:
         wheels, built = folder / "wheels", folder / "environment"
@@ -129,6 +135,23 @@ def verify_bundle(disk: Disk, manifest: Manifest, digest: str) -> None:
     disk.seal(digest, manifest, folder)
 
 
+def _bring_all(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
+    """Put the blobs of these digests and sizes in their places; the first that fails ends it."""
+    missing = [(sha256, size) for sha256, size in wanted.items() if not disk.has_blob(sha256, size)]
+    if len(missing) < 2:
+        for sha256, size in missing:
+            _bring(source, disk, sha256, size)
+        return
+    with source.pool(min(BLOBS, len(missing))) as threads:
+        futures = [threads.submit(_bring, source, disk, sha256, size) for sha256, size in missing]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            threads.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
 def _bring(source: Source, disk: Disk, sha256: str, size: int | None = None) -> None:
     """Put a blob in its place, unless it is there."""
     blob = source.blobs.get(sha256)
@@ -143,7 +166,8 @@ def _bring(source: Source, disk: Disk, sha256: str, size: int | None = None) -> 
         raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {expected}", "push the model again")
     if source.store is None:
         raise StoreError("the store cannot be reached", "it is tried again by itself")
-    with disk.staged() as folder:
-        staged = folder / sha256
-        fetch_blob(source.store, sha256, blob.push, staged, size=blob.size)
+    with disk.partial(sha256) as path, disk.staged() as folder:
+        # another action may be fetching the same: then this one fetches it too, beside
+        staged = path or folder / sha256
+        fetch_blob(source.store, sha256, blob.push, staged, size=blob.size, resume=path is not None)
         disk.put_blob(staged, sha256)

@@ -2,18 +2,16 @@
 
 Rules: what is live already, as the folded state says, is not written again: neither blobs nor, for a bundle
 that is published, a record. Until the record stands nothing of a push is visible, so a push that was cut off
-is simply run again. A file is hashed before it goes up. Left out: the gates (`validate.py`), which run
-before.
+is simply run again, and sends what its journal (`journal.py`) does not say is there. Left out: the gates
+(`validate.py`), which run before, and sending (`upload.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +20,10 @@ import msgspec
 
 from mldeploy.bundle.about import About, read_about
 from mldeploy.bundle.artifact import GATE as ARTIFACT
-from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors, sha256_file
+from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors
+from mldeploy.bundle.journal import Journal, journal, remove_stale
 from mldeploy.bundle.manifest_file import read_manifest
+from mldeploy.bundle.upload import Piece, upload
 from mldeploy.bundle.validate import GATES
 from mldeploy.bundle.validate import validate as run_gates
 from mldeploy.core.collection import push_id
@@ -33,23 +33,17 @@ from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef, parse_expiry
 from mldeploy.errors import (
     Finding,
-    IntegrityError,
-    OutcomeUnknownError,
     RaceLostError,
     UsageError,
     ValidationError,
 )
 from mldeploy.progress import Reporter, Silent
-from mldeploy.store.blobs import upload_blob
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import Log
-from mldeploy.store.objects import ObjectStore
+from mldeploy.store.objects import ObjectStore, store_id
 
-#: Uploads at the same time.
-THREADS = 4
 #: Times a push begins anew because a collection took a blob it meant to reuse.
 ATTEMPTS = 5
-_AGAIN = "pack the bundle again, or take a whole copy of it"
 
 #: More actions for the same record, given the version being published, as a promote of it.
 Then = Callable[[ModelRef], Sequence[Action]]
@@ -74,20 +68,12 @@ class Pushed:
     gates_skipped: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One blob of the bundle."""
-
-    path: Path
-    size: int
-
-
 @dataclass(slots=True)
 class _Bundle:
     manifest: Manifest
     digest: str
     about: About
-    pieces: dict[str, _Piece] = field(default_factory=dict)  # by sha256
+    pieces: dict[str, Piece] = field(default_factory=dict)  # by sha256
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -107,6 +93,7 @@ def push(
     validate: bool = True,
     confine: str = "best-effort",
     ids: Callable[[], str] = new_ulid,
+    journals: Path | None = None,
     pool: Callable[[int], Executor] = ThreadPoolExecutor,
 ) -> Pushed:
     """Publish the bundle in `folder` as the next version of its model, or find the version it has.
@@ -114,9 +101,11 @@ def push(
     A bundle that is not published yet passes the gates first (`validate`), but for those it passed when it
     was packed, as packed.json says. `then` adds actions to the same record, for example a promote of the
     version; it is not asked for a bundle that is published already. An expiry given as a duration counts
-    from `now`. Raises ManifestError (it cannot be read), ValidationError, UsageError (expired, where
-    `validate` is off), IntegrityError (a file changed meanwhile), NotAllowedError, StoreError, DiskError,
-    RaceLostError and OutcomeUnknownError.
+    from `now`. `journals`: a folder of this machine where it is noted what was sent, so that a push that was
+    cut sends what is missing when it is run again (None: it sends everything again). `pool` makes what
+    sends, given how many blobs at a time. Raises ManifestError (it cannot be read), ValidationError,
+    UsageError (expired, where `validate` is off), IntegrityError (a file changed meanwhile),
+    NotAllowedError, StoreError, DiskError, RaceLostError and OutcomeUnknownError.
     """
     reporter = progress or Silent()
     with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
@@ -128,13 +117,31 @@ def push(
         if validate:
             _pass_gates(folder, bundle, now, confine, reporter)
         expires = _expiry(bundle.manifest, now)
-        for _ in range(ATTEMPTS):
-            fresh = push_id(ids(), log.state.horizon)
-            attempt = _Attempt(store, bundle, expires, fresh, then, reporter, pool)
-            # a collection took a blob this push meant to reuse: everything again, under a new id
-            with contextlib.suppress(_SweptError):
-                return attempt.publish(log, actor, now)
+        identity = store_id(store) if journals else ""
+        if journals and identity:
+            remove_stale(journals, store, identity, now)
+        with journal(journals, identity, bundle.digest, reporter.warn) as kept:
+            for _ in range(ATTEMPTS):
+                this = _push_id(store, log.state, kept, ids)
+                attempt = _Attempt(store, bundle, expires, this, then, reporter, kept, pool)
+                # a collection took a blob this push meant to reuse: everything again, under a new id
+                with contextlib.suppress(_SweptError):
+                    done = attempt.publish(log, actor, now)
+                    if kept:
+                        kept.close(remove=True)
+                    return done
     raise RaceLostError(f"{ATTEMPTS} collections of garbage came between", "run it again")
+
+
+def _push_id(store: ObjectStore, state: State, kept: Journal | None, ids: Callable[[], str]) -> str:
+    """The id of the push that was cut, where it may be gone on with, or a new one."""
+    taken = kept.push_to_take_up(state, store) if kept else ""
+    if taken:
+        return taken
+    fresh = push_id(ids(), state.horizon)
+    if kept:
+        kept.begin(fresh, state, store)
+    return fresh
 
 
 def live_version(state: State, name: str, bundle_digest: str) -> ModelRef | None:
@@ -168,18 +175,18 @@ class _Attempt:
         push_id: str,
         then: Then | None,
         reporter: Reporter,
+        journal: Journal | None,
         pool: Callable[[int], Executor],
     ) -> None:
-        self.pool = pool
         self.store, self.bundle, self.expires, self.id = store, bundle, expires, push_id
-        self.then, self.reporter = then, reporter
+        self.then, self.reporter, self.journal, self.pool = then, reporter, journal, pool
         self.published: ModelRef | None = None
 
     def publish(self, log: Log, actor: str, now: datetime) -> Pushed:
         bundle = self.bundle
         log.refresh()
         brought = {sha: piece for sha, piece in bundle.pieces.items() if sha not in log.state.blobs}
-        self._upload(brought)
+        upload(self.store, brought, self.id, self.reporter, journal=self.journal, pool=self.pool)
         self.reporter.step("writing the record")
         appended = log.append(lambda state: self._intent(state, brought), actor=actor, now=now)
         assert self.published is not None
@@ -192,7 +199,7 @@ class _Attempt:
             gates_skipped=bundle.skipped,
         )  # fmt: skip
 
-    def _intent(self, state: State, brought: Mapping[str, _Piece]) -> Sequence[Action]:
+    def _intent(self, state: State, brought: Mapping[str, Piece]) -> Sequence[Action]:
         """What to write in this state. Asked again after every lost race."""
         manifest = self.bundle.manifest
         live = live_version(state, manifest.name, self.bundle.digest)
@@ -219,57 +226,6 @@ class _Attempt:
         )
         return (record, *(self.then(self.published) if self.then else ()))
 
-    def _upload(self, brought: Mapping[str, _Piece]) -> None:
-        """Upload, several at a time; the bar is moved from this thread alone."""
-        moved: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
-        given_up = threading.Event()
-
-        def move(count: int) -> None:
-            if given_up.is_set():
-                raise CancelledError
-            moved.put(count)
-
-        with (
-            self.reporter.bar("uploading", _size(brought)) as advance,
-            self.pool(THREADS) as pool,
-        ):
-            futures = [pool.submit(self._upload_one, sha, piece, move) for sha, piece in brought.items()]
-            for future in futures:
-                future.add_done_callback(moved.put)
-            running = len(futures)
-            try:
-                while running:
-                    told = moved.get()
-                    if isinstance(told, Future):
-                        told.result()
-                        running -= 1
-                    else:
-                        advance(told)
-            except BaseException:
-                given_up.set()  # or a Ctrl-C would wait for whole files
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-
-    def _upload_one(self, sha256: str, piece: _Piece, advance: Callable[[int], None]) -> None:
-        with disk_errors(piece.path):
-            before = _stamp(piece.path)
-            if piece.path.stat().st_size != piece.size or sha256_file(piece.path) != sha256:
-                raise IntegrityError(f"{piece.path} is not what the manifest says", _AGAIN)
-        try:
-            upload_blob(self.store, sha256, self.id, piece.path, advance)
-        except OutcomeUnknownError:
-            # the same bytes under the same key: writing them twice is no harm
-            upload_blob(self.store, sha256, self.id, piece.path)
-        with disk_errors(piece.path):
-            if _stamp(piece.path) != before:
-                raise IntegrityError(f"{piece.path} was changed while it was uploaded", _AGAIN)
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What differs once a file has been written to or replaced."""
-    status = path.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
 
 def next_version(state: State, name: str) -> ModelRef:
     """The version that the next publish of the model is assigned."""
@@ -287,10 +243,10 @@ def _read(folder: Path, scratch: Path) -> _Bundle:
     with disk_errors(scratch):
         (scratch / "manifest").write_bytes(text)
     for file in manifest.files:
-        bundle.pieces[file.sha256] = _Piece(folder / file.path, file.size)
+        bundle.pieces[file.sha256] = Piece(folder / file.path, file.size)
     for wheel in manifest.wheels:
-        bundle.pieces[wheel.sha256] = _Piece(folder / WHEELS / wheel.name, wheel.size)
-    bundle.pieces[bundle.digest] = _Piece(scratch / "manifest", len(text))
+        bundle.pieces[wheel.sha256] = Piece(folder / WHEELS / wheel.name, wheel.size)
+    bundle.pieces[bundle.digest] = Piece(scratch / "manifest", len(text))
     return bundle
 
 
@@ -304,5 +260,5 @@ def _expiry(manifest: Manifest, now: datetime) -> str:
     return expires.isoformat()
 
 
-def _size(pieces: Mapping[str, _Piece]) -> int:
+def _size(pieces: Mapping[str, Piece]) -> int:
     return sum(piece.size for piece in pieces.values())

@@ -17,6 +17,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.terms import Terms, Wish, terms
 from mldeploy.client.traffic import warnings_for
 from mldeploy.client.types import Pushed
+from mldeploy.config import state_folder
 from mldeploy.core.manifest import Manifest, canonical, digest
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Action
@@ -95,7 +96,7 @@ def _publish(at: Connection, folder: Path, found: Terms, how: How, before: State
 
     done = publish(
         at.store, folder, log=at.log, actor=at.actor, now=at.now(), progress=how.reporter,
-        then=then if how.promote else None,
+        then=then if how.promote else None, journals=state_folder() / "pushes",
     )  # fmt: skip
     seq = done.seq
     at.leave_checkpoint()

@@ -1,17 +1,23 @@
 """Blobs: immutable bytes by digest, under a key that carries the id of the push that brought them.
 
-Rules: a key is never used twice; what is fetched is compared with its digest and size before anyone sees
-it, and removed if it differs. Whether a blob exists is for the folded state to say, never for the store.
+Rules: a key is never used twice; what goes up is hashed, and is not there unless its digest is the one in
+the key; what is fetched is compared with its digest and size before anyone sees it, and removed if it
+differs. Whether a blob exists is for the folded state to say, never for the store.
 Left out: which blobs to bring or to reuse (`bundle/push.py`) and collecting them.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 from pathlib import Path
 
 from mldeploy.core.types import check_digest
-from mldeploy.errors import IntegrityError, NotFoundError
-from mldeploy.store.objects import ObjectStore, Progress
+from mldeploy.errors import DiskError, IntegrityError, NotFoundError
+from mldeploy.store.file import disk_error
+from mldeploy.store.objects import ObjectStore, Progress, ResumingStore, Resumption
+from mldeploy.store.streams import PIECE, Source, altered_source
 
 
 def blob_key(sha256: str, push: str) -> str:
@@ -20,15 +26,37 @@ def blob_key(sha256: str, push: str) -> str:
 
 
 def upload_blob(
-    store: ObjectStore, sha256: str, push: str, source: Path, progress: Progress | None = None
+    store: ObjectStore,
+    sha256: str,
+    push: str,
+    source: Path,
+    progress: Progress | None = None,
+    *,
+    resumption: Resumption | None = None,
 ) -> str:
-    """Stream the file `source`, whose sha256 the caller has computed, into the store; returns the key.
+    """Stream the file `source` into the store if it has this sha256; returns the key.
 
-    Raises StoreError, DiskError or OutcomeUnknownError; to upload the same again is safe.
+    `resumption`: where an earlier run was cut, and where this one notes how far it is. Raises IntegrityError
+    for a file of another digest, or one that changes meanwhile, StoreError, DiskError or OutcomeUnknownError;
+    to upload the same again is safe.
     """
     key = blob_key(sha256, push)
+    if isinstance(store, ResumingStore):
+        store.send(key, source, sha256=sha256, progress=progress, resumption=resumption)
+        return key
+    before = _look(source)
+    if _sha256(source) != sha256:
+        raise altered_source(source)
     store.upload(key, source, progress)
+    if _look(source) != before:
+        raise altered_source(source)
     return key
+
+
+def abandon_blob(store: ObjectStore, sha256: str, push: str, token: str) -> None:
+    """Remove what an upload of this blob that was cut has left in the store, where it can be removed."""
+    if token and isinstance(store, ResumingStore):
+        store.abandon(blob_key(sha256, push), token)
 
 
 def fetch_blob(
@@ -39,30 +67,72 @@ def fetch_blob(
     *,
     size: int | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
 ) -> None:
     """Stream a blob into the new file `target`, durable and verified; on any error there is no `target`.
 
-    Raises IntegrityError for other bytes than the digest's, NotFoundError, StoreError, DiskError.
+    With `resume`, and a `size`, the file may be there with the beginning of the blob, and stays with what has
+    come when the store does not answer: the next call goes on from there. Raises IntegrityError for other
+    bytes than the digest's, NotFoundError, StoreError, DiskError.
     """
     key = blob_key(sha256, push)
-    existed = target.exists()
+    resume = resume and size is not None
+    existed = target.exists() and not resume
     try:
-        found = store.download(key, target, progress)
+        found = _download(store, key, target, size, progress, resume)
         length = target.stat().st_size
         if size is not None and length != size:
-            raise IntegrityError(f"{key} has {length} bytes instead of {size}", _cure(store, key))
+            raise altered(store.url, key, f"has {length} bytes instead of {size}")
         if found != sha256:
-            raise IntegrityError(f"{key} holds other bytes than its digest says", _cure(store, key))
+            raise altered(store.url, key, "holds other bytes than its digest says")
     except BaseException as error:
-        if not existed:  # else it is another's file, and the download has refused to touch it
+        # what another has made is not touched, and a beginning is kept for the next call
+        if not existed and not (resume and _may_go_on(error)):
             target.unlink(missing_ok=True)
         if isinstance(error, NotFoundError):
             raise NotFoundError(f"{key} is not in {store.url}", "push the bundle again") from error
         raise
 
 
-def _cure(store: ObjectStore, key: str) -> str:
-    return (
-        f"it was truncated or altered in {store.url}: put the file with that sha256 back there, from a "
-        "backup or from the bundle that was pushed"
+def _download(
+    store: ObjectStore, key: str, target: Path, size: int | None, progress: Progress | None, resume: bool
+) -> str:
+    if size is not None and isinstance(store, ResumingStore):
+        if not resume and target.exists():
+            raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
+        return store.fetch(key, target, size=size, progress=progress)
+    if resume:
+        target.unlink(missing_ok=True)
+    return store.download(key, target, progress)
+
+
+def _may_go_on(error: BaseException) -> bool:
+    """Whether what has come is worth keeping: not where it is wrong, or where it fills the disk."""
+    return not isinstance(error, IntegrityError | NotFoundError | DiskError)
+
+
+def altered(url: str, key: str, said: str) -> IntegrityError:
+    """The error for an object of the store `url` that is not what its key says: `said` of it."""
+    return IntegrityError(
+        f"{key} {said}",
+        f"it was truncated or altered in {url}: put the file with that sha256 back there, from a "
+        "backup or from the bundle that was pushed",
     )
+
+
+def _look(source: Path) -> tuple[int, ...]:
+    """What differs once a file has been written to or replaced."""
+    try:
+        status = source.stat()
+    except OSError as error:
+        raise disk_error(error, source) from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _sha256(source: Path) -> str:
+    digest = hashlib.sha256()
+    with Source(source) as file:
+        for start in range(0, file.size, PIECE):
+            digest.update(file.read(start, min(PIECE, file.size - start)))
+        file.check_end()
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -100,6 +100,48 @@ class ObjectStore(Protocol):
         """
 
 
+class Resumption:
+    """Where an upload that was cut goes on. `token` is what the driver noted last, "" for nothing; `note` is
+    called with every change of it, and must keep it before it returns.
+    """
+
+    def __init__(self, token: str, note: Callable[[str], None]) -> None:
+        self.token = token
+        self._note = note
+
+    def note(self, token: str) -> None:
+        """Keep `token`."""
+        self.token = token
+        self._note(token)
+
+
+@runtime_checkable
+class ResumingStore(Protocol):
+    """What a driver has besides that moves a blob in parts and goes on where it was cut."""
+
+    def send(
+        self,
+        key: str,
+        source: Path,
+        *,
+        sha256: str,
+        progress: Progress | None = None,
+        resumption: Resumption | None = None,
+    ) -> None:
+        """`upload`, of a file that is read once; nothing is at `key` unless what was sent has this digest.
+
+        Raises IntegrityError where it has not.
+        """
+
+    def fetch(self, key: str, target: Path, *, size: int, progress: Progress | None = None) -> str:
+        """`download` of `size` bytes into a file that may hold the beginning of them already, which stays
+        when it fails. Raises IntegrityError for an object of another length.
+        """
+
+    def abandon(self, key: str, token: str) -> None:
+        """Remove what an upload that noted `token` has left behind, if it can be removed."""
+
+
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
     """`mldeploy.json`: what makes a bucket or a folder a store."""
 
@@ -163,6 +205,15 @@ def _driver(url: str, create: bool) -> Opened:
 
         remote = FsspecStore.open(url)
     return Opened(remote, remote)
+
+
+def store_id(store: ObjectStore) -> str:
+    """The id of a store, made with it; "" where it has none. One request."""
+    found = store.get(MARKER)
+    try:
+        return msgspec.json.decode(found.data, type=Marker).id if found is not None else ""
+    except (msgspec.MsgspecError, UnicodeError):
+        return ""
 
 
 def _create(opened: Opened) -> Fetched:

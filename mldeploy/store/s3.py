@@ -19,15 +19,18 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mldeploy.errors import MldeployError, NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store import s3_errors
-from mldeploy.store.objects import Entry, Fetched, Progress, check_key
+from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, check_key
 from mldeploy.store.retry import Patience, Verdict, persist
 from mldeploy.store.s3_config import Place, Settings, place_of, settings_of
+from mldeploy.store.s3_parts import Multipart
+from mldeploy.store.s3_transfer import Wire
 
 if TYPE_CHECKING:
     import obstore.store
@@ -36,8 +39,8 @@ T = TypeVar("T")
 
 #: Seconds for the whole of a small request, and for making a connection.
 REQUEST, CONNECT = 10, 5
-#: Seconds without a byte after which a transfer is given up.
-SILENCE = 30
+#: Seconds without a byte after which a download is cut, and seconds for an upload in one request.
+SILENCE, LONG = 30, 180
 #: Objects that S3 lists in one answer.
 PAGE = 1000
 
@@ -49,10 +52,10 @@ class _Process:
 
 
 class Clients(NamedTuple):
-    """`hot` for small requests, without any retry; `bulk` for transfers, which may be sent again."""
+    """`hot` for small requests, `wire` for transfers. Neither of obstore's clients tries again by itself."""
 
     hot: obstore.store.S3Store
-    bulk: obstore.store.S3Store
+    wire: Wire
     settings: Settings
 
 
@@ -163,18 +166,54 @@ class S3Store:
         self._persist(remove, key, "s3:DeleteObject")
 
     def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
-        """Stream a file in (`store/s3_transfer.py`)."""
-        from mldeploy.store.s3_transfer import upload
+        """Stream a file in (`store/s3_upload.py`)."""
+        from mldeploy.store.s3_upload import upload
 
-        check_key(key)
-        self._told(lambda: upload(self._ready().bulk, key, source, progress), key, "s3:PutObject")
+        self._carry(
+            lambda wire: upload(wire, key, source, sha256=None, progress=progress), key, "s3:PutObject"
+        )
+
+    def send(
+        self,
+        key: str,
+        source: Path,
+        *,
+        sha256: str,
+        progress: Progress | None = None,
+        resumption: Resumption | None = None,
+    ) -> None:
+        """Stream a file of this digest in, or go on with what was cut (`store/s3_upload.py`)."""
+        from mldeploy.store.s3_upload import upload
+
+        self._carry(
+            lambda wire: upload(wire, key, source, sha256=sha256, progress=progress, resumption=resumption),
+            key,
+            "s3:PutObject",
+        )
+
+    def abandon(self, key: str, token: str) -> None:
+        """Abort the upload that was noted."""
+        from mldeploy.store.s3_upload import abandon
+
+        self._carry(lambda wire: abandon(wire, key, token), key, "s3:AbortMultipartUpload")
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
-        """Stream it out into a new file (`store/s3_transfer.py`)."""
-        from mldeploy.store.s3_transfer import download
+        """Stream it out into a new file (`store/s3_download.py`)."""
+        from mldeploy.store.s3_download import download
 
-        check_key(key)
-        return self._told(lambda: download(self._ready().bulk, key, target, progress), key, "s3:GetObject")
+        return self._carry(
+            lambda wire: download(wire, key, target, size=None, progress=progress), key, "s3:GetObject"
+        )
+
+    def fetch(self, key: str, target: Path, *, size: int, progress: Progress | None = None) -> str:
+        """Stream it out into a file that may have its beginning (`store/s3_download.py`)."""
+        from mldeploy.store.s3_download import download
+
+        return self._carry(
+            lambda wire: download(wire, key, target, size=size, progress=progress, resume=True),
+            key,
+            "s3:GetObject",
+        )
 
     def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
         """None: it has to be polled."""
@@ -206,7 +245,7 @@ class S3Store:
             return self._clients
 
     def _heard(self, error: Exception) -> s3_errors.Failure:
-        failure = s3_errors.heard_from_obstore(error)
+        failure = s3_errors.heard(error)
         if s3_errors.stale_credentials(failure):
             with self._lock:
                 self._clients = None  # look for others at the next request
@@ -234,10 +273,14 @@ class S3Store:
     def _persist(self, ask: Callable[[], T], key: str, right: str) -> T:
         return self._told(lambda: persist(ask, _judge, self.url, self._patience), key, right)
 
+    def _carry(self, carry: Callable[[Wire], T], key: str, right: str) -> T:
+        check_key(key)
+        return self._told(lambda: carry(self._ready().wire), key, right)
+
     def _told(self, ask: Callable[[], T], key: str, right: str) -> T:
         try:
             return ask()
-        except MldeployError:
+        except (MldeployError, CancelledError):  # what a progress callback ends a transfer with
             raise
         except Exception as error:
             failure = self._heard(error)
@@ -282,19 +325,23 @@ def _clients(place: Place, environ: Mapping[str, str]) -> Clients:
     if settings.ca_bundle:
         options["root_certificate"] = _pem(settings.ca_bundle)
 
-    def make(options: dict[str, Any], retries: int) -> Client:
+    def make(times: dict[str, str], more: Mapping[str, Any] | None = None) -> Client:
         return Client(
             place.bucket,
             prefix=place.prefix or None,
-            config=config,  # type: ignore[arg-type]
-            client_options=options,  # type: ignore[arg-type]
-            retry_config={"max_retries": retries},
+            config={**config, **(more or {})},  # type: ignore[arg-type]
+            client_options=options | times,  # type: ignore[arg-type]
+            retry_config={"max_retries": 0},
             credential_provider=provider,
         )
 
-    hot = make(options | {"timeout": f"{REQUEST} s"}, 0)
-    bulk = make(options | {"timeout": "24 h", "read_timeout": f"{SILENCE} s"}, 5)
-    return Clients(hot, bulk, settings)
+    wire = Wire(
+        up=make({"timeout": f"{LONG} s"}, {"checksum_algorithm": "SHA256"}),
+        down=make({"timeout": "24 h", "read_timeout": f"{SILENCE} s"}),
+        multipart=Multipart(place, settings, provider, environ),
+        url=place.url,
+    )
+    return Clients(make({"timeout": f"{REQUEST} s"}), wire, settings)
 
 
 def _pem(path: str) -> bytes:

@@ -62,7 +62,22 @@ class Where:
     right: str  # the right it takes in a policy: "s3:GetObject", "s3:PutObject" …
 
 
+class Refused(Exception):  # noqa: N818 - it is what S3 did
+    """An answer of S3 that is no success, to a request that neither library made."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.status} {failure.code}: {failure.said}")
+        self.failure = failure
+
+
 # --- reading
+
+
+def heard(error: BaseException) -> Failure:
+    """Reads an exception of a request, whoever made it."""
+    if isinstance(error, Refused):
+        return error.failure
+    return heard_from_botocore(error) or heard_from_obstore(error)
 
 
 def heard_from_obstore(error: BaseException) -> Failure:
@@ -71,7 +86,7 @@ def heard_from_obstore(error: BaseException) -> Failure:
     said, _, inside = text.partition("\n\nDebug source:")
     status = re.search(r"status code: (\d{3})", said)
     if status or "<Code>" in said:
-        return _answered(int(status[1]) if status else 0, said)
+        return answered(int(status[1]) if status else 0, said)
     if "without LOCATION" in said:
         return Failure(status=301, code="PermanentRedirect", said=_first_line(said))
     if type(error).__name__ == "UnauthenticatedError" or "credential provider" in said:
@@ -79,7 +94,8 @@ def heard_from_obstore(error: BaseException) -> Failure:
     return Failure(cause=_cause_in_rust(inside), said=_reason_in_rust(inside) or _first_line(said))
 
 
-def _answered(status: int, text: str) -> Failure:
+def answered(status: int, text: str) -> Failure:
+    """Reads an answer that is no success: its status and its body."""
     return Failure(
         status=status,
         code=_tag("Code", text),

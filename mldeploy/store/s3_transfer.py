@@ -1,74 +1,62 @@
-"""Files to and from S3: streamed, in bounded memory.
+"""What carries files to and from S3: the clients, the gate that all transfers of a store share, and retries.
 
-Rules: a file becomes an object when all of it is there and never before; to upload again is safe, because a
-key belongs to one push. obstore's exceptions pass through: the caller tells them (`store/s3.py`).
+Rules: a request is tried again within a bound, and the gate is told what came of it: how many run at once
+grows while that pays, and shrinks where the store throttles or does not answer in time.
+Left out: uploads (`store/s3_upload.py`) and downloads (`store/s3_download.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
-from mldeploy.errors import DiskError
-from mldeploy.store.file import disk_error
-from mldeploy.store.objects import Progress
-from mldeploy.store.streams import PIECE, pieces, save
+from mldeploy.errors import MldeployError
+from mldeploy.store.pace import Gate
+from mldeploy.store.retry import Patience, Verdict, persist
+from mldeploy.store.s3_errors import heard, passing, throttled
+from mldeploy.store.s3_parts import Multipart
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-#: Bytes up to which a file goes in one request.
-SINGLE = 8 << 20
-#: S3 takes no more parts of one object.
-PARTS = 10_000
+T = TypeVar("T")
+
+#: Bytes of parts and ranges in memory, for all transfers of a store together.
+BUDGET = 64 << 20
+#: A part may take long, so that more than for a small request is left for another attempt.
+PATIENCE = Patience(bound=120.0, first=0.2, most=5.0)
 
 
-def upload(client: S3Store, key: str, source: Path, progress: Progress | None) -> None:
-    """Stream the file `source` to `key`. Raises DiskError where it cannot be read, and obstore's errors."""
-    import obstore
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What carries the transfers of one store. `up` and `down` are obstore's, for whole objects."""
 
-    try:
-        size = source.stat().st_size
-        if size <= SINGLE:
-            data = source.read_bytes()
-            obstore.put(client, key, data, use_multipart=False)
-            if progress:
-                progress(len(data))
-            return
-    except FileNotFoundError as error:
-        if obstore_error(error):
-            raise
-        raise DiskError(f"{source} is not there", "it was removed meanwhile: pack it again") from error
-    except OSError as error:
-        raise disk_error(error, source) from error
-    obstore.put(
-        client,
-        key,
-        _told(source, progress),
-        use_multipart=True,
-        chunk_size=max(SINGLE, -(-size // PARTS)),
-        max_concurrency=4,
-    )
+    up: S3Store
+    down: S3Store
+    multipart: Multipart
+    url: str
+    gate: Gate = field(default_factory=lambda: Gate(BUDGET))
+    patience: Patience = PATIENCE
+    pool: Callable[[int], Executor] = ThreadPoolExecutor
 
+    def ask(self, attempt: Callable[[], T], count: int = 0) -> T:
+        """What `attempt` returns, tried again where that may help; `count`: the bytes it moves."""
+        result = persist(attempt, self.judge, self.url, self.patience)
+        self.gate.done(count)
+        return result
 
-def obstore_error(error: FileNotFoundError) -> bool:
-    """Whether it was raised by obstore (for a bucket that is not there) and not by the file system."""
-    return error.errno is None
-
-
-def download(client: S3Store, key: str, target: Path, progress: Progress | None) -> str:
-    """Stream `key` into the new file `target`, fsync it, return its sha256. Raises DiskError, and obstore's
-    errors, FileNotFoundError where there is no such object among them.
-    """
-    import obstore
-
-    stream = obstore.get(client, key).stream(min_chunk_size=PIECE)
-    return save((bytes(piece) for piece in stream), target, progress)
-
-
-def _told(source: Path, progress: Progress | None) -> Iterator[bytes]:
-    for piece in pieces(source):
-        yield piece
-        if progress:
-            progress(len(piece))
+    def judge(self, error: Exception) -> Verdict:
+        """What a failed request says; the gate is told."""
+        if isinstance(error, MldeployError):
+            return Verdict(again=False)
+        failure = heard(error)
+        slower = throttled(failure) or failure.status == 503 or failure.cause == "timeout"
+        if slower:
+            self.gate.throttled()
+        return Verdict(
+            again=passing(failure),
+            throttled=slower,
+            connected=failure.cause not in ("refused", "unresolved", "unreachable"),
+        )

@@ -310,7 +310,7 @@ def test_an_altered_file_is_not_published(
     assert found.value.hint
     folder = small(tmp_path / "a")
     (folder / "model/model.pkl").write_text("2")
-    with pytest.raises(IntegrityError, match=r"model\.pkl is not what the manifest says"):
+    with pytest.raises(IntegrityError, match=r"model\.pkl is not what its digest says"):
         pushed(store, folder)
     assert state(store).head == 0
 
@@ -333,8 +333,10 @@ def test_a_file_that_changes_while_it_goes_up_is_not_published(
             path.write_text("2")
         return found
 
-    monkeypatch.setattr("mldeploy.bundle.push.sha256_file", hashed)
-    with pytest.raises(IntegrityError, match=r"model\.pkl was changed while it was uploaded") as error:
+    monkeypatch.setattr("mldeploy.store.blobs._sha256", hashed)
+    with pytest.raises(
+        IntegrityError, match=r"model\.pkl is not what its digest says: it was changed"
+    ) as error:
         pushed(store, folder)
     assert error.value.hint
     assert state(store).head == 0

@@ -1,0 +1,102 @@
+"""Sends the blobs of a push, several at a time, and skips those that its journal says are there.
+
+Rules: a blob is what its digest says or it is not there (`store/blobs.py`); the bar is moved from the calling
+thread alone; whatever ends it, nothing goes on in the background. How many requests run at once, and the
+bytes in memory, are for the driver to bound.
+Left out: which blobs (`bundle/push.py`).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from mldeploy.bundle.journal import Journal
+from mldeploy.errors import OutcomeUnknownError
+from mldeploy.progress import Reporter
+from mldeploy.store.blobs import upload_blob
+from mldeploy.store.objects import ObjectStore, Progress
+
+#: Blobs at the same time.
+THREADS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One blob of the bundle: where it lies, and its bytes."""
+
+    path: Path
+    size: int
+
+
+def upload(
+    store: ObjectStore,
+    pieces: Mapping[str, Piece],
+    push: str,
+    reporter: Reporter,
+    *,
+    journal: Journal | None = None,
+    pool: Callable[[int], Executor] = ThreadPoolExecutor,
+) -> None:
+    """Send `pieces`, by sha256, under the push id `push`.
+
+    `pool` makes what runs them, given how many at a time. Raises IntegrityError, StoreError, DiskError and
+    OutcomeUnknownError; what has been sent by then is in the journal.
+    """
+    sent = journal.sent & pieces.keys() if journal else set()
+    if sent:
+        reporter.info(f"going on with a push that was cut: {len(sent)} of {len(pieces)} files are there")
+    with reporter.bar("uploading", sum(piece.size for piece in pieces.values())) as advance:
+        if there := sum(pieces[sha256].size for sha256 in sent):
+            advance(there)
+        missing = {sha256: piece for sha256, piece in pieces.items() if sha256 not in sent}
+        _Sending(store, push, journal).run(missing, advance, pool)
+
+
+class _Sending:
+    def __init__(self, store: ObjectStore, push: str, journal: Journal | None) -> None:
+        self._store, self._push, self._journal = store, push, journal
+        self._moved: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
+        self._given_up = threading.Event()
+
+    def run(self, pieces: Mapping[str, Piece], advance: Progress, pool: Callable[[int], Executor]) -> None:
+        with pool(THREADS) as threads:
+            try:
+                futures = [threads.submit(self._send, sha256, piece) for sha256, piece in pieces.items()]
+                for future in futures:
+                    future.add_done_callback(self._moved.put)
+                running = len(futures)
+                while running:
+                    told = self._moved.get()
+                    if isinstance(told, Future):
+                        told.result()
+                        running -= 1
+                    else:
+                        advance(told)
+            except BaseException:
+                self._given_up.set()  # or a Ctrl-C would wait for whole files
+                threads.shutdown(wait=True, cancel_futures=True)
+                raise
+
+    def _send(self, sha256: str, piece: Piece) -> None:
+        journal = self._journal
+        resumption = journal.resumption(sha256) if journal else None
+
+        def send(progress: Progress | None) -> None:
+            upload_blob(self._store, sha256, self._push, piece.path, progress, resumption=resumption)
+
+        try:
+            send(self._move)
+        except OutcomeUnknownError:
+            send(None)  # the same bytes under the same key: writing them twice is no harm
+        if journal:
+            journal.done(sha256)
+
+    def _move(self, count: int) -> None:
+        if self._given_up.is_set():
+            raise CancelledError
+        self._moved.put(count)

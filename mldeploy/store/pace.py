@@ -1,0 +1,127 @@
+"""How many requests of a transfer run at once: as many as pay, and fewer when the store asks for fewer.
+
+Rules: the number grows while what is done in a second grows with it, goes back by one where a growth made
+it worse, and is halved, at most once a window, when the store throttles or does not answer in time; after
+that it stays for a while before it tries to grow again. `Pace` is a value and decides; `Gate` lets threads
+through by it, and holds the bytes that are in memory for requests below a budget.
+Left out: what a request is, and trying one again (`store/retry.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+#: Requests at once: where it begins, and between which bounds it moves.
+START, LEAST, MOST = 4, 1, 16
+#: Seconds that are measured before the number changes.
+WINDOW = 0.5
+#: Windows after a throttling in which it does not grow.
+CALM = 20
+#: What a request counts beside its bytes, so that many small objects are measured by their number.
+REQUEST = 256 << 10
+#: By how much the rate must have risen to grow again, and must have fallen to go back: less is noise.
+BETTER, WORSE = 1.05, 0.8
+#: Seconds without a request after which a window that was begun says nothing.
+IDLE = 5.0
+#: Windows after which one that stands still tries to grow again.
+RETRY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`limit` requests at once now; the rest is what was seen. Times in seconds, rates in bytes a second."""
+
+    limit: int = START
+    began: float = -IDLE  # of the present window
+    work: float = 0.0  # done in it
+    requests: int = 0  # that ended in it
+    rate: float = 0.0  # of the window before the last change, 0: none yet
+    grew: bool = False  # the last window's end made it grow
+    still: int = 0  # windows to stand still, whatever is measured
+
+    def done(self, count: int, now: float) -> Pace:
+        """A request of `count` bytes has succeeded."""
+        if not self.requests and not 0 <= now - self.began < IDLE:
+            return replace(self, began=now, requests=1)  # nothing was under way: begin to measure here
+        seen = replace(self, work=self.work + count + REQUEST, requests=self.requests + 1)
+        if now - seen.began < WINDOW or seen.requests < seen.limit:
+            return seen
+        return seen._measured(seen.work / (now - seen.began), now)
+
+    def throttled(self, now: float) -> Pace:
+        """The store has asked for fewer requests, or did not answer in time."""
+        if self.still > CALM - 1 and now - self.began < WINDOW:
+            return self  # what was under way at the last one is refused as well
+        return Pace(max(self.limit // 2, LEAST), began=now, still=CALM)
+
+    def _measured(self, rate: float, now: float) -> Pace:
+        window = Pace(self.limit, began=now, rate=rate)
+        if self.still:
+            # the last of them lets it grow once, to see
+            return replace(window, still=self.still - 1, rate=rate if self.still > 1 else 0.0)
+        if rate > self.rate * BETTER:
+            return replace(window, limit=min(self.limit + max(self.limit // 4, 1), MOST), grew=True)
+        if self.grew and rate < self.rate * WORSE:
+            return replace(window, limit=max(self.limit - 1, LEAST), still=RETRY)
+        return replace(window, still=RETRY, rate=max(rate, self.rate))
+
+
+class Gate:
+    """Lets through as many requests as its pace says, with at most `budget` bytes of them in memory; one is
+    let through always. For threads; `enter` and `leave` need not be called by the same one.
+    """
+
+    def __init__(
+        self, budget: int, *, pace: Pace | None = None, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._budget = budget
+        self._pace = pace or Pace()
+        self._monotonic = monotonic
+        self._inside, self._bytes = 0, 0
+        self._turn = threading.Condition()
+
+    @property
+    def pace(self) -> Pace:
+        """As it stands."""
+        return self._pace
+
+    def enter(self, count: int) -> None:
+        """Wait until a request that holds `count` bytes may begin."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._room(count))
+            self._let_in(count)
+
+    def try_enter(self, count: int) -> bool:
+        """The same without waiting: whether it may begin now."""
+        with self._turn:
+            if room := self._room(count):
+                self._let_in(count)
+            return room
+
+    def leave(self, count: int) -> None:
+        """The bytes of one that entered are in memory no more."""
+        with self._turn:
+            self._inside -= 1
+            self._bytes -= count
+            self._turn.notify_all()
+
+    def done(self, count: int) -> None:
+        """A request has moved `count` bytes."""
+        with self._turn:
+            self._pace = self._pace.done(count, self._monotonic())
+            self._turn.notify_all()
+
+    def throttled(self) -> None:
+        """The store has asked for fewer, or did not answer in time."""
+        with self._turn:
+            self._pace = self._pace.throttled(self._monotonic())
+
+    def _room(self, count: int) -> bool:
+        return not self._inside or (self._inside < self._pace.limit and self._bytes + count <= self._budget)
+
+    def _let_in(self, count: int) -> None:
+        self._inside += 1
+        self._bytes += count
