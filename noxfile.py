@@ -61,4 +61,5 @@ def ceph(session: nox.Session) -> None:
 @nox.session(python=False)
 def bench(session: nox.Session) -> None:
     """Speed, as ratios measured side by side in one run. Decides nothing."""
+    session.run(PYTHON, "-m", "pip", "install", "--quiet", "-e", ".[dev,bench]")
     session.run(PYTHON, "-m", "bench", *session.posargs)

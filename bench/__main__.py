@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import log, serving, shadow, startup
+from bench import log, serving, shadow, startup, transfer
 
-BENCHES = {"startup": startup.run, "log": log.run, "serving": serving.run, "shadow": shadow.run}
+BENCHES = {"startup": startup.run, "log": log.run, "serving": serving.run, "shadow": shadow.run, "transfer": transfer.run}
 
 
 def main(names: list[str]) -> int:

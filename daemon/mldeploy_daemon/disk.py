@@ -29,7 +29,18 @@ from mldeploy.errors import DiskError, MldeployError
 
 T = TypeVar("T")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_FOLDERS = ("blobs/sha256", "bundles", "environments", "seals", "staging", "run/workers", "run/scratch")
+_FOLDERS = (
+    "blobs/sha256",
+    "bundles",
+    "environments",
+    "seals",
+    "partial",
+    "staging",
+    "run/workers",
+    "run/scratch",
+)
+#: Seconds after which nobody goes on with a blob that came in part.
+STALE = 86_400.0
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """From the store onto the disk: blobs, bundles, environments. Blocking; runs in the agent's threads.
 
-Rules: every blob is verified (sha256 and size) before it is put in its place, several come at a time, and one
-that was cut is gone on with, by the next start of the agent too; a bundle is put together from verified blobs and checked again by the rules of its manifest before it is put in place; an
-environment is built offline from verified wheels. Killed at any point, nothing half-done is ever visible,
-and what is in place already is not fetched again.
+Rules: every blob is verified (sha256 and size) before it is put in its place; several come at a time, and one
+that was cut is gone on with, by the next start of the agent too; a bundle is put together from verified blobs
+and checked again by the rules of its manifest before it is put in place; an environment is built offline from
+verified wheels. Killed at any point, nothing half-done is ever visible, and what is in place already is not
+fetched again.
 Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `agent.py`).
 """
 
@@ -50,7 +51,7 @@ def fetch_bundle(source: Source, disk: Disk, *, model: str, digest: str) -> Mani
     """
     _bring(source, disk, digest)
     manifest = read_manifest(disk.blob(digest).read_bytes(), model=model, digest=digest)
-    _bring_all(source, disk, {file.sha256: file.size for file in manifest.files})
+    bring_blobs(source, disk, {file.sha256: file.size for file in manifest.files})
     with disk.staged() as folder:
         bundle = folder / "bundle"
         bundle.mkdir()
@@ -96,7 +97,7 @@ def build_environment(source: Source, disk: Disk, manifest: Manifest) -> str:
     """
     lock = lock_sha256(manifest)
     identifier = environment_id(manifest, lock)
-    _bring_all(source, disk, {wheel.sha256: wheel.size for wheel in manifest.wheels})
+    bring_blobs(source, disk, {wheel.sha256: wheel.size for wheel in manifest.wheels})
     _bring(source, disk, lock)
     with disk.staged() as folder:
         wheels, built = folder / "wheels", folder / "environment"
@@ -135,7 +136,7 @@ def verify_bundle(disk: Disk, manifest: Manifest, digest: str) -> None:
     disk.seal(digest, manifest, folder)
 
 
-def _bring_all(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
+def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
     """Put the blobs of these digests and sizes in their places; the first that fails ends it."""
     missing = [(sha256, size) for sha256, size in wanted.items() if not disk.has_blob(sha256, size)]
     if len(missing) < 2:

@@ -1,6 +1,8 @@
-"""Files from S3: a long one in ranges, several at a time, and on from where a connection was cut.
+"""Files from S3: on from where a connection was cut, and in ranges, several at a time, where that pays.
 
-Rules: a file is written in order, so that what is there after a cut is a beginning: it is hashed again and
+Rules: a long file comes in one stream while that brings `FAST` bytes a second or more, which from a server
+nearby it does, with the least work for both; else, as from S3 itself, which is slow by the connection, in
+ranges; a file is written in order, so that what is there after a cut is a beginning: it is hashed again and
 the rest is fetched; the bytes of a range that have come are not asked for again when its connection breaks;
 a server that knows no ranges sends the whole, in one stream. Memory is bounded by the gate: a range holds its
 bytes from when it is asked for to when it is written.
@@ -23,8 +25,12 @@ from mldeploy.store.s3_errors import heard
 from mldeploy.store.s3_transfer import Wire
 from mldeploy.store.streams import PIECE, Target
 
-#: Bytes of a range.
-RANGE = 8 << 20
+#: Bytes of a range, and of the beginning of a long file by which it is judged what pays.
+RANGE = 16 << 20
+#: Bytes a second of one stream beside which more would only be more work.
+FAST = 200 << 20
+#: Pieces of a stream that are fetched ahead.
+AHEAD = 8
 #: Times in a row that a connection may break before it has brought a piece.
 CUTS = 8
 
@@ -118,14 +124,39 @@ def _pieces(source: _Object, start: int) -> Iterator[memoryview]:
     """From `start` to the end."""
     size, reached = source.size, start
     try:
-        if size is not None and size - start > RANGE:
-            for piece in _ranges(source, start, size):
-                reached += len(piece)
-                yield piece
+        if size is None or size - start <= RANGE:
+            yield from _held(source, source.read(start, size), start)
             return
-        yield from _held(source, source.read(start, size), start)
+        for piece in _long(source, start, size):
+            reached += len(piece)
+            yield piece
     except _NoRangesError:
         yield from _held(source, source.read_whole(reached), reached)
+
+
+def _long(source: _Object, start: int, size: int) -> Iterator[memoryview]:
+    clock = source.wire.monotonic
+    begun, reached = clock(), start
+    for piece in _held(source, _ahead(source, source.read(start, size)), start):
+        before, reached = reached, reached + len(piece)
+        yield piece
+        if before - start < RANGE <= reached - start and RANGE < FAST * (clock() - begun):
+            break
+    if reached < size:
+        yield from _ranges(source, reached, size)
+
+
+def _ahead(source: _Object, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+    """The same pieces; the next ones are fetched while one is used."""
+    with source.wire.pool(1) as pool:
+        coming = deque(pool.submit(next, pieces, None) for _ in range(AHEAD))
+        try:
+            while (piece := coming.popleft().result()) is not None:
+                coming.append(pool.submit(next, pieces, None))
+                yield piece
+        finally:
+            for future in coming:
+                future.cancel()
 
 
 def _held(source: _Object, pieces: Iterator[memoryview], start: int) -> Iterator[memoryview]:

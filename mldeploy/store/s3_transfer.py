@@ -7,6 +7,7 @@ Left out: uploads (`store/s3_upload.py`) and downloads (`store/s3_download.py`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class Wire:
     gate: Gate = field(default_factory=lambda: Gate(BUDGET))
     patience: Patience = PATIENCE
     pool: Callable[[int], Executor] = ThreadPoolExecutor
+    monotonic: Callable[[], float] = time.monotonic
 
     def ask(self, attempt: Callable[[], T], count: int = 0) -> T:
         """What `attempt` returns, tried again where that may help; `count`: the bytes it moves."""
