@@ -1,7 +1,7 @@
 """How many requests of a transfer run at once: as many as pay, and fewer when the store asks for fewer.
 
-Rules: the number grows while what is done in a second grows with it, goes back by one where a growth made
-it worse, and is halved, at most once a window, when the store throttles or does not answer in time; after
+Rules: the number grows while what is done in a second grows with it, goes back where a growth brought
+nothing, and is halved, at most once a window, when the store throttles or does not answer in time; after
 that it stays for a while before it tries to grow again. `Pace` is a value and decides; `Gate` lets threads
 through by it, and holds the bytes that are in memory for requests below a budget.
 Left out: what a request is, and trying one again (`store/retry.py`).
@@ -22,8 +22,8 @@ WINDOW = 0.5
 CALM = 20
 #: What a request counts beside its bytes, so that many small objects are measured by their number.
 REQUEST = 256 << 10
-#: By how much the rate must have risen to grow again, and must have fallen to go back: less is noise.
-BETTER, WORSE = 1.05, 0.8
+#: By how much the rate must have risen: less is noise.
+BETTER = 1.05
 #: Seconds without a request after which a window that was begun says nothing.
 IDLE = 5.0
 #: Windows after which one that stands still tries to grow again.
@@ -39,7 +39,7 @@ class Pace:
     work: float = 0.0  # done in it
     requests: int = 0  # that ended in it
     rate: float = 0.0  # of the window before the last change, 0: none yet
-    grew: bool = False  # the last window's end made it grow
+    grew: int = 0  # by so many at the end of the last window
     still: int = 0  # windows to stand still, whatever is measured
 
     def done(self, count: int, now: float) -> Pace:
@@ -59,14 +59,13 @@ class Pace:
 
     def _measured(self, rate: float, now: float) -> Pace:
         window = Pace(self.limit, began=now, rate=rate)
-        if self.still:
-            # the last of them lets it grow once, to see
-            return replace(window, still=self.still - 1, rate=rate if self.still > 1 else 0.0)
-        if rate > self.rate * BETTER:
-            return replace(window, limit=min(self.limit + max(self.limit // 4, 1), MOST), grew=True)
-        if self.grew and rate < self.rate * WORSE:
-            return replace(window, limit=max(self.limit - 1, LEAST), still=RETRY)
-        return replace(window, still=RETRY, rate=max(rate, self.rate))
+        if self.still > 1:
+            return replace(window, still=self.still - 1)
+        if self.still == 1 or rate > self.rate * BETTER:
+            limit = min(self.limit + max(self.limit // 4, 1), MOST)
+            return replace(window, limit=limit, grew=limit - self.limit)
+        # it brought no more: back to what brought as much
+        return replace(window, limit=self.limit - self.grew, still=RETRY)
 
 
 class Gate:

@@ -82,8 +82,6 @@ class _Object:
                 if end is None or position >= end:
                     self.wire.gate.done(position - start)
                     return
-            except GeneratorExit:
-                raise
             except Exception as error:
                 cuts = 0 if position - reached >= PIECE else cuts + 1
                 if cuts > CUTS or not self.wire.judge(error).again:
@@ -140,7 +138,7 @@ def _long(source: _Object, start: int, size: int) -> Iterator[memoryview]:
     for piece in _held(source, _ahead(source, source.read(start, size)), start):
         before, reached = reached, reached + len(piece)
         yield piece
-        if before - start < RANGE <= reached - start and RANGE < FAST * (clock() - begun):
+        if before - start < RANGE <= reached - start and FAST * (clock() - begun) > RANGE:
             break
     if reached < size:
         yield from _ranges(source, reached, size)
