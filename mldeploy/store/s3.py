@@ -30,7 +30,7 @@ from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, check_k
 from mldeploy.store.retry import Patience, Verdict, persist
 from mldeploy.store.s3_config import Place, Settings, place_of, settings_of
 from mldeploy.store.s3_parts import Multipart
-from mldeploy.store.s3_transfer import Wire
+from mldeploy.store.s3_transfer import PATIENCE, Wire
 
 if TYPE_CHECKING:
     import obstore.store
@@ -241,7 +241,7 @@ class S3Store:
                     "start the process anew (multiprocessing's `spawn` or `forkserver`)",
                 )
             if self._clients is None:
-                self._clients = _clients(self._place, self._environ)
+                self._clients = _clients(self._place, self._environ, self._patience)
             return self._clients
 
     def _heard(self, error: Exception) -> s3_errors.Failure:
@@ -301,7 +301,7 @@ def _judge(error: Exception) -> Verdict:
     )
 
 
-def _clients(place: Place, environ: Mapping[str, str]) -> Clients:
+def _clients(place: Place, environ: Mapping[str, str], patience: Patience | None) -> Clients:
     from obstore.store import S3Store as Client
 
     settings, provider = settings_of(environ)
@@ -340,6 +340,7 @@ def _clients(place: Place, environ: Mapping[str, str]) -> Clients:
         down=make({"timeout": "24 h", "read_timeout": f"{SILENCE} s"}),
         multipart=Multipart(place, settings, provider, environ),
         url=place.url,
+        patience=patience or PATIENCE,
     )
     return Clients(make({"timeout": f"{REQUEST} s"}), wire, settings)
 

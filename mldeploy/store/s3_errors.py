@@ -74,10 +74,16 @@ class Refused(Exception):  # noqa: N818 - it is what S3 did
 
 
 def heard(error: BaseException) -> Failure:
-    """Reads an exception of a request, whoever made it."""
+    """Reads an exception of a request, whoever made it; of anything else there is no cause to hear of."""
     if isinstance(error, Refused):
         return error.failure
-    return heard_from_botocore(error) or heard_from_obstore(error)
+    of_obstore = type(error).__module__.startswith("obstore") or (
+        isinstance(error, OSError) and error.errno is None  # a FileNotFoundError, which is Python's own
+    )
+    of_botocore = heard_from_botocore(error)
+    if of_botocore is None and not of_obstore:
+        return Failure(said=f"{type(error).__name__}: {error}")
+    return of_botocore or heard_from_obstore(error)
 
 
 def heard_from_obstore(error: BaseException) -> Failure:

@@ -88,7 +88,7 @@ class _Upload:
         self._wire, self._key, self._source = wire, key, source
         self._sha256, self._progress, self._resumption = sha256, progress, resumption
         least = -(-source.size // PARTS)
-        self._part = max(PART, -(-least // PIECE) * PIECE)
+        self._part = PART if least <= PART else -(-least // PIECE) * PIECE
 
     def run(self) -> None:
         """Go on with the upload that was noted, or begin one; once more where the store forgets it."""
@@ -171,13 +171,12 @@ class _Upload:
 
     def _send(self, upload: str, number: int, data: bytes, there: Sent | None) -> Sent:
         try:
-            if there is None or not _same(there, data):
-                digest = hashlib.sha256(data).digest()
-                there = self._wire.ask(
-                    lambda: self._wire.multipart.send(self._key, upload, number, data, digest), len(data)
-                )
+            digest = hashlib.sha256(data).digest()
+            part = _held(there, data, digest) or self._wire.ask(
+                lambda: self._wire.multipart.send(self._key, upload, number, data, digest), len(data)
+            )
             self._tell(len(data))
-            return there
+            return part
         finally:
             self._wire.gate.leave(len(data))
 
@@ -225,10 +224,12 @@ def _unknown(error: Exception) -> bool:
     return heard(error).code == "NoSuchUpload"
 
 
-def _same(there: Sent, data: bytes) -> bool:
-    """Whether the part that the store has holds `data`, as its checksum says. Where it says none: no."""
-    if there.size != len(data):
-        return False
+def _held(there: Sent | None, data: bytes, digest: bytes) -> Sent | None:
+    """The part that the store has, if it holds `data` as its checksum says; where it says none it does not."""
+    if there is None or there.size != len(data):
+        return None
+    checksum = base64.b64encode(digest).decode()
     if there.sha256:
-        return there.sha256 == base64.b64encode(hashlib.sha256(data).digest()).decode()
-    return there.etag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return there if there.sha256 == checksum else None
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return there._replace(sha256=checksum) if there.etag.strip('"') == md5 else None

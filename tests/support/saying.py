@@ -12,11 +12,14 @@ from typing import cast
 
 @dataclass(frozen=True)
 class Say:
-    """One answer. `status` 0: none, the connection is cut once the request has been read."""
+    """One answer. `status` 0: none, the connection is cut once the request has been read. `keep`: only so
+    many bytes of the body come, then it is cut.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
+    keep: int | None = None
 
 
 def error(status: int, code: str, message: str = "in the server's words", **more: str) -> Say:
@@ -107,7 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("content-length", str(len(say.body)))
         self.end_headers()
         if self.command != "HEAD" and say.status not in (204, 304):
-            self.wfile.write(say.body)
+            self.wfile.write(say.body[: say.keep])
         self.wfile.flush()
+        if say.keep is not None:
+            self.close_connection = True
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any
