@@ -225,7 +225,7 @@ def _unknown(error: Exception) -> bool:
 
 
 def _held(there: Sent | None, data: bytes, digest: bytes) -> Sent | None:
-    """The part that the store has, if it holds `data` as its checksum says; where it says none it does not."""
+    """The part that the store has, if it holds `data`, as its checksum says; one without is not trusted."""
     if there is None or there.size != len(data):
         return None
     checksum = base64.b64encode(digest).decode()

@@ -30,7 +30,7 @@ from mldeploy_daemon.observe import _bundle as bundle_of
 from tests.world.actors import Actor, Process
 from tests.world.bundles import PLATFORM, PYTHON, scratch
 from tests.world.machine import LIMITS, Machine
-from tests.world.scheduler import Task
+from tests.world.scheduler import Task, Threads
 
 if TYPE_CHECKING:
     from tests.world.world import World
@@ -290,7 +290,11 @@ class Agent:
         self.machine.environments.add(action.environment)
 
     def _source(self) -> fetch.Source:
-        return fetch.Source(self.process.store, self.state.blobs if self.state else {})
+        return fetch.Source(
+            self.process.store,
+            self.state.blobs if self.state else {},
+            pool=lambda threads: Threads(self.process.world.scheduler, threads),
+        )
 
     def _read_bundles(self) -> None:
         found = {digest: self.disk.manifest(digest) for digest in sorted(self.disk.bundles())}
