@@ -6,7 +6,13 @@ import sys
 
 from bench import log, serving, shadow, startup, transfer
 
-BENCHES = {"startup": startup.run, "log": log.run, "serving": serving.run, "shadow": shadow.run, "transfer": transfer.run}
+BENCHES = {
+    "startup": startup.run,
+    "log": log.run,
+    "serving": serving.run,
+    "shadow": shadow.run,
+    "transfer": transfer.run,
+}
 
 
 def main(names: list[str]) -> int:
