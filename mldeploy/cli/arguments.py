@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from mldeploy.cli.options import Group
 from mldeploy.errors import UsageError
 
 VERSION_HELP = "MODEL@VERSION, for example churn@7."
@@ -26,6 +27,14 @@ Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="How lon
 def new_app() -> typer.Typer:
     """A group of commands; `main.py` loads it when one of them is called."""
     return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False)
+
+
+def new_group(name: str, text: str) -> typer.Typer:
+    """Commands below one name, as `mldeploy policy show`; `text` is its help."""
+    return typer.Typer(
+        name=name, help=text, cls=Group, rich_markup_mode=None, pretty_exceptions_enable=False,
+        add_completion=False, context_settings={"help_option_names": ["-h", "--help"]},
+    )  # fmt: skip
 
 
 def seconds(text: str) -> float:

@@ -17,13 +17,12 @@ from importlib import import_module
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from mldeploy.cli import exits
-from mldeploy.cli.options import Options, add_global_options, write_options
+from mldeploy.cli.options import Group, Options, write_options
 from mldeploy.cli.output import Output, two_lines
-from mldeploy.errors import DiskError, MldeployError, UsageError
+from mldeploy.errors import DiskError, MldeployError
 
 #: Heading -> command -> (file in mldeploy/cli, one line of help).
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -40,11 +39,13 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "rollback": ("release", "Give traffic back to the version before."),
         "pause": ("hold", "Keep a rollout at its present share."),
         "resume": ("hold", "Let a paused rollout go on."),
+        "shadow": ("shadow", "Copy live traffic to a version and compare its answers."),
         "freeze": ("hold", "Refuse promotes of a model, or of all."),
         "unfreeze": ("hold", "Allow promotes again."),
         "retire": ("lifetime", "Take a version out for good."),
         "restore": ("lifetime", "Make a retired version available again."),
         "extend": ("lifetime", "Move a version's expiry."),
+        "policy": ("policy", "Settings of the store and its environments: show, set, unset."),
         "gc": ("gc", "Delete files that no version needs any more."),
     },
     "Look": {
@@ -68,12 +69,8 @@ def _names() -> list[str]:
     return [name for group in COMMANDS.values() for name in group]
 
 
-class LazyGroup(TyperGroup):
+class LazyGroup(Group):
     """The root: knows every command by name, and loads the one that is called."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        add_global_options(self.params)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Every command, in the order of the help."""
@@ -84,17 +81,10 @@ class LazyGroup(TyperGroup):
         for group in COMMANDS.values():
             if cmd_name in group:
                 module = import_module(f"mldeploy.cli.{group[cmd_name][0]}")
-                return get_group(module.app).commands[cmd_name]
+                group_of_file = get_group(module.app)
+                # a file whose commands all stand below one name is that name: `policy show`
+                return group_of_file.commands.get(cmd_name, group_of_file)
         return None
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As click does it, with our own words for a name that is none."""
-        name = args[0]
-        if not name.startswith("-") and name not in self.list_commands(ctx):
-            near = get_close_matches(name, self.list_commands(ctx), 1, 0.5)
-            hint = f"did you mean `mldeploy {near[0]}`?" if near else "`mldeploy --help` lists the commands"
-            raise UsageError(f"no such command: {name!r}", hint)
-        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """The table of commands, then the global options."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from mldeploy.errors import UsageError
 
 GLOBAL = "Global options"
 
@@ -106,4 +109,29 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Options of the command first, global ones last."""
+        write_options(self.get_params(ctx), ctx, formatter)
+
+
+class Group(TyperGroup):
+    """Commands below one name, which takes the global options too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        add_global_options(self.params)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As click does it, with our own words for a name that is none."""
+        name, known = args[0], self.list_commands(ctx)
+        if not name.startswith("-") and name not in known:
+            near = get_close_matches(name, known, 1, 0.5)
+            path = ctx.command_path
+            hint = f"did you mean `{path} {near[0]}`?" if near else f"`{path} --help` lists the commands"
+            raise UsageError(f"no such command: {name!r}", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """The commands first, then the global options."""
+        with formatter.section("Commands"):
+            commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+            formatter.write_dl([(name, command.get_short_help_str(100)) for name, command in commands])
         write_options(self.get_params(ctx), ctx, formatter)

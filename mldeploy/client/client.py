@@ -7,7 +7,7 @@ printing (`mldeploy.cli`); how each thing is done (the modules beside this one).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ from mldeploy.client.types import (
     Inspected,
     ModelDetail,
     Packed,
+    PolicyShown,
     Prediction,
     Pushed,
+    Shadowed,
     Status,
     Validated,
     Waited,
@@ -201,6 +203,60 @@ class Client:
         name = check_name(model) if model else ""
         intent = keeping.UnfreezeModel(name, self.environment)
         return self._change(intent, dry_run, model=name, environment=self.environment)
+
+    def shadow(
+        self,
+        ref: str,
+        *,
+        fraction: Percent | None = None,
+        where: str = "",
+        lasts: int | str | None = None,
+        keep: int = 0,
+        dry_run: bool = False,
+    ) -> Shadowed:
+        """Copy live traffic to `churn@8` and compare its answers, which nobody gets, with those given.
+
+        `fraction` is a percentage (all if None) of the requests that `where` chooses (docs/rollouts.md: all
+        if empty); `lasts` seconds or a duration (7d; None: until `unshadow`); `keep` pairs of answers are kept
+        for study by each host. Called again on other terms, the shadow begins anew. Raises UsageError, for a
+        bad `where` with a caret under the place, and NotAllowedError where the version takes traffic.
+        """
+        from mldeploy.client import shadowing
+
+        terms = shadowing.asked(fraction, where, lasts, keep)
+        return shadowing.shadow(self._at, ModelRef.parse(ref), terms, dry_run)
+
+    def unshadow(self, ref: str, *, reason: str = "", dry_run: bool = False) -> Shadowed:
+        """End the shadow of `churn@8`."""
+        from mldeploy.client import shadowing
+
+        return shadowing.unshadow(self._at, ModelRef.parse(ref), reason, dry_run)
+
+    # --- policy
+
+    def policy(self) -> PolicyShown:
+        """The settings that count in this environment, and where each is from."""
+        from mldeploy.client import policies
+
+        return policies.show(self._at)
+
+    def set_policy(
+        self, settings: Mapping[str, str], *, environment: str = "", dry_run: bool = False
+    ) -> Change:
+        """Set settings of an environment ("": of all). Texts are as `mldeploy policy set` takes them.
+
+        `notify.NAME` is one target of `notify`. Raises UsageError for a name or value that does not fit, and
+        for a URL with a password in it.
+        """
+        from mldeploy.client import policies
+
+        return policies.set_policy(self._at, settings, environment, dry_run)
+
+    def unset_policy(self, names: Sequence[str], *, environment: str = "", dry_run: bool = False) -> Change:
+        """Take settings of an environment ("": of all) back, so that the next one counts."""
+        from mldeploy.client import policies
+
+        return policies.unset_policy(self._at, names, environment, dry_run)
 
     # --- lifetime
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import singledispatch
 
+from mldeploy.client.setting_texts import text_of
 from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
 from mldeploy.core.collection import began
@@ -88,8 +89,18 @@ def _(action: r.Unshadow) -> str:
 
 @_describe.register
 def _(action: r.Policy) -> str:
-    named = ", ".join(sorted(action.settings)) or "nothing"
-    return f"set {named} for {action.environment or 'every environment'}"
+    wanted = [name for name, value in action.settings.items() if value is not None]
+    gone = [name for name, value in action.settings.items() if value is None]
+    said = [f"set {', '.join(_setting(name, action.settings[name]) for name in wanted)}"] if wanted else []
+    said += [f"unset {', '.join(gone)}"] if gone else []
+    return f"{' and '.join(said) or 'set nothing'} for {action.environment or 'every environment'}"
+
+
+def _setting(name: str, value: r.Setting) -> str:
+    # a URL may hold what somebody should not have put there: targets go by their names
+    if isinstance(value, dict):
+        return f"{name} ({', '.join(sorted(value))})"
+    return f"{name}={text_of(name, value)}"
 
 
 @_describe.register

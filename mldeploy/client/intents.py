@@ -62,6 +62,16 @@ def refuse_frozen(state: State, environment: str, model: str) -> None:
         )
 
 
+def refuse_gone(ref: ModelRef, version: Version, today: date) -> None:
+    """Raise NotAllowedError for a version that is retired, or whose expiry has passed."""
+    if version.retired:
+        raise NotAllowedError(f"{ref} is retired", f"`mldeploy restore {ref}` brings it back")
+    if version.expires < today.isoformat():
+        raise NotAllowedError(
+            f"{ref} expired on {version.expires}", f"`mldeploy extend {ref} 90d` moves its expiry"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class PromoteTo:
     """Give `ref` traffic in `environment`. `today` judges its expiry."""
@@ -96,13 +106,7 @@ class PromoteTo:
 
     def _check(self, state: State, version: Version) -> None:
         # the fold cannot know the date, and for a frozen model it does not know our words
-        if version.retired:
-            raise NotAllowedError(f"{self.ref} is retired", f"`mldeploy restore {self.ref}` brings it back")
-        if version.expires < self.today.isoformat():
-            raise NotAllowedError(
-                f"{self.ref} expired on {version.expires}",
-                f"`mldeploy extend {self.ref} 90d` moves its expiry",
-            )
+        refuse_gone(self.ref, version, self.today)
         refuse_frozen(state, self.environment, self.ref.name)
 
 

@@ -52,6 +52,34 @@ class Pushed(Change, frozen=True, kw_only=True):
         return ModelRef(self.model, self.version) if self.version is not None else None
 
 
+class Shadowed(Change, frozen=True, kw_only=True):
+    """What became of a shadow: the terms it is under way on, or (`shadow` is None) that it is over."""
+
+    shadow: str | None = None
+    fraction: int = 0  # of the requests that `where` chooses
+    where: str = ""
+    lasts: int = 0  # seconds; 0: until it is ended
+    keep: int = 0  # pairs of answers kept for study, at the most and by each host
+
+
+class PolicySetting(_Result, frozen=True, kw_only=True):
+    """One setting that counts. `source`: "default", "store" (its policy for all), or "environment"."""
+
+    name: str
+    value: Any  # as it stands in the log: seconds, hundredths of a percent, texts
+    text: str  # as `policy set` takes it
+    source: str
+
+
+class PolicyShown(_Result, frozen=True, kw_only=True):
+    """What counts in one environment where neither a promote nor the bundle says otherwise."""
+
+    store: str
+    head: int
+    environment: str
+    settings: tuple[PolicySetting, ...]
+
+
 class Collected(Change, frozen=True, kw_only=True):
     """What a collection of garbage deleted, or in a dry run would delete.
 

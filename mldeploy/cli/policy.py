@@ -1,0 +1,84 @@
+"""`policy show`, `policy set`, `policy unset`: what counts where neither a promote nor the bundle says it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mldeploy.cli.arguments import DryRun, new_group
+from mldeploy.cli.options import Command
+from mldeploy.cli.output import Cell
+from mldeploy.cli.session import Session
+from mldeploy.errors import UsageError
+
+app = new_group("policy", "Settings of the store and its environments: show, set, unset.")
+
+
+@app.command(cls=Command)
+def show(ctx: typer.Context) -> None:
+    """The settings that count in the environment, and where each is from."""
+    session = Session(ctx)
+    found = session.client().policy()
+    if session.output.json:
+        session.output.document("mldeploy.policy/1", found)
+        return
+    rows: list[list[Cell]] = []
+    for setting in found.settings:
+        source = f"policy of {found.environment}" if setting.source == "environment" else (
+            "policy of the store" if setting.source == "store" else "default"
+        )
+        shown: Cell = (source, "dim") if setting.source == "default" else source
+        rows.append([(setting.name, "bold"), setting.text, shown])
+    session.output.note(f"what counts in {found.environment}, record {found.head}")
+    session.output.table(("SETTING", "VALUE", "FROM"), rows)
+
+
+@app.command("set", cls=Command)
+def set_(
+    ctx: typer.Context,
+    settings: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="KEY=VALUE…",
+            help="For example hold=30m steps=shadow,1,10,100 'guards=p99 < 1.2x; error_rate < 1%' "
+            "notify.team=URL.",
+            show_default=False,
+        ),
+    ],
+    dry_run: DryRun = False,
+) -> None:
+    """Set settings for every environment, or with --environment for that one.
+
+    Secrets never stand in the log: write {NAME} in a URL, and set MLDEPLOY_NOTIFY_NAME for mldeployd. An
+    environment's own targets (notify.…) replace those of the store there.
+    """
+    session = Session(ctx)
+    said = dict(_pair(text) for text in settings)
+    where = session.options.environment or ""
+    change = session.client().set_policy(said, environment=where, dry_run=dry_run)
+    done = f"set {', '.join(said)} for {where or 'every environment'}"
+    session.changed("policy-set", change, done, f"{', '.join(said)} for {where or 'every environment'} set so")
+
+
+@app.command(cls=Command)
+def unset(
+    ctx: typer.Context,
+    keys: Annotated[
+        list[str], typer.Argument(metavar="KEY…", help="For example hold, notify.team.", show_default=False)
+    ],
+    dry_run: DryRun = False,
+) -> None:
+    """Take settings back for every environment, or with --environment for that one: the next one counts."""
+    session = Session(ctx)
+    where = session.options.environment or ""
+    change = session.client().unset_policy(keys, environment=where, dry_run=dry_run)
+    said = f"{', '.join(keys)} for {where or 'every environment'}"
+    session.changed("policy-unset", change, f"unset {said}", f"{said} not set")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(f"{text[:40]!r} is not KEY=VALUE", "write for example hold=30m")
+    return name.strip(), value
