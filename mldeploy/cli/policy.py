@@ -12,6 +12,7 @@ from mldeploy.cli.output import Cell
 from mldeploy.cli.session import Session
 from mldeploy.errors import UsageError
 
+_SOURCES = {"default": "default", "store": "policy of the store", "environment": "policy of {}"}
 app = new_group("policy", "Settings of the store and its environments: show, set, unset.")
 
 
@@ -25,9 +26,7 @@ def show(ctx: typer.Context) -> None:
         return
     rows: list[list[Cell]] = []
     for setting in found.settings:
-        source = f"policy of {found.environment}" if setting.source == "environment" else (
-            "policy of the store" if setting.source == "store" else "default"
-        )
+        source = _SOURCES[setting.source].format(found.environment)
         shown: Cell = (source, "dim") if setting.source == "default" else source
         rows.append([(setting.name, "bold"), setting.text, shown])
     session.output.note(f"what counts in {found.environment}, record {found.head}")
@@ -57,8 +56,8 @@ def set_(
     said = dict(_pair(text) for text in settings)
     where = session.options.environment or ""
     change = session.client().set_policy(said, environment=where, dry_run=dry_run)
-    done = f"set {', '.join(said)} for {where or 'every environment'}"
-    session.changed("policy-set", change, done, f"{', '.join(said)} for {where or 'every environment'} set so")
+    what = f"{', '.join(said)} for {where or 'every environment'}"
+    session.changed("policy-set", change, f"set {what}", f"{what} set so")
 
 
 @app.command(cls=Command)

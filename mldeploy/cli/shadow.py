@@ -60,8 +60,8 @@ def shadow(
         if fraction or where or lasts or keep:
             raise UsageError("--end takes no terms", "leave out --fraction, --where, --for and --keep")
         change = session.client().unshadow(ref, reason=reason, dry_run=dry_run)
-        where_to = f"in {change.environment}"
-        session.changed("shadow", change, f"the shadow {ref} is over {where_to}", f"{ref} is no shadow {where_to}")
+        here = f"in {change.environment}"
+        session.changed("shadow", change, f"the shadow {ref} is over {here}", f"{ref} is no shadow {here}")
         return
     if reason:
         raise UsageError("--reason goes with --end", "leave it out")

@@ -216,9 +216,9 @@ class Client:
     ) -> Shadowed:
         """Copy live traffic to `churn@8` and compare its answers, which nobody gets, with those given.
 
-        `fraction` is a percentage (all if None) of the requests that `where` chooses (docs/rollouts.md: all
-        if empty); `lasts` seconds or a duration (7d; None: until `unshadow`); `keep` pairs of answers are kept
-        for study by each host. Called again on other terms, the shadow begins anew. Raises UsageError, for a
+        `fraction` is a percentage (all if None) of the requests that `where` chooses (all if empty);
+        `lasts` seconds or a duration (7d; None: until `unshadow`); each host keeps `keep` pairs of answers
+        for study. Called again on other terms, the shadow begins anew. Raises UsageError, for a
         bad `where` with a caret under the place, and NotAllowedError where the version takes traffic.
         """
         from mldeploy.client import shadowing

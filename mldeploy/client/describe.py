@@ -11,6 +11,7 @@ from mldeploy.client.setting_texts import text_of
 from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
 from mldeploy.core.collection import began
+from mldeploy.core.policy import setting_problem
 from mldeploy.core.types import FULL_SHARE, format_share
 
 
@@ -97,10 +98,11 @@ def _(action: r.Policy) -> str:
 
 
 def _setting(name: str, value: r.Setting) -> str:
+    if setting_problem(name, value):
+        return name  # of a void record, perhaps
     # a URL may hold what somebody should not have put there: targets go by their names
-    if isinstance(value, dict):
-        return f"{name} ({', '.join(sorted(value))})"
-    return f"{name}={text_of(name, value)}"
+    targets = f" ({', '.join(sorted(value))})" if isinstance(value, dict) else ""
+    return f"{name}{targets}" if targets else f"{name}={text_of(name, value)}"
 
 
 @_describe.register

@@ -26,7 +26,7 @@ _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLACE = re.compile(r"\{[A-Za-z][A-Za-z0-9_]*\}")
 #: Query parameters of Apprise and of webhooks whose values are secrets.
 _SECRET_KEYS = frozenset(("pass", "password", "passwd", "pwd", "secret", "token", "apikey", "api_key", "key"))
-_
+
 
 def show(at: Connection) -> PolicyShown:
     """See Client.policy."""
@@ -134,7 +134,7 @@ def _url(name: str, text: str) -> str:
         # the URL itself is not repeated: it would be in the shell's log as well
         raise UsageError(
             f"{name}: the URL holds a secret, and everyone who reads the log could read it",
-            "write a placeholder such as {SMTP_PASSWORD} in its place, and set MLDEPLOYNOTIFY_SMTP_PASSWORD "
+            "write a placeholder such as {SMTP_PASSWORD} in its place, and set MLDEPLOY_NOTIFY_SMTP_PASSWORD "
             "for mldeployd on the hosts",
         )
     return url

@@ -46,6 +46,7 @@ class _Text:
 
 
 def reader(name: str) -> _Text:
+    """How a setting is written. Raises UsageError naming the nearest."""
     found = _TEXTS.get(name)
     if found is None:
         near = get_close_matches(name, _TEXTS, 1)
@@ -101,9 +102,7 @@ _TEXTS: dict[str, _Text] = {
     "guards": _Text(lambda text: tuple(_parts(text)), lambda value: "; ".join(map(str, _items(value)))),
     "min_requests": _Text(_count, str),
     "deadline": _DURATION,
-    "shadow_fraction": _Text(
-        parse_share, lambda value: format_share(value if isinstance(value, int) else 0)
-    ),
+    "shadow_fraction": _Text(parse_share, lambda value: format_share(value if isinstance(value, int) else 0)),
     "host_ttl": _DURATION,
     "idle": _DURATION,
     "warn": _Text(_read_days, lambda value: ",".join(f"{day}d" for day in _items(value))),

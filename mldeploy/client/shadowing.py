@@ -45,7 +45,9 @@ def asked(fraction: int | float | str | None, criterion: str, lasts: int | str |
         where.parse(criterion)
     seconds = lasts if isinstance(lasts, int) else int(parse_duration(lasts).total_seconds()) if lasts else 0
     if seconds < 0 or keep < 0:
-        raise UsageError("less than nothing makes no sense", "give a duration such as 7d, and a count of pairs")
+        raise UsageError(
+            "less than nothing makes no sense", "give a duration such as 7d, and a count of pairs"
+        )
     return Asked(share, criterion.strip(), seconds, keep)
 
 
@@ -67,7 +69,7 @@ class ShadowTo:
         intents.refuse_gone(self.ref, version, self.today)
         begin = Shadow(
             model=self.ref.name, version=self.ref.version, environment=self.environment, shadow=self.shadow,
-            fraction=self.terms.fraction, where=self.terms.where, lasts=self.terms.lasts, keep=self.terms.keep,
+            **asdict(self.terms),
         )  # fmt: skip
         if under_way is None:
             return (begin,)
