@@ -22,7 +22,7 @@ Process = Callable[..., Ran]
 HEAVY = ("rich", "numpy", "fsspec", "s3fs", "cloudpickle", "watchdog", "msgspec", "yaml")
 COMMANDS = (
     "init", "pack", "validate", "inspect", "serve", "push", "promote", "rollback", "pause", "resume",
-    "freeze", "unfreeze", "retire", "restore", "extend", "gc", "status", "history", "report", "why", "wait",
+    "shadow", "freeze", "unfreeze", "retire", "restore", "extend", "policy", "gc", "status", "history", "report", "why", "wait",
     "predict", "demo",
 )  # fmt: skip
 
