@@ -4,7 +4,8 @@ Rules: exclusive create is the file system's own (`mode="create"`: a conditional
 that has none, or ignores it, is found out by the probe when the store is made. fsspec is imported when a
 store is opened, never before. Nothing is cached: a listing or a size from before would be a lie.
 s3+fsspec:// is S3 through s3fs: `get` is one GetObject and, where there is an object, one HeadObject for its
-time; s3fs and botocore are told to try once, and `store/retry.py` does the rest. One thing they keep to
+time; s3fs and botocore are told to try once, and `store/retry.py` does the rest (of transfers s3fs tries each
+request again by itself). One thing they keep to
 themselves: aiohttp sends again where a connection kept from before turns out to be closed, so "taken" may
 be this call's own write. s3fs cannot be used across a fork.
 Left out: waking readers (they poll), and the hot path for S3 (`store/s3.py`).
@@ -38,13 +39,17 @@ _SELECTED = "+fsspec"
 
 
 class FsspecStore:
-    """A store below a path of an fsspec file system. `url` must not hold credentials."""
+    """A store below a path of an fsspec file system. `url` must not hold credentials.
 
-    def __init__(self, filesystem: Any, root: str, url: str, *, s3: bool = False) -> None:
+    `bulk`: for S3 alone, the same file system for transfers, which may try each of their requests again.
+    """
+
+    def __init__(self, filesystem: Any, root: str, url: str, *, bulk: Any = None) -> None:
         self._fs = filesystem
         self._root = root.rstrip("/")
         self._url = url
-        self._s3 = s3
+        self._s3 = bulk is not None
+        self._bulk = bulk or filesystem
 
     @classmethod
     def open(cls, url: str) -> FsspecStore:
@@ -71,10 +76,11 @@ class FsspecStore:
                 f"cannot open {scheme}://: {error}", "check the URL and the credentials"
             ) from error
         shown = f"{scheme}://{rest.rpartition('@')[2]}"
-        if options:
-            filesystem.retries = 1  # s3fs's own, on top of botocore's
-            return cls(filesystem, str(root), shown, s3=True)
-        return cls(filesystem, str(root), shown)
+        if not options:
+            return cls(filesystem, str(root), shown)
+        filesystem.retries = 1  # s3fs's own, on top of botocore's
+        bulk, _ = fsspec.core.url_to_fs(plain, use_listings_cache=False, skip_instance_cache=True, **options)
+        return cls(filesystem, str(root), shown, bulk=bulk)
 
     @property
     def url(self) -> str:
@@ -165,15 +171,18 @@ class FsspecStore:
         path = self._path(key)
         if not source.is_file():
             raise DiskError(f"{source} is not there", "it was removed meanwhile: pack it again")
+        size = source.stat().st_size
+        # s3fs holds all parts under way in memory, and of its own accord that is ten of 50 MB
+        parts = {"chunksize": max(16 * PIECE, -(-size // 10_000)), "max_concurrency": 4} if self._s3 else {}
         with self._told(key, "s3:PutObject"):
-            self._fs.put_file(str(source), path, callback=_callback(progress))
+            self._bulk.put_file(str(source), path, callback=_callback(progress), **parts)
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
         """Stream it out into a new file; memory is bounded."""
         path = self._path(key)
         with self._told(key, "s3:GetObject"):
             try:
-                with self._fs.open(path, "rb", block_size=4 * PIECE, cache_type="readahead") as file:
+                with self._bulk.open(path, "rb", block_size=4 * PIECE, cache_type="readahead") as file:
                     return save(iter(lambda: file.read(PIECE), b""), target, progress)
             except FileNotFoundError as error:
                 if not self._absent(error):

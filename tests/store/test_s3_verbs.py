@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -303,3 +304,22 @@ def test_a_forked_child_is_told_and_does_not_hang(s3_environ: Server, bucket: st
         capture_output=True, text=True, check=True, env=os.environ, timeout=60,
     )  # fmt: skip
     assert "forked" in done.stdout and "spawn" in done.stdout
+
+
+def test_a_transfer_through_s3fs_outlives_cuts(
+    s3_environ: Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(os.urandom(1 << 20) * 50)  # three parts, the last of more than one
+
+    def rule(request: Request) -> Action:
+        return Action.AFTER if len(proxy.requests) % 3 == 0 else Action.PASS
+
+    with Proxy(s3_environ.endpoint.removeprefix("http://"), rule) as proxy:
+        use(s3_environ.through(f"http://{proxy.address}"), monkeypatch)
+        store = FsspecStore.open(f"s3+fsspec://{bucket}/s")
+        store.upload("blobs/one", source)
+        store.download("blobs/one", target)
+    assert target.read_bytes() == source.read_bytes()
+    assert any(one.action is Action.AFTER for one in proxy.requests)
+    assert proxy.count("PUT", "partNumber=3") >= 1
