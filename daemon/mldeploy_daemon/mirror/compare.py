@@ -103,6 +103,8 @@ class Comparing:
 
 
 def _same(one: Array, other: Array) -> bool:
+    if (one.dtype.kind == "O") != (other.dtype.kind == "O"):
+        return False  # text and numbers
     if one.dtype.kind == "f":
         return bool(np.array_equal(one, other, equal_nan=True))
     return bool(np.array_equal(one, other))

@@ -141,7 +141,13 @@ class Mirror:
     # what comes
 
     def take(self, copy: Copy, request: bytes, answer: bytes) -> None:
-        """A copy of an answered request has come."""
+        """A copy of an answered request has come. Whatever is in it, others come after it."""
+        try:
+            self._take(copy, request, answer)
+        except Exception:
+            log.exception("a copy of a request to %s@%d", copy.model, copy.version)
+
+    def _take(self, copy: Copy, request: bytes, answer: bytes) -> None:
         now = time.monotonic()
         key = (copy.model, copy.version)
         read = not copy.binary and not copy.answer_binary
@@ -172,7 +178,10 @@ class Mirror:
     def _answered(self, exchange: Exchange, frame: Frame) -> None:
         now = time.monotonic()
         job = self._release(exchange)
-        job.lane.answered(job, frame, now)
+        try:
+            job.lane.answered(job, frame, now)
+        except Exception:
+            log.exception("an answer of %s@%d cannot be compared", job.lane.model, job.lane.version)
         if not self._rests:
             job.lane.pump(now)
 
