@@ -307,9 +307,11 @@ def test_a_forged_status_file_gets_nobody_signalled(place: Place, start: Start) 
             "replica": 0,
             "state": "ready",
         }
-        path = daemon.state / f"run/{forged['id']}.json"
+        path = daemon.state / f"run/workers/{forged['id']}/status.json"
+        path.parent.mkdir()
         path.write_text(json.dumps(forged))
         until(lambda: not path.exists(), "it is thrown away")
+        path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(forged))
         assert daemon.stop() == 0
         assert bystander.poll() is None
