@@ -10,7 +10,7 @@ import numpy as np
 
 from mldeploy.core.baseline import Baseline, Bins
 from mldeploy.core.evidence import Measure, merge
-from mldeploy_daemon.table import ModelRoutes
+from mldeploy_daemon.table import ModelRoutes, ShadowRoute
 from tests.front.test_mirror import SAME, ask, connected, version
 
 EDGES = (2.0, 4.0, 6.0, 8.0)
@@ -106,3 +106,23 @@ def test_a_baseline_that_is_gone_or_garbage_is_none(host):
     host.front(mirror_samples=1e9)
     assert ask(host, 5.0)[0] == 200
     assert host.mirrored()["generation"] == host.generation
+
+
+def test_a_shadow_is_held_against_its_own_baseline(host):
+    host.front()
+    host.mirror()
+    (host.state / "baseline.json").write_bytes(msgspec.json.encode(BASELINE))
+    one, other = host.worker("w1", 1, score=SAME), host.worker("w2", 2, score=[[-1e9, 0.0, 9.0]])
+    versions = {
+        "1": version(one),
+        "2": msgspec.structs.replace(version(other), baseline="baseline.json"),
+    }
+    shadow = ShadowRoute(id="s", version=2, scope=9, workers=(other,))
+    host.publish(m=ModelRoutes(stable=1, versions=versions, shadows=(shadow,)))
+    connected(host)
+    assert ask(host, [1.0, 3.0, 5.0])[0] == 200
+    columns = host.until(lambda: drift(host).get((2, "shadow")))
+    assert columns["x"].live == (1, 1, 1, 0, 0)
+    assert columns["y"].live == (0, 3)  # its answers, not the primary's
+    assert columns["label"].live == (0, 3)
+    assert 'mldeploy_drift{model="m",version="2",tensor="y"}' in host.ask("GET", "/metrics")[2]

@@ -7,13 +7,13 @@ Left out: who is sampled (the fronts), and what follows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mldeploy.core.baseline import CATEGORY, INPUTS, Baseline, Bins, parse_baseline
+from mldeploy.core.baseline import CATEGORY, Baseline, Bins, parse_baseline
 from mldeploy.core.evidence import Column, Drift
 from mldeploy.errors import ManifestError
 from mldeploy.runtime.tensors import Array
@@ -42,6 +42,7 @@ class Drifting:
         self.columns = baseline.columns
         self._values = [_lookup(column) for column in self.columns]
         self._scopes: dict[tuple[int, str], Counts] = {}
+        self._last: dict[tuple[int, str], float] = {}  # when each was counted in last
         self._windows: tuple[Counts, Counts] = (self._empty(), self._empty())
         self._turned = 0.0
 
@@ -57,6 +58,7 @@ class Drifting:
             if scope not in self._scopes:
                 self._scopes[scope] = self._empty()
             targets.append(self._scopes[scope])
+            self._last[scope] = now
         for index, column in enumerate(self.columns):
             array = sides[column.side].get(column.tensor)
             if array is None:
@@ -75,9 +77,11 @@ class Drifting:
             return np.array([known.get(value, other) for value in values.tolist()], dtype=np.intp)
         return np.searchsorted(np.array(column.edges), values.astype(np.float64), side="right")
 
-    def keep(self, scopes: set[tuple[int, str]]) -> None:
-        """Forget all other scopes."""
-        self._scopes = {scope: counts for scope, counts in self._scopes.items() if scope in scopes}
+    def keep(self, scopes: Collection[tuple[int, str]], before: float) -> None:
+        """Forget other scopes in which nothing has been counted since `before`."""
+        gone = [scope for scope, last in self._last.items() if scope not in scopes and last < before]
+        for scope in gone:
+            del self._scopes[scope], self._last[scope]
 
     def scoped(self) -> dict[tuple[int, str], Drift]:
         """What was counted in each scope."""
@@ -94,12 +98,6 @@ class Drifting:
             for column, found in zip(self.columns, counts, strict=True)
         }
         return Drift(columns=columns)
-
-
-def sides_of(columns: Iterable[Bins]) -> tuple[bool, bool]:
-    """Whether inputs, and whether outputs, are counted at all."""
-    sides = {column.side for column in columns}
-    return INPUTS in sides, bool(sides - {INPUTS})
 
 
 def _lookup(column: Bins) -> dict[str | int | bool, int]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
+from pathlib import Path
 
+from mldeploy.core.baseline import INPUTS, OUTPUTS
 from mldeploy.core.criterion import Criterion, evaluate
-from mldeploy.core.evidence import bucket
+from mldeploy.core.evidence import Drift, bucket
 from mldeploy.core.where import parse
 from mldeploy.errors import UsageError
 from mldeploy.runtime.frames import Frame
@@ -21,13 +23,16 @@ from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.upstream import Pool, Worker
 from mldeploy_daemon.mirror.answers import Arrays, Reader, element
 from mldeploy_daemon.mirror.compare import Comparing
+from mldeploy_daemon.mirror.drift import Drifting, read_baseline
 from mldeploy_daemon.mirror.pairs import Pair, Pairs, raw
-from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
+from mldeploy_daemon.table import SHADOW, ModelRoutes, ShadowRoute, VersionRoutes
 
 #: Copies that wait for one shadow, and bytes of them.
 QUEUE, QUEUE_BYTES = 256, 64 << 20
 #: Copies at one worker at a time: enough to fill a batch.
 WINDOW = 8
+#: Copies a second that are counted for drift, as the shadow reads and answers them.
+SAMPLES = 50.0
 #: Seconds from a copy's coming to the shadow's answer.
 PATIENCE = 30.0
 
@@ -70,7 +75,10 @@ class Lane:
         self.ended: float | None = None
         self._criterion: Criterion | None = None
         self._primaries: dict[int, Reader] = {}
-        self._outputs = Reader(())
+        self._inputs = self._outputs = Reader(())
+        self.drifting: Drifting | None = None
+        self._baseline = ""
+        self._due = 0.0
 
     def route(self, shadow: ShadowRoute, routes: ModelRoutes, pool: Pool) -> None:
         """The newest table has it like this."""
@@ -80,7 +88,12 @@ class Lane:
         except UsageError:  # of a newer agent; the fronts send nothing then
             self._criterion = None
         versions = routes.versions
-        self._outputs = Reader(versions.get(str(self.version), VersionRoutes()).outputs)
+        mine = versions.get(str(self.version), VersionRoutes())
+        self._inputs, self._outputs = Reader(mine.inputs), Reader(mine.outputs)
+        if mine.baseline and mine.baseline != self._baseline:
+            self._baseline = mine.baseline
+            baseline = read_baseline(Path(mine.baseline))
+            self.drifting = Drifting(baseline) if baseline else None
         self._primaries = {int(number): Reader(version.outputs) for number, version in versions.items()}
 
     def wants(self, headers: dict[str, str], inputs: Arrays | None) -> bool:
@@ -153,6 +166,14 @@ class Lane:
         theirs = self._outputs.answer(body) if readable else None
         within = self.counts.pair(ours, theirs, same_bytes=body == job.answer)
         self._keep(job, frame.status, body, within=within, now=now)
+        if self.drifting is not None and readable and now >= self._due:
+            self._due = now + 1 / SAMPLES
+            sides = {INPUTS: self._inputs.request(job.body) or {}, OUTPUTS: theirs or {}}
+            self.drifting.count(sides, ((self.scope, SHADOW),), now)
+
+    def drift(self) -> Drift | None:
+        """What was counted for drift; None where the version has no baseline."""
+        return self.drifting.scoped().get((self.scope, SHADOW)) if self.drifting else None
 
     def _keep(self, job: Job, status: int, body: bytes, *, within: bool, now: float) -> None:
         if self.pairs.most and job.read:

@@ -29,7 +29,7 @@ from mldeploy_daemon.mirror.answers import Reader
 from mldeploy_daemon.mirror.drift import Drifting, read_baseline
 from mldeploy_daemon.mirror.lane import Job, Lane
 from mldeploy_daemon.mirror.pressure import Pressure
-from mldeploy_daemon.table import Table, VersionRoutes, read_table, scopes_of
+from mldeploy_daemon.table import SHADOW, Table, VersionRoutes, read_table, scopes_of
 
 #: Seconds between two looks at the host.
 LOOK = 0.25
@@ -120,6 +120,8 @@ class Mirror:
 
     def _forget(self, now: float) -> None:
         self.past = [lane for lane in self.past if lane.ended is None or now - lane.ended < KEPT]
+        for sampled in self.sampled.values():
+            sampled.drifting.keep(sampled.scopes, now - KEPT)
         self.sampled = {
             key: each for key, each in self.sampled.items() if each.ended is None or now - each.ended < KEPT
         }
@@ -253,8 +255,8 @@ class Mirror:
         """Everything counted, of scopes under way and of those that ended within the hour."""
         found = [
             Measure(
-                model=lane.model, version=lane.version, scope=lane.scope, role="shadow",
-                comparison=lane.counts.value(),
+                model=lane.model, version=lane.version, scope=lane.scope, role=SHADOW,
+                comparison=lane.counts.value(), drift=lane.drift(),
             )
             for lane in (*self.past, *self.lanes.values())
         ]  # fmt: skip
@@ -267,11 +269,14 @@ class Mirror:
 
     def drift(self) -> list[dict[str, Any]]:
         """Of the last half to whole hour, by model, version and column."""
+        found = {key: each.drifting for key, each in self.sampled.items() if each.ended is None}
+        for lane in self.lanes.values():
+            if lane.drifting is not None:
+                found.setdefault((lane.model, lane.version), lane.drifting)
         return [
             {"model": model, "version": version, "tensor": name, "psi": column.psi(), "values": column.total}
-            for (model, version), sampled in self.sampled.items()
-            if sampled.ended is None
-            for name, column in sampled.drifting.recent().columns.items()
+            for (model, version), drifting in found.items()
+            for name, column in drifting.recent().columns.items()
         ]
 
     def stats(self) -> dict[str, Any]:
