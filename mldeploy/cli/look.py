@@ -10,7 +10,16 @@ import typer
 from mldeploy.cli.arguments import Timeout, new_app, seconds
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell, facts, size
+from mldeploy.cli.rollouts import (
+    candidate_cell,
+    expiry_cell,
+    note_rollout,
+    shadow_words,
+    show_expiring,
+    show_rollout,
+)
 from mldeploy.cli.session import Session
+from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client.types import HostStatus, ModelDetail, ModelStatus, Status, Why
@@ -37,10 +46,21 @@ def status(
         str | None,
         typer.Option("--at", metavar="TIME", help=f"As it was at TIME: {TIME_HELP}", show_default=False),
     ] = None,
+    expiring: Annotated[
+        str | None,
+        typer.Option(
+            "--expiring", metavar="TIME", help="Only the versions that expire within 30d.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """What serves where, and whether every host is there yet; with MODEL its versions too."""
     session = Session(ctx)
     client = session.client()
+    if expiring is not None:
+        if model is not None or at is not None:
+            raise UsageError("--expiring is about every model, and now", "leave out MODEL and --at")
+        show_expiring(session, client.expiring(expiring))
+        return
     if model is None:
         everything = client.status(at=at)
         if session.output.json:
@@ -66,6 +86,7 @@ def _show_status(session: Session, found: Status) -> None:
     for model in found.models:
         if model.reason:
             output.note(f"{model.model} in {model.environment}: {model.reason}")
+        note_rollout(session, model)
     for environment, reason in found.frozen.items():
         output.note(f"every model is frozen in {environment}{': ' + reason if reason else ''}")
     for name in found.unpromoted:
@@ -90,7 +111,7 @@ def _note_past(session: Session, found: Status | ModelDetail) -> None:
 
 
 def _model_table(session: Session, models: Sequence[ModelStatus], *, past: bool) -> None:
-    head = ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "EXPIRES")
+    head = ("MODEL", "ENVIRONMENT", "STABLE", "CANDIDATE", "PREVIOUS", "SHADOWS", "EXPIRES")
     rows = [_model_row(model) for model in models]
     if past:
         frozen: list[Cell] = ["frozen" if model.frozen is not None else "" for model in models]
@@ -101,15 +122,14 @@ def _model_table(session: Session, models: Sequence[ModelStatus], *, past: bool)
 
 
 def _model_row(model: ModelStatus) -> list[Cell]:
-    candidate = model.candidate
-    share = f"{candidate.share / 100:g}%{' paused' if candidate.paused else ''}" if candidate else ""
     return [
         (model.model, "bold"),
         model.environment,
         _number(model.stable),
-        f"{candidate.version} at {share}" if candidate else "",
+        candidate_cell(model.candidate),
         _number(model.previous),
-        (model.expires, "red") if model.expired else model.expires,
+        ", ".join(shadow_words(shadow) for shadow in model.shadows),
+        expiry_cell(model.expires, model.days),
         f"{model.converged}/{model.hosts}",
         (model.state + (", frozen" if model.frozen is not None else ""), STYLES.get(model.state, "")),
     ]
@@ -127,6 +147,8 @@ def _show_detail(session: Session, detail: ModelDetail) -> None:
         for line in (model.reason, model.last):
             if line:
                 output.note(f"{model.environment}: {line}")
+        note_rollout(session, model)
+        show_rollout(session, model)
     output.table(
         ("VERSION", "DIGEST", "PUBLISHED", "BY", "SIZE", "EXPIRES", "ROLES"),
         [

@@ -18,6 +18,7 @@ from mldeploy.client.intents import Intent
 from mldeploy.client.types import (
     Change,
     Collected,
+    Expiring,
     History,
     Inspected,
     ModelDetail,
@@ -32,7 +33,7 @@ from mldeploy.client.types import (
     Why,
 )
 from mldeploy.core.collection import GRACE
-from mldeploy.core.types import ModelRef, check_name, parse_expiry, parse_moment
+from mldeploy.core.types import ModelRef, check_name, parse_duration, parse_expiry, parse_moment
 from mldeploy.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -317,6 +318,13 @@ class Client:
         from mldeploy.client import looking
 
         return looking.status(self._at, self._moment(at))
+
+    def expiring(self, within: str | timedelta = "30d") -> Expiring:
+        """The versions, not retired, that expire within a duration (whole days), or have expired."""
+        from mldeploy.client import looking
+
+        span = parse_duration(within) if isinstance(within, str) else within
+        return looking.expiring(self._at, span.days)
 
     def model_status(self, model: str, *, at: Moment | None = None) -> ModelDetail:
         """One model: where it serves, and its versions; `at` as in `status`."""

@@ -22,11 +22,12 @@ LIVE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A host and its last report. `age` is seconds of store time."""
+    """A host and its last report. `age` is seconds of store time, `modified` when it was written."""
 
     report: HostReport
     age: float
     member: bool
+    modified: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -55,7 +56,7 @@ def hosts(at: Connection, environment: str | None = None) -> list[Seen]:
     for report, modified in found:
         member = state.hosts.get(report.host)
         belongs = member is not None and member.environment == report.environment
-        seen.append(Seen(report, max(0.0, now - modified), belongs))
+        seen.append(Seen(report, max(0.0, now - modified), belongs, modified))
     return sorted(seen, key=lambda host: (host.report.hostname, host.report.host))
 
 

@@ -12,7 +12,8 @@ from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import (
-    Candidate,
+    Expiring,
+    ExpiringVersion,
     ModelDetail,
     ModelStatus,
     Status,
@@ -21,7 +22,9 @@ from mldeploy.client.types import (
     WhyModel,
     WhyVersion,
 )
+from mldeploy.client.underway import Underway, candidate_of, shadows_of
 from mldeploy.core.records import format_time
+from mldeploy.core.rollout import Decision
 from mldeploy.core.state import Model, Serving, State, Version
 from mldeploy.core.types import ModelRef
 from mldeploy.store.reports import ModelReport
@@ -30,8 +33,9 @@ from mldeploy.store.reports import ModelReport
 def status(at: Connection, moment: datetime | None = None) -> Status:
     """See Client.status."""
     state, seen, today = _look(at, moment)
+    decided = _decided(at, state, seen)
     models = tuple(
-        model_in(state, environment, name, seen, today)
+        model_in(state, environment, name, seen, today, decided.get((environment, name)))
         for name in sorted(state.models)
         for environment in _environments_of(state, name)
     )
@@ -51,13 +55,17 @@ def model_status(at: Connection, name: str, moment: datetime | None = None) -> M
     """See Client.model_status."""
     state, seen, today = _look(at, moment)
     model = intents.find_model(state, name)
+    decided = _decided(at, state, seen)
     return ModelDetail(
         store=at.settings.store,
         head=state.head,
         at=format_time(moment) if moment is not None else None,
         record=state.head if moment is not None else None,
         model=name,
-        environments=tuple(model_in(state, e, name, seen, today) for e in _environments_of(state, name)),
+        environments=tuple(
+            model_in(state, e, name, seen, today, decided.get((e, name)))
+            for e in _environments_of(state, name)
+        ),
         versions=tuple(
             version_status(state, name, version, today)
             for _, version in sorted(model.versions.items(), reverse=True)
@@ -95,8 +103,45 @@ def version_status(state: State, name: str, version: Version, today: date) -> Ve
     )
 
 
+def expiring(at: Connection, within: int) -> Expiring:
+    """See Client.expiring."""
+    state, today = at.refresh(), at.now().date()
+    found = [
+        ExpiringVersion(
+            model=name, version=version.version, expires=version.expires, days=_days(version, today),
+            owner=version.owner, roles=tuple(intents.uses(state, ModelRef(name, version.version))),
+        )
+        for name, model in state.models.items()
+        for version in model.versions.values()
+        if not version.retired and _days(version, today) <= within
+    ]  # fmt: skip
+    ordered = sorted(found, key=lambda each: (each.expires, each.model, each.version))
+    return Expiring(store=at.settings.store, head=state.head, within=within, versions=tuple(ordered))
+
+
+def _days(version: Version, today: date) -> int:
+    return (date.fromisoformat(version.expires) - today).days
+
+
+def _decided(at: Connection, state: State, seen: list[fleet.Seen] | None) -> dict[tuple[str, str], Decision]:
+    """What each rollout does next, by environment and model; empty of a time that is past."""
+    if seen is None:
+        return {}
+    judging = Underway(at)
+    return {
+        (environment, model): decision
+        for environment in state.environments
+        for model, decision in judging.decisions(state, environment, seen).items()
+    }
+
+
 def model_in(
-    state: State, environment: str, name: str, seen: list[fleet.Seen] | None, today: date
+    state: State,
+    environment: str,
+    name: str,
+    seen: list[fleet.Seen] | None,
+    today: date,
+    decision: Decision | None = None,
 ) -> ModelStatus:
     """One model in one environment; where nobody knows of the hosts (`seen` is None), without them."""
     now = intents.serving(state, environment, name)
@@ -104,32 +149,24 @@ def model_in(
     far = [(host, progress(host.report, name, now, now.seq)) for host in live]
     shown = _shown_version(state.models[name], now)
     verdict, reason = _verdict(now, far) if seen is not None else ("", "")
-    ramp, ended = now.ramp, now.ended
     return ModelStatus(
         model=name,
         environment=environment,
         stable=now.stable,
         previous=now.previous,
-        candidate=Candidate(
-            version=ramp.version,
-            share=ramp.share,
-            steps=ramp.steps,
-            paused=ramp.paused,
-            since=ramp.started,
-            actor=ramp.actor,
-        )
-        if ramp
-        else None,
+        candidate=candidate_of(state, environment, now, decision),
         owner=shown.owner,
         expires=shown.expires,
         expired=shown.expires < today.isoformat(),
+        days=_days(shown, today),
         hosts=len(live),
         converged=sum(one.arrived for _, one in far),
         state=verdict,
         reason=reason,
         frozen=now.frozen,
-        last=_last(name, now) if ended else "",
+        last=_last(name, now) if now.ended else "",
         serving=tuple(version for host in live for version in fleet.versions_on(host, name)),
+        shadows=shadows_of(name, now, seen or [], environment),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from mldeploy.core.evidence import GuardVerdict
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.types import ModelRef
 
@@ -102,7 +103,7 @@ class Collected(Change, frozen=True, kw_only=True):
 
 
 class Candidate(_Result, frozen=True, kw_only=True):
-    """A rollout under way."""
+    """A rollout under way. A step of 0 is a shadow step; `step` counts from 0."""
 
     version: int
     share: int
@@ -110,6 +111,35 @@ class Candidate(_Result, frozen=True, kw_only=True):
     paused: bool
     since: str
     actor: str
+    rollout: str
+    step: int
+    hold: int
+    deadline: int  # seconds from the promote, or from the last resume
+    min_requests: int
+    on: tuple[str, ...] = ()  # the hosts with these labels; none: all
+    requests: int = 0  # answered at this step; at a shadow step copies compared
+    waits: tuple[str, ...] = ()  # what it waits for, in words
+    next: str = ""  # "advance", "complete" or "halt", where a host is about to do it
+    guarded: tuple[str, ...] = ()  # the guards that count
+    guards: tuple[GuardVerdict, ...] = ()  # what the hosts' numbers say of them now
+
+
+class ShadowStatus(_Result, frozen=True, kw_only=True):
+    """A shadow under way, with what the hosts have compared up to now."""
+
+    version: int
+    shadow: str
+    fraction: int  # of the requests that `where` chooses
+    where: str
+    lasts: int
+    keep: int
+    since: str
+    actor: str
+    pairs: int = 0
+    agreement: float | None = None  # share of the compared answers; None: none yet
+    failed: int = 0
+    dropped: int = 0
+    pauses: int = 0
 
 
 class VersionStatus(_Result, frozen=True, kw_only=True):
@@ -156,6 +186,7 @@ class ModelStatus(_Result, frozen=True, kw_only=True):
     owner: str
     expires: str  # of the stable version, else the newest
     expired: bool
+    days: int  # until then; negative once it is past
     hosts: int  # live
     converged: int
     state: str
@@ -163,6 +194,7 @@ class ModelStatus(_Result, frozen=True, kw_only=True):
     frozen: str | None = None
     last: str = ""  # how the last rollout ended
     serving: tuple[HostVersion, ...] = ()
+    shadows: tuple[ShadowStatus, ...] = ()
 
 
 class HostStatus(_Result, frozen=True, kw_only=True):
@@ -190,6 +222,26 @@ class Status(_Result, frozen=True, kw_only=True):
     unpromoted: tuple[str, ...] = ()  # models with versions and no environment
     at: str | None = None  # the time that was asked for; hosts are left out then
     record: int | None = None  # the last that the store had at that time
+
+
+class ExpiringVersion(_Result, frozen=True, kw_only=True):
+    """A version that is not retired and expires soon, or has."""
+
+    model: str
+    version: int
+    expires: str
+    days: int  # until then; negative once it is past
+    owner: str
+    roles: tuple[str, ...]
+
+
+class Expiring(_Result, frozen=True, kw_only=True):
+    """The versions that expire within so many days, the first to expire first."""
+
+    store: str
+    head: int
+    within: int
+    versions: tuple[ExpiringVersion, ...]
 
 
 class ModelDetail(_Result, frozen=True, kw_only=True):

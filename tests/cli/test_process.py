@@ -22,8 +22,8 @@ Process = Callable[..., Ran]
 HEAVY = ("rich", "numpy", "fsspec", "s3fs", "cloudpickle", "watchdog", "msgspec", "yaml")
 COMMANDS = (
     "init", "pack", "validate", "inspect", "serve", "push", "promote", "rollback", "pause", "resume",
-    "shadow", "freeze", "unfreeze", "retire", "restore", "extend", "policy", "gc", "status", "history",
-    "report", "why", "wait", "predict", "demo",
+    "shadow", "freeze", "unfreeze", "retire", "restore", "extend", "policy", "gc",
+    "status", "history", "report", "why", "wait", "predict", "demo",
 )  # fmt: skip
 
 

@@ -1,0 +1,124 @@
+"""Rollouts and shadows under way, judged as the hosts judge them: step, numbers, and what each waits for.
+
+Reads the hosts' reports that were read anyway, and the store time of the records that began the steps, each
+of them once. Left out: what a guard makes of the numbers (`core/judge.py`), and who acts.
+"""
+
+from __future__ import annotations
+
+from mldeploy.client import fleet
+from mldeploy.client.connection import Connection
+from mldeploy.client.types import Candidate, ShadowStatus
+from mldeploy.core.controller import Reports, decisions, scopes
+from mldeploy.core.evidence import Comparison, Measure, merge, tallied
+from mldeploy.core.policy import settings
+from mldeploy.core.retirement import Heard
+from mldeploy.core.rollout import Decision, deadline_of, guards_of
+from mldeploy.core.state import Ramp, Serving, State
+from mldeploy.store.tail import record_key
+
+
+class Underway:
+    """What the hosts' reports say of rollouts and shadows. Remembers when records were written."""
+
+    def __init__(self, at: Connection) -> None:
+        self._at = at
+        self._began: dict[int, float] = {}
+
+    def decisions(self, state: State, environment: str, seen: list[fleet.Seen]) -> dict[str, Decision]:
+        """What each rollout of the environment does next, or waits for, by model; empty with none."""
+        if not any(serving.ramp for serving in state.environments.get(environment, {}).values()):
+            return {}
+        began = {seq: when for seq in scopes(state, environment) if (when := self._stored(seq)) is not None}
+        ours = [host for host in seen if host.member and host.report.environment == environment]
+        now = fleet.store_time(self._at, [*began.values(), *(host.modified for host in ours), 0.0])
+        reports = Reports(
+            environment=environment,
+            heard=tuple(
+                Heard(
+                    host=host.report.host, at=host.modified, head=host.report.head,
+                    watched=host.report.watched, uses=host.report.uses,
+                )
+                for host in ours
+            ),
+            measures=merge(measure for host in ours for measure in host.report.measures),
+            began=began,
+        )  # fmt: skip
+        return decisions(state, reports, now)
+
+    def _stored(self, seq: int) -> float | None:
+        if seq not in self._began:
+            fetched = self._at.store.get(record_key(seq))
+            if fetched is not None:
+                self._began[seq] = fetched.modified
+        return self._began.get(seq)
+
+
+def candidate_of(state: State, environment: str, now: Serving, decision: Decision | None) -> Candidate | None:
+    """The rollout under way; without a decision (of a time that is past) by the log alone."""
+    ramp = now.ramp
+    if ramp is None:
+        return None
+    said = settings(state, environment)
+    ours = measure_of(ramp, decision)
+    return Candidate(
+        version=ramp.version,
+        share=ramp.share,
+        steps=ramp.steps,
+        paused=ramp.paused,
+        since=ramp.started,
+        actor=ramp.actor,
+        rollout=ramp.rollout,
+        step=ramp.step,
+        hold=ramp.hold,
+        deadline=deadline_of(ramp, said),
+        min_requests=ramp.min_requests,
+        on=ramp.on,
+        requests=requests_in(ours),
+        waits=decision.waits if decision else (),
+        next=type(decision.action).__name__.lower() if decision and decision.action else "",
+        guards=decision.evidence.guards if decision else (),
+        guarded=tuple(guard.text for guard in guards_of(ramp, said)),
+    )
+
+
+def measure_of(ramp: Ramp, decision: Decision | None) -> Measure | None:
+    """What was counted of the candidate at its present step."""
+    if decision is None:
+        return None
+    role = "candidate" if ramp.share else "shadow"
+    return tallied(decision.evidence.measures, ramp.version, ramp.seq, role)
+
+
+def requests_in(measure: Measure | None) -> int:
+    """Requests answered by a candidate; copies compared, of a shadow."""
+    if measure is None:
+        return 0
+    if measure.role == "shadow":
+        return measure.comparison.pairs if measure.comparison else 0
+    return measure.tally.requests
+
+
+def shadows_of(name: str, now: Serving, seen: list[fleet.Seen], environment: str) -> tuple[ShadowStatus, ...]:
+    """The shadows under way, with what the hosts have compared up to now."""
+    found = []
+    for shadow in now.shadows:
+        measures = merge(
+            measure
+            for host in seen
+            if host.member and host.report.environment == environment
+            for measure in host.report.measures
+            if (measure.model, measure.scope) == (name, shadow.seq)
+        )
+        ours = tallied(measures, shadow.version, shadow.seq, "shadow")
+        compared = ours.comparison if ours is not None and ours.comparison is not None else Comparison()
+        same, of = compared.agreement
+        found.append(
+            ShadowStatus(
+                version=shadow.version, shadow=shadow.shadow, fraction=shadow.fraction, where=shadow.where,
+                lasts=shadow.lasts, keep=shadow.keep, since=shadow.started, actor=shadow.actor,
+                pairs=compared.pairs, agreement=same / of if of else None, failed=compared.failed,
+                dropped=compared.dropped, pauses=compared.pauses,
+            )
+        )  # fmt: skip
+    return tuple(found)

@@ -1,0 +1,136 @@
+"""status with rollouts, shadows and expiries, from a real log and reports that hosts would write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
+from mldeploy.store.reports import ModelReport, VersionReport
+from mldeploy.store.tail import record_key
+
+from .conftest import Ran, World
+
+Cli = Callable[..., Ran]
+
+
+def counted(requests: int, failures: int = 0) -> Tally:
+    latency = Latency()
+    latency.observe(0.01, requests)
+    return Tally(requests=requests, failures=failures, latency=latency)
+
+
+def older(world: World, seq: int, seconds: float) -> None:
+    """A record was written so much earlier, by the store's clock."""
+    path = Path(world.path) / record_key(seq)
+    stat = path.stat()
+    os.utime(path, (stat.st_atime - seconds, stat.st_mtime - seconds))
+
+
+def ramp(world: World) -> Any:
+    world.log.refresh()
+    return world.log.state.environments["production"]["churn"].ramp
+
+
+@pytest.fixture
+def ramping(world: World, cli: Cli) -> World:
+    """churn@1 is stable, churn@2 at 10 % of a ramp that asks for 200 requests a step."""
+    world.publish()
+    world.publish(content="2")
+    world.join()
+    assert cli("promote", "churn@1").code == 0
+    words = ("--steps", "10,50,100", "--hold", "10m", "--guard", "error_rate < 2x", "--guard", "crashes < 1")
+    assert cli("promote", "churn@2", *words).code == 0
+    return world
+
+
+def tell(world: World, *measures: Measure) -> None:
+    """The host serves both versions and has counted so much."""
+    ready = VersionReport(state="ready")
+    model = ModelReport(stable=1, candidate=2, serving={1: ready, 2: ready})
+    world.report(models={"churn": model}, measures=measures)
+
+
+def measures(world: World, candidate: Tally, stable: Tally) -> tuple[Measure, Measure]:
+    scope = ramp(world).seq
+    return (
+        Measure(model="churn", version=2, scope=scope, role="candidate", tally=candidate),
+        Measure(model="churn", version=1, scope=scope, role="stable", tally=stable),
+    )
+
+
+def test_a_rollout_is_shown_with_its_step_and_what_it_waits_for(ramping: World, cli: Cli) -> None:
+    tell(ramping, *measures(ramping, counted(40), counted(400)))
+    ran = cli("status")
+    assert ran.out.split("\t")[3] == "2 at 10%, step 1 of 3"
+    assert "churn@2 in production, at 10%, step 1 of 3, waits: its hold ends in" in ran.err
+    assert "40 of 200 requests of the candidate" in ran.err
+    (model,) = cli("status", "--json").document["models"]
+    found = model["candidate"]
+    assert (found["step"], found["requests"], found["min_requests"], found["hold"]) == (0, 40, 200, 600)
+    assert found["guarded"] == ["error_rate < 2x", "crashes < 1"]
+    assert [each["guard"] for each in found["guards"]] == found["guarded"]
+
+
+def test_what_the_hosts_are_about_to_do_is_said(ramping: World, cli: Cli) -> None:
+    tell(ramping, *measures(ramping, counted(50_000), counted(450_000)))
+    older(ramping, ramp(ramping).seq, 700)
+    (model,) = cli("status", "--json").document["models"]
+    assert (model["candidate"]["next"], model["candidate"]["waits"]) == ("advance", [])
+    assert "the hosts are about to advance it" in cli("status").err
+    tell(ramping, *measures(ramping, Tally(requests=500, crashes=2), counted(4_500)))
+    (model,) = cli("status", "--json").document["models"]
+    assert model["candidate"]["next"] == "halt"
+
+
+def test_status_of_one_model_shows_steps_guards_and_shadows(ramping: World, cli: Cli) -> None:
+    ramping.publish(content="3")
+    assert cli("shadow", "churn@3", "--fraction", "20%", "--where", "input.x[0] > 1").code == 0
+    ramping.log.refresh()
+    (shadow,) = ramping.log.state.environments["production"]["churn"].shadows
+    compared = Comparison(offered=120, dropped=20, pairs=100, agreed=90, within=96)
+    ours = Measure(model="churn", version=3, scope=shadow.seq, role="shadow", comparison=compared)
+    tell(ramping, *measures(ramping, counted(40, 1), counted(400, 4)), ours)
+    rows = [line.split("\t") for line in cli("status", "churn").out.splitlines()]
+    assert ["step 1", "10%", "here", "40 of 200"] in rows
+    assert ["step 2", "50%", "ahead", "-"] in rows
+    guard = next(row for row in rows if row[0] == "error_rate < 2x")
+    assert guard[1] == "undecided"
+    row = next(row for row in rows if row[0] == "churn@3" and "input.x" in row[2])
+    assert (row[1], row[4], row[5], row[6]) == ("20%", "100", "96%", "20")
+    assert "3 on 20%" in cli("status").out
+    (shown,) = cli("status", "churn", "--json").document["environments"]
+    assert (shown["shadows"][0]["agreement"], shown["shadows"][0]["pairs"]) == (0.96, 100)
+
+
+def test_status_of_the_past_shows_the_rollout_by_the_log_alone(ramping: World, cli: Cli) -> None:
+    for seq in range(1, ramping.head() + 1):
+        older(ramping, seq, 7_200)
+    (model,) = cli("status", "--at", "1h", "--json").document["models"]
+    found = model["candidate"]
+    assert (found["share"], found["waits"], found["guards"]) == (1_000, [], [])
+
+
+def test_expiries_are_counted_in_days(world: World, cli: Cli) -> None:
+    world.publish(expires="5d")
+    world.publish("later", expires="200d")
+    world.publish("soon", expires="20d")
+    cli("promote", "churn@1")
+    (model,) = cli("status", "--json").document["models"]
+    assert model["days"] == 5
+    assert "(in 5 d)" in cli("status").out
+    document = cli("status", "--expiring", "30d", "--json").document
+    assert document["schema"] == "mldeploy.expiring/1"
+    assert [(each["model"], each["days"]) for each in document["versions"]] == [("churn", 5), ("soon", 20)]
+    assert document["versions"][0]["roles"] == ["stable in production"]
+    assert [line.split("\t")[0] for line in cli("status", "--expiring", "10d").out.splitlines()] == [
+        "churn@1"
+    ]
+    cli("retire", "soon@1")
+    assert len(cli("status", "--expiring", "30d", "--json").document["versions"]) == 1
+    assert "nothing expires within 2 days" in cli("status", "--expiring", "2d").err
+    assert cli("status", "churn", "--expiring", "2d").code == 2
