@@ -52,6 +52,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "status": ("look", "What serves where, and whether every host is there yet."),
         "history": ("look", "What was done, by whom, newest first."),
         "report": ("report", "How a version did beside stable, step by step."),
+        "which": ("which", "The version a routing key gets."),
+        "host": ("host", "The hosts: list, forget."),
         "why": ("look", "Why a host serves what it serves."),
         "wait": ("look", "Wait until every live host has arrived."),
         "predict": ("predict", "Ask a model for a prediction."),

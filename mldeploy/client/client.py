@@ -20,6 +20,7 @@ from mldeploy.client.types import (
     Collected,
     Expiring,
     History,
+    Hosts,
     Inspected,
     ModelDetail,
     Packed,
@@ -30,6 +31,7 @@ from mldeploy.client.types import (
     Status,
     Validated,
     Waited,
+    Which,
     Why,
 )
 from mldeploy.core.collection import GRACE
@@ -368,6 +370,27 @@ class Client:
         from mldeploy.client import reporting
 
         return reporting.report(self._at, ModelRef.parse(ref))
+
+    def which(self, model: str, key: str, *, at: Moment | None = None) -> Which:
+        """The version that a routing key gets, by the log (`at`, as in `status`) and the fronts' hash."""
+        from mldeploy.client import which
+
+        return which.which(self._at, check_name(model), key, self._moment(at))
+
+    def hosts(self, environment: str | None = None) -> Hosts:
+        """The members of an environment (None: of all) and what each last said of itself."""
+        from mldeploy.client import hosting
+
+        return hosting.list_hosts(self._at, check_name(environment) if environment else None)
+
+    def forget_host(self, host: str, *, dry_run: bool = False) -> Change:
+        """Take a host (a hostname, or the start of an id) out of the members.
+
+        Raises NotAllowedError for a live one, which would join again, and NotFoundError.
+        """
+        from mldeploy.client import hosting
+
+        return hosting.forget(self._at, host, dry_run)
 
     def why(self, host: str, model: str | None = None) -> Why:
         """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""

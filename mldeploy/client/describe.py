@@ -149,7 +149,7 @@ def _(action: r.Leave) -> str:
 
 @_describe.register
 def _(action: r.Forget) -> str:
-    return f"host {action.host} is forgotten"
+    return f"forget host {action.host}"
 
 
 @_describe.register

@@ -314,6 +314,70 @@ class Why(_Result, frozen=True, kw_only=True):
     models: tuple[WhyModel, ...]
 
 
+class WhichHost(_Result, frozen=True, kw_only=True):
+    """A member of the environment, and the version the key gets there."""
+
+    host: str
+    hostname: str
+    labels: dict[str, str]
+    version: int
+
+
+class WhichShadow(_Result, frozen=True, kw_only=True):
+    """A shadow that gets a copy of the key's requests, of those that `where` chooses."""
+
+    version: int
+    fraction: int
+    where: str
+
+
+class Which(_Result, frozen=True, kw_only=True):
+    """The version a routing key gets. With `on`, on the hosts with these labels; elsewhere stable."""
+
+    store: str
+    head: int
+    at: str | None
+    model: str
+    environment: str
+    key: str
+    key_from: str | None  # "header:NAME", "input:NAME" or "request id"; None: the manifest cannot be read
+    version: int
+    role: str  # "stable" or "candidate"
+    stable: int
+    candidate: int | None
+    share: int
+    salt: str
+    on: tuple[str, ...]
+    hosts: tuple[WhichHost, ...]
+    shadows: tuple[WhichShadow, ...]
+
+
+class HostEntry(_Result, frozen=True, kw_only=True):
+    """A member, or a host that reports without being one. None: it has never reported."""
+
+    host: str
+    hostname: str
+    environment: str
+    labels: dict[str, str]
+    member: bool
+    live: bool
+    age: float | None  # seconds of store time since its report
+    ready: bool
+    head: int | None
+    behind: int | None  # records
+    version: str  # of the daemon
+    address: str
+    errors: tuple[str, ...] = ()
+
+
+class Hosts(_Result, frozen=True, kw_only=True):
+    """Hosts, by environment and hostname."""
+
+    store: str
+    head: int
+    hosts: tuple[HostEntry, ...]
+
+
 class Arrival(_Result, frozen=True, kw_only=True):
     """How far one live host is with what is waited for."""
 

@@ -23,7 +23,7 @@ HEAVY = ("rich", "numpy", "fsspec", "s3fs", "cloudpickle", "watchdog", "msgspec"
 COMMANDS = (
     "init", "pack", "validate", "inspect", "serve", "push", "promote", "rollback", "pause", "resume",
     "shadow", "freeze", "unfreeze", "retire", "restore", "extend", "policy", "gc",
-    "status", "history", "report", "why", "wait", "predict", "demo",
+    "status", "history", "report", "which", "host", "why", "wait", "predict", "demo",
 )  # fmt: skip
 
 

@@ -1,0 +1,132 @@
+"""which, host list and host forget, and promote --from, on a real folder store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from mldeploy.client import Client
+from mldeploy.core.records import Join, Promote
+from mldeploy.core.routing import choose
+from mldeploy.store.reports import report_key
+
+from .conftest import Ran, World
+
+Cli = Callable[..., Ran]
+
+
+@pytest.fixture
+def ramping(world: World, cli: Cli) -> World:
+    """churn@1 is stable, churn@2 takes 30 %."""
+    world.publish()
+    world.publish(content="2")
+    cli("promote", "churn@1")
+    assert cli("promote", "churn@2", "--to", "30%").code == 0
+    return world
+
+
+def test_which_is_the_split_of_the_fronts(ramping: World) -> None:
+    client = Client(ramping.url)
+    ramping.log.refresh()
+    ramp = ramping.log.state.environments["production"]["churn"].ramp
+    assert ramp is not None
+    found = {f"user-{number}": client.which("churn", f"user-{number}") for number in range(40)}
+    for key, told in found.items():
+        assert told.version == (2 if choose(key, ramp.salt, 3_000) else 1)
+        assert (told.share, told.salt) == (3_000, ramp.salt)
+    assert {told.role for told in found.values()} == {"stable", "candidate"}
+
+
+def test_which_tells_of_a_key_then_and_now(ramping: World, cli: Cli) -> None:
+    key = next(f"u{n}" for n in range(100) if Client(ramping.url).which("churn", f"u{n}").version == 2)
+    ran = cli("which", "churn", "--key", key)
+    assert (ran.code, ran.out) == (0, "churn@2\n")
+    assert "30% of the keys get churn@2, and this one is among them (request id)" in ran.err
+    path = ramping.path
+    for record in (path / "log").iterdir():
+        seconds = 7_200 if int(record.stem) < 4 else 60
+        stat = record.stat()
+        os.utime(record, (stat.st_atime - seconds, stat.st_mtime - seconds))
+    assert cli("which", "churn", "--key", key, "--at", "1h").out == "churn@1\n"
+    document = cli("which", "churn", "--key", key, "--json").document
+    assert (document["schema"], document["version"]) == ("mldeploy.which/1", 2)
+    cli("rollback", "churn")
+    assert "every key gets stable" in cli("which", "churn", "--key", key).err
+
+
+def test_which_with_labels_differs_from_host_to_host(ramping: World, cli: Cli) -> None:
+    ramping.append(
+        Join(host="a1", hostname="a.example", labels={"zone": "a"}),
+        Join(host="b1", hostname="b.example", labels={"zone": "b"}),
+        Promote(model="churn", version=2, steps=(10_000,), on=("zone=a",), rollout="R1"),
+    )
+    rows = [line.split("\t") for line in cli("which", "churn", "--key", "k").out.splitlines()]
+    assert rows == [
+        ["churn@2"], ["a.example", "zone=a", "churn@2"], ["b.example", "zone=b", "churn@1"],
+    ]  # fmt: skip
+
+
+def test_which_names_the_shadows_that_get_a_copy(ramping: World, cli: Cli) -> None:
+    cli("rollback", "churn")
+    cli("shadow", "churn@2", "--where", "input.x[0] > 1")
+    ran = cli("which", "churn", "--key", "k")
+    assert ran.out == "churn@1\n"
+    assert "churn@2 gets a copy, where input.x[0] > 1" in ran.err
+
+
+def test_which_of_nothing_is_refused(world: World, cli: Cli) -> None:
+    world.publish()
+    assert cli("which", "churn", "--key", "k").code == 4
+    assert cli("which", "chrun", "--key", "k").code == 1
+    assert cli("which", "churn").code == 2
+
+
+def test_hosts_are_listed_with_what_they_said(ramping: World, cli: Cli) -> None:
+    assert "no host has joined yet" in cli("host", "list", "-e", "nowhere").err
+    ramping.join("h1")
+    ramping.append(Join(host="h2", hostname="h2.example", labels={"zone": "a"}))
+    ramping.join("s1", environment="staging")
+    ramping.report("h1", version="1.2.3", head=ramping.head() - 2, labels={"gpu": "1"})
+    ramping.report("s1", environment="staging")
+    rows = {row[0]: row for row in (line.split("\t") for line in cli("host", "list").out.splitlines())}
+    assert set(rows) == {"h1.example", "h2.example", "s1.example"}
+    assert rows["h1.example"][5] == f"{ramping.head() - 2}, 2 behind"
+    assert rows["h1.example"][7] == "1.2.3"
+    assert (rows["h2.example"][3], rows["h2.example"][6]) == ("never", "zone=a")
+    document = cli("host", "list", "-e", "staging", "--json").document
+    assert [host["hostname"] for host in document["hosts"]] == ["s1.example"]
+    assert document["schema"] == "mldeploy.hosts/1"
+
+
+def test_a_host_that_is_gone_is_forgotten_and_a_live_one_is_not(ramping: World, cli: Cli) -> None:
+    ramping.join("h1")
+    ramping.report("h1")
+    ran = cli("host", "forget", "h1.example")
+    assert ran.code == 4
+    assert "it would join again" in ran.err
+    path = ramping.path / report_key("production", "h1")
+    stat = path.stat()
+    os.utime(path, (stat.st_atime - 300, stat.st_mtime - 300))
+    assert "would forget host h1" in cli("host", "forget", "h1", "--dry-run").err
+    assert cli("host", "forget", "h1.example").code == 0
+    ramping.log.refresh()
+    assert "h1" not in ramping.log.state.hosts
+    assert cli("host", "forget", "h1", "--json").document["already"]
+    assert cli("host", "forget", "nobody").code == 1
+
+
+def test_promote_from_another_environment(ramping: World, cli: Cli) -> None:
+    cli("promote", "churn@2", "-e", "staging")
+    ran = cli("promote", "churn", "--from", "staging", "--environment", "production", "--now")
+    assert ran.code == 0
+    assert "churn@2 has all traffic in production" in ran.err
+    assert cli("promote", "churn", "--from", "staging", "--now", "--json").document["already"]
+    cli("promote", "churn@1", "-e", "staging")
+    cli("freeze", "churn", "--reason", "holidays")
+    head = ramping.head()
+    refused = cli("promote", "churn", "--from", "staging")
+    assert refused.code == 4
+    assert "churn is frozen in production: holidays" in refused.err
+    assert ramping.head() == head
