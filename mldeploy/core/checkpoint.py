@@ -109,9 +109,10 @@ def decode(data: bytes, *, any_fold: bool = False) -> State:
     found = header(data)
     if found.checkpoint != LAYOUT or not (any_fold or found.fold == fold_format()):
         raise IntegrityError("the checkpoint is of another version of mldeploy", _IGNORED)
-    body = _unpack(memoryview(data)[data.index(b"\n") + 1 :], found.size)
     try:
-        state = _restore(_PACKED.decode(body))
+        # what is unpacked is let go as soon as it is decoded
+        packed = _PACKED.decode(_unpack(memoryview(data)[data.index(b"\n") + 1 :], found.size))
+        state = _restore(packed)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError, ValueError) as error:
         raise IntegrityError(f"the checkpoint cannot be read: {error}", _IGNORED) from error
     if (state.head, state.head_sha256) != (found.head, found.head_sha256):
@@ -206,8 +207,7 @@ def _unpack(data: memoryview, size: int) -> bytes:
 
 def _restore(packed: Packed) -> State:
     """The state with its digests again; what was just decoded is nobody else's yet and is filled in place."""
-    text = packed.digests.hex()
-    names = [text[at : at + 64] for at in range(0, len(text), 64)]
+    names = [packed.digests[at : at + 32].hex() for at in range(0, len(packed.digests), 32)]
     refs = _named(packed.refs, names)
     counts = iter(packed.counts)
     at = 0

@@ -383,3 +383,17 @@ def test_the_newest_few_of_each_fold_stay() -> None:
     assert gone == sorted(one.key for one in (*old, *dead))
     assert superseded([]) == []
     assert superseded(dead) == []  # the only fold there is, however long ago
+
+
+def test_a_checkpoint_is_created_and_never_written_over(
+    monkeypatch: pytest.MonkeyPatch, inner: MemoryStore
+) -> None:
+    monkeypatch.setattr(checkpoints, "INTERVAL", 10)
+    store = CountingStore(inner)
+    log = Log(store)
+    log.refresh()
+    store.requests.clear()
+    assert log.checkpoint()
+    assert [(verb, key.split(".")[0]) for verb, key in store.requests] == [
+        ("get", "hints/checkpoint"), ("create", f"checkpoints/{450:020d}"), ("put", "hints/checkpoint"),
+    ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -253,6 +253,33 @@ def test_a_void_record_is_told_with_its_reason() -> None:
     store.create(record_key(3), first)  # somebody copies record 1
     verdict = list(history(store))[2]
     assert "says that it is number 1" in str(verdict.void)
+
+
+def test_clocks_order_nothing() -> None:
+    """Writers whose clocks go backwards, or stand: the number in the log alone says what came first."""
+
+    def write(times: list[datetime]) -> State:
+        store = MemoryStore()
+        log = Log(store)
+        ids = itertools.count()
+        for number, time in enumerate(times):
+            said = [Freeze()] if number % 2 == 0 else [Unfreeze()]
+            log.append(lambda _, said=said: said, actor="me", now=time, ids=lambda: f"id{next(ids)}")  # type: ignore[misc]
+        log.append(lambda _: [Freeze(reason="last")], actor="me", now=times[0], ids=lambda: "last")
+        reader = Log(store)
+        reader.refresh()
+        assert reader.state == log.state
+        return log.state
+
+    forwards = [NOW + timedelta(days=day) for day in range(6)]
+    states = [
+        write(forwards),
+        write(forwards[::-1]),
+        write([NOW] * 6),
+        write([datetime(1970, 1, 1, tzinfo=UTC)] * 6),
+    ]
+    for state in states:
+        assert (state.head, state.voids, state.frozen) == (7, 0, {"production": "last"})
 
 
 HOWS = st.sampled_from(["ok", "drop", "fail", "late", "taken", "conflict", "refuse"])
