@@ -3,7 +3,7 @@
     follow.py   what the log asks for          plan (mldeploy.core)   what to do next
     observe.py  what is on this host           hands.py               doing it
     publish.py, fronts.py  telling the fronts  report.py              telling the fleet
-    steer.py    what this host proposes to the log
+    steer.py    what this host proposes to the log     notify.py   telling people
 
 No request passes through here. It may be killed at any instruction: the next one starts from the disk and
 the processes, adopts what runs and goes on. It sleeps until something happens: the log moved, a worker or a
@@ -37,6 +37,7 @@ from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
 from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.measures import Measures
+from mldeploy_daemon.notify import Notifier
 from mldeploy_daemon.observe import Observer
 from mldeploy_daemon.pairs import Shipper
 from mldeploy_daemon.publish import Publisher
@@ -87,6 +88,7 @@ class Agent:
             asyncio.create_task(self.follower.run()),
             asyncio.create_task(self.reporter.run()),
             asyncio.create_task(self.steerer.run()),
+            asyncio.create_task(self.notifier.run()),
             asyncio.create_task(self.shipper.run()),
         ]
         try:
@@ -134,6 +136,7 @@ class Agent:
             config, host, self.workers, lambda: self.seen, lambda: self.follower.store, self.follower.note
         )
         self.steerer = Steerer(config, host, self.follower)
+        self.notifier = Notifier(config, host, self.follower, wake)
         self.shipper = Shipper(config.environment, host, lambda: self.follower.store)
         self.zygotes.adopt(self.disk.environments())
         self._end_strays()
@@ -267,10 +270,12 @@ class Agent:
             watched=self.uses.watched,
             uses=self.uses.since(),
             members=len(self.follower.state.hosts) if self.follower.state else 0,
+            told=self.notifier.told,
             measures=self.measures.all(),
         )
         self.reporter.look()
         self.steerer.look()
+        self.notifier.look()
 
     @staticmethod
     def _draining(observed: Observed) -> bool:

@@ -54,6 +54,7 @@ class Seen:
     watched: float = 0.0
     uses: dict[str, float] = field(default_factory=dict)
     members: int = 0
+    told: dict[str, tuple[str, ...]] = field(default_factory=dict)
     measures: tuple[Measure, ...] = ()
 
 
@@ -82,7 +83,7 @@ class Reporter:
             self.due.set()
 
     def _matter(self, seen: Seen) -> object:
-        return (seen.standings, seen.observed.routes, seen.head, seen.ready, seen.errors)
+        return (seen.standings, seen.observed.routes, seen.head, seen.ready, seen.errors, seen.told)
 
     async def run(self) -> None:
         """For ever."""
@@ -134,6 +135,7 @@ class Reporter:
             errors=seen.errors,
             watched=seen.watched,
             uses=seen.uses,
+            told=seen.told,
             measures=seen.measures,
         )
 

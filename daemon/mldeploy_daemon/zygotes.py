@@ -22,6 +22,7 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
+from mldeploy_daemon.system import without_secrets
 from mldeploy_daemon.worker_files import RUN, SCRATCH, is_runtime
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class Zygotes:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
+                    env=without_secrets(os.environ),
                     start_new_session=True,
                 )
         except OSError as error:

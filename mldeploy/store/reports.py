@@ -78,6 +78,7 @@ class HostReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
     measures: tuple[Measure, ...] = ()  # of scopes under way, and of those that ended within the hour
     watched: float = 0.0  # seconds for which it has counted use, over all its runs
     uses: dict[str, float] = {}  # seconds, of those, since each `churn@7` was last asked for; none: never
+    told: dict[str, tuple[str, ...]] = {}  # pending notice -> the targets of the policy that it has reached
 
 
 def report_key(environment: str, host: str) -> str:

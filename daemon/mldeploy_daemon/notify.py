@@ -1,0 +1,97 @@
+"""Lets this host tell people: `notifying.py` in a thread, and what closes a notice appended in the log's own.
+
+Rules: nothing here ends the agent, and its loop waits for nothing of it; what was sent is closed in the log
+right after, and what somebody else has closed meanwhile is not sent. Left out: what, to whom and when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from mldeploy.core.records import Notified
+from mldeploy.core.state import Notice, State
+from mldeploy.errors import MldeployError
+from mldeploy_daemon.config import Config
+from mldeploy_daemon.follow import Follower
+from mldeploy_daemon.notifying import Notifying
+
+logger = logging.getLogger(__name__)
+#: Seconds until the next look where one failed.
+AGAIN = 10.0
+
+
+class Notifier:
+    """Tells people until cancelled. `look` is to be called when the log may have moved."""
+
+    def __init__(self, config: Config, host: str, follower: Follower, changed: Callable[[], None]) -> None:
+        self.config, self.host, self.follower, self.changed = config, host, follower, changed
+        self.pool = ThreadPoolExecutor(1, "notify")
+        self.woken = asyncio.Event()
+        self._head = -1
+        self._notifying: Notifying | None = None
+
+    @property
+    def told(self) -> dict[str, tuple[str, ...]]:
+        """For the report: the targets that pending notices have reached from here."""
+        return self._notifying.reached if self._notifying is not None else {}
+
+    def look(self) -> None:
+        """A log that has moved is looked at soon."""
+        head = self.follower.state.head if self.follower.state else -1
+        if head != self._head:
+            self._head = head
+            self.woken.set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            self.woken.clear()
+            try:
+                pause = await self._once()
+            except MldeployError as error:
+                logger.info("notices: %s", error)
+                pause = AGAIN
+            except Exception:
+                logger.exception("notices")
+                pause = AGAIN
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.woken.wait(), pause)
+
+    async def _once(self) -> float:
+        state, store = self.follower.state, self.follower.store
+        if state is None or store is None or not self.follower.read_head:
+            return AGAIN
+        if self._notifying is None:
+            self._notifying = Notifying(self.config.environment, self.host, store)
+        notifying, loop = self._notifying, asyncio.get_running_loop()
+        plan = await loop.run_in_executor(self.pool, notifying.plan, state)
+        for notice, turn in plan.due:
+            fresh = await self._fresh()
+            if fresh is None or not notifying.pending(fresh, notice):
+                continue
+            outcome = await loop.run_in_executor(self.pool, notifying.send, fresh, notice, turn)
+            for error in outcome.errors:
+                logger.warning("%s", error)
+                self.follower.note(error)
+            self.changed()  # what was reached is told in the report
+            if outcome.closing is not None:
+                await self._close(notifying, notice, outcome.closing)
+        return plan.pause
+
+    async def _fresh(self) -> State | None:
+        """The state at the head, read now: what was closed a moment ago is not sent."""
+        await self.follower.append(lambda _: ())
+        return self.follower.state
+
+    async def _close(self, notifying: Notifying, notice: Notice, closing: Notified) -> None:
+        def intent(state: State) -> tuple[Notified, ...]:
+            return (closing,) if notifying.pending(state, notice) else ()
+
+        appended = await self.follower.append(intent)
+        if appended is not None:
+            said = closing.reason or "every target was reached"
+            logger.info("notice %s is closed: %s", notice.id, said)

@@ -1,0 +1,198 @@
+"""This host's part in telling people: which notices it is to send now, and the sending of one.
+
+`plan` asks for nothing while nothing is pending. Of what is pending it asks for two objects, the notice's
+record and this host's own report, for their times; and only where this host has a turn at all (`core/duty`).
+`send` reads the records of the story, composes, delivers in a process of its own, and says what to append.
+
+Rules: times are the store's; the clock here only counts pauses. A target that was reached is not tried again,
+by this host or, as far as its report says so, by the next. Left out: threads and appending (`notify.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from mldeploy.bundle.published import fetch_manifests
+from mldeploy.core import duty
+from mldeploy.core.controller import notices
+from mldeploy.core.fold import refusal
+from mldeploy.core.policy import settings
+from mldeploy.core.records import Notified
+from mldeploy.core.state import Notice, State
+from mldeploy.errors import NotificationError, StoreError
+from mldeploy.reporting import compose
+from mldeploy.reporting.deliver import Sent, deliver, first_mail
+from mldeploy.reporting.message import Message, message
+from mldeploy.reporting.steps import Told
+from mldeploy.reporting.values import LaunchReport
+from mldeploy.reporting.words import clean
+from mldeploy.store.history import records_at
+from mldeploy.store.objects import MARKER, Marker, ObjectStore
+from mldeploy.store.reports import HostReport, report_key
+from mldeploy.store.tail import record_key
+
+#: Seconds between looks with nothing pending; where the time is not known yet; and the least between two.
+QUIET, SOON, SHORT = 900.0, 2.0, 1.0
+_DAY = 86_400.0
+
+#: How messages leave: `mldeploy.reporting.deliver.deliver`.
+Deliver = Callable[[Message, Mapping[str, str], str], Sent]
+
+
+class Plan(NamedTuple):
+    """What one look came to: notices to be sent now, each in a turn; seconds until the next look."""
+
+    due: tuple[tuple[Notice, int], ...]
+    pause: float
+
+
+class Outcome(NamedTuple):
+    """What came of one notice: the record that closes it (None: it stays pending), and what failed."""
+
+    closing: Notified | None
+    errors: tuple[NotificationError, ...] = ()
+
+
+def _deliver(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
+    return deliver(made, targets, owner_at=owner_at)
+
+
+class Notifying:
+    """One host's. Both read the store, and `send` may take a minute: for a thread of their own."""
+
+    def __init__(
+        self,
+        environment: str,
+        host: str,
+        store: ObjectStore,
+        deliver: Deliver = _deliver,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.environment, self.host, self.store = environment, host, store
+        self.deliver, self.clock = deliver, clock
+        self.reached: dict[str, tuple[str, ...]] = {}  # pending notice -> targets: told in the report
+        self._tried: dict[str, int] = {}
+        self._since: dict[str, float] = {}
+        self._identity = ""
+
+    def plan(self, state: State) -> Plan:
+        """Look at what is pending. Raises StoreError."""
+        # the day by this host's clock, a day ahead to be sure, says whether to ask for the store's time
+        if not notices(state, self.environment, self.clock() + _DAY):
+            self._forget(())
+            return Plan((), QUIET)
+        now = self._now()
+        if not now:
+            return Plan((), SOON)  # this host's first report is on its way
+        pending = notices(state, self.environment, now)
+        self._forget(pending)
+        found, pause = [], QUIET
+        for notice in pending:
+            order = duty.senders(notice, self._hosts(state, notice))
+            if self.host not in order:
+                continue
+            since = self._since_of(notice)
+            if since is None:
+                continue
+            turn = duty.due(order, self.host, now - since, self._tried.get(notice.id))
+            if turn is not None:
+                found.append((notice, turn))
+            pause = min(pause, duty.wait(order, self.host, now - since))
+        return Plan(tuple(found), max(pause, SHORT))
+
+    def pending(self, state: State, notice: Notice) -> bool:
+        """Whether nobody has closed it, as far as `state` goes."""
+        return refusal(state, [Notified(notice=notice.id)]) is None
+
+    def send(self, state: State, notice: Notice, turn: int) -> Outcome:
+        """Send one notice to whoever it has not reached. Raises StoreError, and then nothing was sent."""
+        targets = settings(state, notice.environment).notify
+        order = duty.senders(notice, self._hosts(state, notice))
+        reached = {*self.reached.get(notice.id, ()), *self._reached_before(state, order, turn, notice)}
+        left = {name: url for name, url in targets.items() if name not in reached}
+        if not targets:
+            return Outcome(Notified(notice=notice.id, reason="the policy names nobody to notify"))
+        if not left:
+            return Outcome(Notified(notice=notice.id))
+        now = self._now()
+        made = message(self.report(state, notice, now), self._store_id())
+        self._tried[notice.id] = turn
+        sent = self.deliver(made, left, first_mail(targets))
+        self.reached[notice.id] = tuple(sorted({*reached, *sent.reached}))
+        errors = tuple(_named(notice, name, error) for name, error in sorted(sent.failed.items()))
+        if not sent.failed:
+            return Outcome(Notified(notice=notice.id))
+        since = self._since_of(notice)
+        if since is not None and now - since >= duty.GIVE_UP:
+            said = "; ".join(f"{name}: {error.message}" for name, error in sorted(sent.failed.items()))
+            return Outcome(Notified(notice=notice.id, reason=clean(f"not reached: {said}")), errors)
+        return Outcome(None, errors)
+
+    def report(self, state: State, notice: Notice, now: float) -> LaunchReport:
+        """What the notice tells. Raises StoreError."""
+        versions = (notice.version, notice.previous)
+        if not notice.seq:
+            today = datetime.fromtimestamp(now, UTC).date()
+            return compose.of_expiry(state, notice, today, {})
+        told = [Told(*each) for each in records_at(self.store, compose.trail_of(state, notice))]
+        manifests = fetch_manifests(self.store, state, notice.model, versions)
+        return compose.of_notice(state, notice, told, manifests)
+
+    def _hosts(self, state: State, notice: Notice) -> list[str]:
+        """Every host that may send it: of its environment, or all where it is about all."""
+        where = notice.environment
+        return [host.id for host in state.hosts.values() if where in ("", host.environment)]
+
+    def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
+        """What the hosts of earlier turns, or this one before a restart, say they have reached."""
+        found: set[str] = set()
+        for host in duty.before(order, turn):
+            fetched = self.store.get(report_key(state.hosts[host].environment, host))
+            if fetched is not None:
+                try:
+                    report = msgspec.json.decode(fetched.data, type=HostReport)
+                except (msgspec.MsgspecError, UnicodeError, RecursionError):
+                    continue
+                found |= {*report.told.get(notice.id, ())}
+        return found
+
+    def _now(self) -> float:
+        """The store's time, at most one report old: when this host's own was written. 0.0 without one."""
+        fetched = self.store.get(report_key(self.environment, self.host))
+        return fetched.modified if fetched is not None else 0.0
+
+    def _since_of(self, notice: Notice) -> float | None:
+        """When it came to be, by the store; None where its record is not there."""
+        if notice.id not in self._since:
+            since = duty.since(notice)
+            if since is None:
+                fetched = self.store.get(record_key(notice.seq))
+                since = fetched.modified if fetched is not None else None
+            if since is None:
+                return None
+            self._since[notice.id] = since
+        return self._since[notice.id]
+
+    def _store_id(self) -> str:
+        if not self._identity:
+            fetched = self.store.get(MARKER)
+            if fetched is None:
+                raise StoreError(f"{self.store.url} has no {MARKER}", "is it mounted?")
+            self._identity = msgspec.json.decode(fetched.data, type=Marker).id
+        return self._identity
+
+    def _forget(self, pending: Sequence[Notice]) -> None:
+        """Nothing is kept of what is closed."""
+        ids = {notice.id for notice in pending}
+        self.reached = {name: targets for name, targets in self.reached.items() if name in ids}
+        self._tried = {name: turn for name, turn in self._tried.items() if name in ids}
+        self._since = {name: at for name, at in self._since.items() if name in ids}
+
+
+def _named(notice: Notice, target: str, error: NotificationError) -> NotificationError:
+    return NotificationError(f"notice {notice.id} did not reach {target}: {error.message}", error.hint)

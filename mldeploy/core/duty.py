@@ -1,0 +1,87 @@
+"""Who tells people what, and when: the duty of notices, decided by every host alike.
+
+The time since a notice came to be is divided into turns, short ones first; each turn belongs to one host: the
+first to the one whose record did it, the next ones to the others by hash. The host whose turn it is sends,
+once in it, while the notice is pending. So one that died after its record is replaced after `PATIENCE`, and a
+target that is down is tried again by one host after the other, ever more rarely.
+
+Rules: pure; a host that looks late sends late and not more often; two hosts never have the same turn. That
+somebody sends twice all the same (it died after it had sent, or its clock stood still) is why every notice
+has one identity. Left out: what was reached already, and the sending.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from datetime import UTC, date, datetime
+
+from mldeploy.core.controller import ranked
+from mldeploy.core.state import Notice
+
+#: Seconds of the first turn, for sending and for the record that says so. Each is twice the one before …
+PATIENCE = 120.0
+#: … up to this.
+LONGEST = 3_600.0
+#: Hosts that have turns; they come again after the last of them.
+SENDERS = 16
+#: Seconds after which a notice that some target does not take is given up by whoever has tried.
+GIVE_UP = 7 * 86_400.0
+
+_DOUBLINGS = math.ceil(math.log2(LONGEST / PATIENCE))
+
+
+def begins(turn: int) -> float:
+    """When a turn (from 0) begins, in seconds since the notice came to be."""
+    doubled = min(turn, _DOUBLINGS)
+    return PATIENCE * float((1 << doubled) - 1) + LONGEST * (turn - doubled)
+
+
+def turn_at(age: float) -> int:
+    """The turn that is on at that age (seconds; a negative one counts as 0)."""
+    late = age - begins(_DOUBLINGS)
+    if late >= 0:
+        return _DOUBLINGS + int(late // LONGEST)
+    turn = int(math.log2(max(age, 0.0) / PATIENCE + 1))
+    # rounding must not open a turn early, nor leave one late
+    return turn if begins(turn) <= max(age, 0.0) else turn - 1
+
+
+def senders(notice: Notice, hosts: Collection[str]) -> list[str]:
+    """The hosts that have turns, in their order: the winner first, if it is one of `hosts`."""
+    winner = notice.actor.removeprefix("host:") if notice.actor.startswith("host:") else ""
+    others = ranked((host for host in hosts if host != winner), notice.id)
+    return ([winner, *others] if winner in hosts else others)[:SENDERS]
+
+
+def due(order: Sequence[str], host: str, age: float, tried: int | None) -> int | None:
+    """The turn in which `host` is to send now; None if it is not its turn, or it has sent in it.
+
+    `tried`: the last turn in which it did.
+    """
+    turn = turn_at(age)
+    if not order or order[turn % len(order)] != host or (tried is not None and tried >= turn):
+        return None
+    return turn
+
+
+def wait(order: Sequence[str], host: str, age: float) -> float:
+    """Seconds until the next turn of `host` begins; infinity where it has none."""
+    if host not in order:
+        return math.inf
+    turn = turn_at(age) + 1
+    turn += (order.index(host) - turn) % len(order)
+    return begins(turn) - age
+
+
+def before(order: Sequence[str], turn: int) -> list[str]:
+    """The hosts whose turns came before that one: what they have reached need not be reached again."""
+    return list(dict.fromkeys(order[past % len(order)] for past in range(min(turn, len(order)))))
+
+
+def since(notice: Notice) -> float | None:
+    """When a notice without a record came to be: the first moment of its day (UTC). None for the others."""
+    if notice.seq:
+        return None
+    day = date.fromisoformat(notice.time)
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
