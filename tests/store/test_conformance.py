@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -146,22 +147,21 @@ def test_a_target_that_exists_is_not_touched(store: ObjectStore, tmp_path: Path)
     assert (tmp_path / "target").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", ".tmp/x", "a/.hidden", "a\\b", "a\0b", "a\nb"],
-)
-def test_a_key_does_not_leave_the_store(store: ObjectStore, key: str, tmp_path: Path) -> None:
+def test_a_key_does_not_leave_the_store(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for call in (
-        lambda: store.get(key),
-        lambda: store.create(key, b""),
-        lambda: store.put(key, b""),
-        lambda: store.delete(key),
-        lambda: store.upload(key, tmp_path / "file"),
-        lambda: store.download(key, tmp_path / "target"),
-    ):
-        with pytest.raises(ValueError, match="not a key"):
-            call()
+    for key in (
+        "", "/etc/passwd", "../x", "a/../../x", "a//b", "a/", ".tmp/x", "a/.hidden", "a\\b", "a\0b", "a\nb",
+    ):  # fmt: skip
+        for call in (
+            partial(store.get, key),
+            partial(store.create, key, b""),
+            partial(store.put, key, b""),
+            partial(store.delete, key),
+            partial(store.upload, key, tmp_path / "file"),
+            partial(store.download, key, tmp_path / "target"),
+        ):
+            with pytest.raises(ValueError, match="not a key"):
+                call()
 
 
 def test_one_of_many_creates_wins(store: ObjectStore) -> None:
@@ -186,7 +186,7 @@ def test_readers_see_a_whole_object_or_none(store: ObjectStore) -> None:
     with ThreadPoolExecutor(2) as pool:
         readers = [pool.submit(read) for _ in range(2)]
         try:
-            for number in range(60):
+            for number in range(60 if store.url.startswith(("file", "memory")) else 20):
                 store.put("put", bytes([number % 3]) * 200_000)
                 store.create(f"created/{number}", bytes([number % 3]) * 200_000)
         finally:

@@ -66,9 +66,10 @@ def test_taken_is_false(store: ObjectStore, saying: Saying) -> None:
     assert len(saying.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+def test_what_may_have_been_written_is_unknown_and_never_sent_again(
+    store: ObjectStore, saying: Saying
+) -> None:
+    for answer in (
         error(500, "InternalError"),
         error(503, "SlowDown"),
         error(503, "ServiceUnavailable"),
@@ -76,17 +77,12 @@ def test_taken_is_false(store: ObjectStore, saying: Saying) -> None:
         error(400, "RequestTimeout"),
         Say(502, b"<html>bad gateway</html>"),
         Say(504),
-    ],
-    ids=lambda say: f"{say.status}-{say.body[-60:-40]!r}",
-)
-def test_what_may_have_been_written_is_unknown_and_never_sent_again(
-    store: ObjectStore, saying: Saying, answer: Say
-) -> None:
-    saying.says(answer, TAKEN)  # a second attempt would meet its own success
-    with pytest.raises(OutcomeUnknownError) as caught:
-        store.create("log/1.json", b"x")
-    assert "log/1.json" in caught.value.message and caught.value.hint
-    assert len(saying.asked) == 1
+    ):
+        saying.says(answer, TAKEN)  # a second attempt would meet its own success
+        with pytest.raises(OutcomeUnknownError) as caught:
+            store.create("log/1.json", b"x")
+        assert "log/1.json" in caught.value.message and caught.value.hint
+        assert len(saying.asked) == 1, answer
 
 
 def test_a_create_whose_connection_is_cut(s3: S3Store, saying: Saying) -> None:
@@ -103,9 +99,8 @@ def test_s3fs_sends_it_again_and_says_taken(saying: Saying) -> None:
     assert len(saying.asked) == 2
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
+def test_what_was_certainly_not_written_says_so(store: ObjectStore, saying: Saying) -> None:
+    for answer in (
         error(403, "AccessDenied"),
         error(403, "SignatureDoesNotMatch"),
         error(403, "RequestTimeTooSkewed"),
@@ -114,13 +109,11 @@ def test_s3fs_sends_it_again_and_says_taken(saying: Saying) -> None:
         error(429, "TooManyRequests"),
         error(501, "NotImplemented"),
         Say(301, error(301, "PermanentRedirect").body, {"x-amz-bucket-region": "eu-west-1"}),
-    ],
-    ids=lambda say: str(say.status),
-)
-def test_what_was_certainly_not_written_says_so(store: ObjectStore, saying: Saying, answer: Say) -> None:
-    saying.says(answer)
-    with pytest.raises(StoreError):
-        store.create("log/1.json", b"x")
+    ):
+        saying.says(answer)
+        with pytest.raises(StoreError) as caught:
+            store.create("log/1.json", b"x")
+        assert not isinstance(caught.value, OutcomeUnknownError), answer
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
@@ -200,12 +193,12 @@ def test_it_is_not_tried_for_ever(s3: S3Store, saying: Saying, verb: int) -> Non
     assert 2 <= len(saying.asked) <= 8
 
 
-@pytest.mark.parametrize("verb", range(4), ids=["get", "put", "delete", "list"])
-def test_what_will_not_pass_is_not_tried_again(store: ObjectStore, saying: Saying, verb: int) -> None:
-    saying.says(error(403, "AccessDenied"))
-    with pytest.raises(StoreError):
-        verbs(store)[verb]()
-    assert len(saying.asked) == 1
+def test_what_will_not_pass_is_not_tried_again(store: ObjectStore, saying: Saying) -> None:
+    for verb in verbs(store):
+        saying.says(error(403, "AccessDenied"))
+        with pytest.raises(StoreError):
+            verb()
+        assert len(saying.asked) == 1
 
 
 def test_a_throttled_store_says_so_once(
