@@ -230,6 +230,13 @@ def host() -> Iterator[Host]:
         yield made
 
 
+@pytest.fixture
+def fresh_host() -> Iterator[Host]:
+    """Where a module's `host` is shared."""
+    with _made() as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def module_host() -> Iterator[Host]:
     with _made() as made:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from mldeploy.core.manifest import Tensor
 from mldeploy.core.routing import choose
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
 
+_numbers = itertools.count(10)
 SAME = [[-1e9, 1.0, 0.0]]
 #: Nearly the same from 3 on, another number from 7 on.
 OTHER = [[-1e9, 1.0, 0.0], [3.0, 1.0, 1e-9], [7.0, 0.5, 0.3]]
@@ -33,7 +35,7 @@ def version(*workers):
 
 def serve(host, *shadows: ShadowRoute, primary=None, **more):
     """Model m: version 1 serves, the rest are shadows."""
-    primary = primary or host.worker("w1", 1, score=SAME)
+    primary = primary or host.worker(f"p{next(_numbers)}", 1, score=SAME)
     versions = {"1": version(primary)} | {str(each.version): version(*each.workers) for each in shadows}
     more.setdefault("scope", 4)
     routes = ModelRoutes(stable=1, versions=versions, shadows=shadows, **more)
@@ -43,8 +45,9 @@ def serve(host, *shadows: ShadowRoute, primary=None, **more):
 
 def shadow(host, number: int = 2, **more) -> ShadowRoute:
     options = more.pop("worker", {"score": OTHER})
-    more.setdefault("workers", (host.worker(f"w{number}", number, **options),))
-    return ShadowRoute(id=f"s{number}", version=number, salt=f"salt{number}", scope=number, **more)
+    more.setdefault("workers", (host.worker(f"w{next(_numbers)}", number, **options),))
+    more.setdefault("scope", next(_numbers))
+    return ShadowRoute(id=f"s{more['scope']}", version=number, salt=f"salt{number}", **more)
 
 
 def ask(host, x, **headers):
@@ -58,18 +61,18 @@ def connected(host) -> None:
     host.until(lambda: host.control({"op": "stats"})["mirrored"])
 
 
-def comparison(host, scope: int) -> Comparison:
-    """What front and mirror have counted together of the shadow of that scope."""
+def comparison(host, route: ShadowRoute) -> Comparison:
+    """What front and mirror have counted together of that shadow."""
     told = [*host.control({"op": "stats"})["measures"], *host.mirrored()["measures"]]
     found = [m for m in merge(msgspec.convert(told, list[Measure], strict=False)) if m.role == "shadow"]
-    return next(m.comparison for m in found if m.scope == scope)
+    return next(m.comparison for m in found if m.scope == route.scope)
 
 
-def settled(host, scope: int) -> Comparison:
+def settled(host, route: ShadowRoute) -> Comparison:
     """The same, once every copy has its end."""
 
     def look():
-        found = comparison(host, scope)
+        found = comparison(host, route)
         return found if found.pairs + found.dropped == found.offered else None
 
     return host.until(look)
@@ -97,9 +100,15 @@ def offline(xs: list[float], fails_above: float) -> Comparison:
     )
 
 
+@pytest.fixture(scope="module")
+def host(module_host):
+    """One front and one mirror for the tests that ask nothing special of them."""
+    module_host.front()
+    module_host.mirror()
+    return module_host
+
+
 def test_the_figures_are_those_of_an_offline_computation(host):
-    host.front()
-    host.mirror()
     everything = shadow(host, 2, worker={"score": OTHER, "fails_above": 9.0})
     chosen = shadow(
         host, 3, fraction=2_000, where="header.country in [NL, BE] and input.x > 1",
@@ -112,79 +121,76 @@ def test_the_figures_are_those_of_an_offline_computation(host):
     for x, country, ident in sent:
         status, _, body = ask(host, x, country=country, x_request_id=ident)
         assert (status, body["outputs"][0]["data"]) == (200, [x])
-    found = msgspec.structs.replace(settled(host, 2), latency=Comparison().latency)
+    found = msgspec.structs.replace(settled(host, everything), latency=Comparison().latency)
     assert found == offline([x for x, _, _ in sent], 9.0)
     picked = [
         x for x, country, ident in sent
         if country in ("NL", "BE") and x > 1 and choose(ident, "salt3", 2_000)
     ]  # fmt: skip
     assert 10 < len(picked) < 60
-    found = settled(host, 3)
+    found = settled(host, chosen)
     assert found.latency.total == len(picked)
     assert msgspec.structs.replace(found, latency=Comparison().latency) == offline(picked, 9.0)
 
 
 def test_rows_of_one_request_are_compared_together(host):
-    host.front()
-    host.mirror()
-    serve(host, shadow(host))
+    route = shadow(host)
+    serve(host, route)
     connected(host)
     assert ask(host, [1.0, 2.0, 4.0])[0] == 200  # within, not the same
     assert ask(host, [1.0, 8.0, 2.0])[0] == 200  # 8 is another number and another class
-    found = settled(host, 2)
+    found = settled(host, route)
     assert (found.pairs, found.agreed, found.within, found.same_class) == (2, 0, 1, 1)
     assert (found.concordant, found.discordant) == (5, 0)
 
 
 def test_pinned_and_refused_requests_are_not_copied(host):
-    host.front()
-    host.mirror()
-    serve(host, shadow(host))
+    route = shadow(host)
+    serve(host, route)
     connected(host)
     for path in ("versions/1/", "versions/stable/", "versions/2/"):
         assert host.infer(f"/v2/models/m/{path}infer")[0] == 200
     assert host.infer(body={"do": "status", "status": 400})[0] == 400
     assert ask(host, 1.0)[0] == 200
-    assert settled(host, 2).offered == 1
+    assert settled(host, route).offered == 1
 
 
 def test_a_shadow_that_never_answers_costs_its_copies_and_nothing_else(host):
-    host.front()
-    host.mirror()
-    serve(host, shadow(host, worker={"score": OTHER, "deaf": True}))
+    route = shadow(host, worker={"score": OTHER, "deaf": True})
+    serve(host, route)
     connected(host)
     for n in range(400):
         assert ask(host, float(n))[0] == 200
     most = 256 + 8  # the queue, and what is at the worker
-    found = host.until(lambda: (c := comparison(host, 2)).dropped >= 400 - most and c)
+    found = host.until(lambda: (c := comparison(host, route)).dropped >= 400 - most and c)
     assert (found.offered, found.dropped, found.pairs) == (400, 400 - most, 0)
     host.infer("/v2/models/m/versions/2/infer", body={"do": "hear"})
-    found = settled(host, 2)
+    found = settled(host, route)
     assert (found.pairs, found.dropped) == (most, 400 - most)
 
 
 def test_a_shadow_that_dies_fails_and_primaries_do_not(host):
-    host.front()
-    host.mirror()
-    primary = serve(host, shadow(host, worker={"score": OTHER, "die_on": 3}))
+    route = shadow(host, worker={"score": OTHER, "die_on": 3})
+    primary = serve(host, route)
     connected(host)
     for n in range(5):
         assert ask(host, float(n))[0] == 200
-        host.until(lambda n=n: (c := comparison(host, 2)).pairs + c.dropped > min(n, 2))
-    found = comparison(host, 2)
+        host.until(lambda n=n: (c := comparison(host, route)).pairs + c.dropped > min(n, 2))
+    found = comparison(host, route)
     assert (found.pairs - found.failed, found.failed) == (2, 1)
-    again = host.worker("w2b", 2, score=OTHER)
-    serve(host, shadow(host, workers=(again,)), primary=primary)
+    serve(host, shadow(host, scope=route.scope), primary=primary)
     assert ask(host, 1.0)[0] == 200
-    found = settled(host, 2)
+    found = settled(host, route)
     assert found.failed >= 1
     assert found.pairs - found.failed >= 3
 
 
-def test_the_end_of_the_mirror_is_nobodys_business(host):
+def test_the_end_of_the_mirror_is_nobodys_business(fresh_host):
+    host = fresh_host
     host.front()
     first = host.mirror()
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     connected(host)
     for n in range(30):
         if n == 10:
@@ -199,13 +205,15 @@ def test_the_end_of_the_mirror_is_nobodys_business(host):
     assert dropped <= 20
     for n in range(5):
         assert ask(host, float(n))[0] == 200
-    host.until(lambda: comparison(host, 2).agreed == 5)
+    host.until(lambda: comparison(host, route).agreed == 5)
 
 
-def test_a_mirror_that_stands_still_costs_copies_and_no_memory(host):
+def test_a_mirror_that_stands_still_costs_copies_and_no_memory(fresh_host):
+    host = fresh_host
     host.front(mirror_buffer=65_536)
     mirror = host.mirror()
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     connected(host)
     mirror.send_signal(signal.SIGSTOP)
     values = [float(n) for n in range(1_000)]
@@ -219,25 +227,29 @@ def test_a_mirror_that_stands_still_costs_copies_and_no_memory(host):
             assert counted["offered"] < 1_000, "somebody holds everything"
     finally:
         mirror.send_signal(signal.SIGCONT)
-    ended = settled(host, 2)
+    ended = settled(host, route)
     assert ended.agreed == ended.offered - ended.dropped > 0
 
 
-def test_long_bodies_are_not_copied(host):
+def test_long_bodies_are_not_copied(fresh_host):
+    host = fresh_host
     host.front(mirror_body=2_000)
     host.mirror()
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     connected(host)
     assert ask(host, [float(n) for n in range(500)])[0] == 200
     assert ask(host, 1.0)[0] == 200
-    found = settled(host, 2)
+    found = settled(host, route)
     assert (found.offered, found.dropped, found.agreed) == (2, 1, 1)
 
 
-def test_a_full_queue_pauses_and_its_end_resumes(host):
+def test_a_full_queue_pauses_and_its_end_resumes(fresh_host):
+    host = fresh_host
     host.front()
     host.mirror(queue=0.5)
-    serve(host, shadow(host, worker={"score": SAME, "deaf": True}))
+    route = shadow(host, worker={"score": SAME, "deaf": True})
+    serve(host, route)
     connected(host)
     sent = 0
     while not host.mirrored()["paused"]:
@@ -246,31 +258,33 @@ def test_a_full_queue_pauses_and_its_end_resumes(host):
         sent += 1
     assert host.mirrored()["why"] == "queue"
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
-    before = comparison(host, 2)
+    before = comparison(host, route)
     for n in range(10):
         assert ask(host, float(n))[0] == 200
-    now = comparison(host, 2)
+    now = comparison(host, route)
     assert (now.offered, now.dropped) == (before.offered + 10, before.dropped + 10)
     host.infer("/v2/models/m/versions/2/infer", body={"do": "hear"})
     host.until(lambda: not host.mirrored()["paused"])
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "connected")
     assert ask(host, 1.0)[0] == 200
-    found = settled(host, 2)
+    found = settled(host, route)
     assert found.pauses == 1
     assert found.paused_ms >= 1_000
     assert found.agreed == found.pairs
 
 
-def test_a_busy_machine_gets_no_copies_at_all(host):
+def test_a_busy_machine_gets_no_copies_at_all(fresh_host):
+    host = fresh_host
     host.front()
     host.mirror(pressure=-1.0)  # whatever it has to do is too much
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     host.until(lambda: host.mirrored()["paused"])
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
-    before = comparison(host, 2)
+    before = comparison(host, route)
     for n in range(20):
         assert ask(host, float(n))[0] == 200
-    found = comparison(host, 2)
+    found = comparison(host, route)
     assert (found.offered, found.dropped) == (before.offered + 20, before.dropped + 20)
     assert found.pairs == before.pairs
     assert (found.pauses, host.mirrored()["why"]) == (1, "processor")
@@ -278,9 +292,8 @@ def test_a_busy_machine_gets_no_copies_at_all(host):
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 100, b"GET / HTTP/1.1\r\n\r\n" * 10])
 def test_garbage_ends_its_connection_and_nothing_else(host, garbage):
-    host.front()
-    host.mirror()
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     connected(host)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(20)
@@ -288,33 +301,32 @@ def test_garbage_ends_its_connection_and_nothing_else(host, garbage):
         sock.sendall(garbage)
         assert sock.recv(100) == b""
     assert ask(host, 1.0)[0] == 200
-    assert settled(host, 2).agreed == 1
+    assert settled(host, route).agreed == 1
 
 
 def test_an_ended_shadow_keeps_its_figures_and_its_worker_is_let_go(host):
-    host.front()
-    host.mirror()
-    primary = serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    primary = serve(host, route)
     connected(host)
     assert ask(host, 1.0)[0] == 200
-    settled(host, 2)
+    settled(host, route)
     serve(host, primary=primary)
     assert host.mirrored()["inflight"] == {}
-    assert comparison(host, 2).agreed == 1
+    assert comparison(host, route).agreed == 1
 
 
 def test_metrics_show_what_is_compared(host):
-    host.front()
-    host.mirror()
-    serve(host, shadow(host, worker={"score": SAME}))
+    route = shadow(host, worker={"score": SAME})
+    serve(host, route)
     connected(host)
     ask(host, 1.0)
-    settled(host, 2)
+    settled(host, route)
     kept = {"past": [json.loads(msgspec.json.encode(each)) for each in _told(host)]}
     (host.state / "measures.json").write_text(json.dumps(kept))
     text = host.ask("GET", "/metrics")[2]
-    assert 'mldeploy_shadow_agreed_total{model="m",version="2",scope="2"} 1' in text
-    assert 'mldeploy_rollout_requests_total{model="m",version="1",scope="2",role="stable"} 1' in text
+    scope = f'scope="{route.scope}"'
+    assert f'mldeploy_shadow_agreed_total{{model="m",version="2",{scope}}} 1' in text
+    assert f'mldeploy_rollout_requests_total{{model="m",version="1",{scope},role="stable"}} 1' in text
     assert "mldeploy_mirror_up 1" in text
     assert "mldeploy_mirror_paused 0" in text
 
@@ -325,15 +337,14 @@ def _told(host) -> tuple[Measure, ...]:
 
 
 def test_pairs_are_kept_as_asked(host):
-    host.front()
-    host.mirror()
-    primary = serve(host, shadow(host, keep=3))
+    route = shadow(host, keep=3)
+    primary = serve(host, route)
     connected(host)
     for n in range(12):
         assert ask(host, 8.0 + n)[0] == 200
-    assert settled(host, 2).pairs == 12
+    assert settled(host, route).pairs == 12
     serve(host, primary=primary)
-    (file,) = host.until(lambda: list((host.state / "pairs/s2").glob("*.jsonl")))
+    (file,) = host.until(lambda: list((host.state / f"pairs/{route.id}").glob("*.jsonl")))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 3
     first = lines[0]
@@ -341,4 +352,4 @@ def test_pairs_are_kept_as_asked(host):
     assert first["answer"]["outputs"][0]["data"] == [x]
     assert first["shadow_answer"]["outputs"][0]["data"] == [0.5 * x + 0.3]
     assert (first["version"], first["shadow_status"], first["within"]) == (1, 200, False)
-    assert (host.state / "pairs/s2/kept").read_text() == "3"
+    assert (host.state / f"pairs/{route.id}/kept").read_text() == "3"

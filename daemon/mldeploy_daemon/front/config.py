@@ -37,7 +37,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     key_bytes: int = 65_536  # a longer body is not looked into for a routing key: the request id is the key
     mirror_buffer: int = 8 << 20  # bytes of copies the mirror has not taken: more are dropped
     mirror_body: int = 1 << 20  # a request and its answer, in bytes: longer ones are not copied
-    mirror_samples: float = 50.0  # requests a second and version, copied to be counted for drift
+    mirror_samples: float = 50.0  # requests a second and version, of all fronts, counted for drift
     stop_seconds: float = 30.0  # after SIGTERM, for what is in flight
     stats_seconds: float = 0.5  # to hear the sibling fronts for /metrics
 
@@ -47,6 +47,7 @@ class FrontConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     listen_fd: int
     front: int = 0
+    fronts: int = 1  # how many this host has
     state: str = "."
     access_log: bool = False
     log_level: str = "info"

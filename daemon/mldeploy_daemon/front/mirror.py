@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 class Mirror(asyncio.Protocol):
     """One front's line. Nothing is connected before a table says that something is copied."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, fronts: int) -> None:
         self._limits = limits
+        self._rest = fronts / limits.mirror_samples  # seconds between two samples of this front
         self._feeds: tuple[Feed, ...] = ()
         self._transport: asyncio.WriteTransport | None = None
         self._reader = FrameReader()
@@ -69,8 +70,7 @@ class Mirror(asyncio.Protocol):
                 return
             sure, open_ = [], []
         if sampled:
-            pause = PAUSED_RATE if self.paused else 1
-            feed.due = now + pause / self._limits.mirror_samples
+            feed.due = now + self._rest * (PAUSED_RATE if self.paused else 1)
         copy = Copy(
             feed.model, feed.version, len(exchange.body), exchange.header, frame.header,
             tuple(shadow.id for shadow in sure), tuple(shadow.id for shadow in open_), sampled,

@@ -48,7 +48,7 @@ class Front:
         self.buffered = 0
         self.draining = self.stopping = False
         self.routes = Routes(Table(), {})
-        self.mirror = Mirror(config.limits)
+        self.mirror = Mirror(config.limits, config.fronts)
         self.dispatcher = Dispatcher(self)
         self.path = control.socket_path(config.front)
         self._access = AccessLog() if config.access_log else None
