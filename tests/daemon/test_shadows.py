@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+from mldeploy.core.baseline import Baseline, Bins
 from mldeploy.core.evidence import Measure, merge
 from mldeploy.core.records import Promote, Shadow, Unshadow
 from mldeploy.store.ids import new_ulid
@@ -110,3 +111,25 @@ def test_the_shadow_step_of_a_ramp_and_the_death_of_the_mirror(place: Place) -> 
     before = pairs()
     until(lambda: daemon.processes("mldeploy_daemon.mirror") not in ([], [mirror]), "it is started again")
     until(lambda: pairs() > before + 3, "and goes on, with what it had counted")
+
+
+def test_a_candidates_drift_is_in_the_report(place: Place) -> None:
+    column = Bins(name="x", side="inputs", tensor="x", edges=(2.0, 4.0), counts=(50, 50, 50))
+    place.push(1.0)
+    place.push(2.0, share=None, baseline=Baseline(rows=150, columns=(column,)))
+    daemon = place.daemon(report=0.5, **NEVER, **{"limits.mirror_samples": 1e9}).start()
+    daemon.wait_answer(1.0)
+    steps = (9_999, 10_000)
+    place.append(Promote(model="answer", version=2, steps=steps, hold=3_600, rollout=new_ulid()))
+    daemon.wait_answer(2.0)
+
+    def counted() -> tuple[int, ...]:
+        assert daemon.ask(9.0)[0] == 200
+        found = measures(daemon).get((2, "candidate"))
+        return found.drift.columns["x"].live if found and found.drift else ()
+
+    live = until(lambda: len(found := counted()) == 3 and found[2] > 20 and found, "drift is reported")
+    assert live[1] == 0
+    drift = measures(daemon)[2, "candidate"].drift
+    assert drift is not None
+    assert drift.psi()["x"] > 0.25

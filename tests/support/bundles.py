@@ -20,6 +20,7 @@ import msgspec
 from mldeploy.bundle import environment
 from mldeploy.bundle.files import sha256_file
 from mldeploy.bundle.manifest_file import read_manifest, write_manifest
+from mldeploy.core.baseline import BASELINE, Baseline
 from mldeploy.core.manifest import (
     Batching,
     Entry,
@@ -113,13 +114,14 @@ class Maker:
         python: str = PYTHON,
         memory: int | None = None,
         bad: dict[str, float] | None = None,
+        baseline: Baseline | None = None,
     ) -> Path:
         """A bundle folder whose model answers `answer` to every row of x (FP64 [-1, 1]) as y (FP64 [-1]).
 
         `wrong_sample`: its recorded answer is another, so its samples fail. `fail`: loading raises that.
         `die`: loading kills the process. `memory`: bytes of one worker, as the manifest states them. `bad`:
         what goes wrong where x is 5: `errors` (every so many calls raise), `slow` (seconds more), `crash`
-        (at that call), `leak` (bytes more at each).
+        (at that call), `leak` (bytes more at each). `baseline`: its distributions.
         """
         lock, wheels = self.locked()
         self._made += 1
@@ -136,6 +138,8 @@ class Maker:
         _write(folder / "samples/0.request.json", json.dumps(request))
         _write(folder / "samples/0.response.json", json.dumps(response))
         _write(folder / "requirements.lock", lock.decode())
+        if baseline is not None:
+            _write(folder / BASELINE, msgspec.json.encode(baseline).decode())
         manifest = Manifest(
             name=name,
             owner="tests@example.com",
