@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import log, serving, shadow, startup, transfer
+from bench import log, serving, shadow, startup, steering, transfer
 
 BENCHES = {
     "startup": startup.run,
@@ -12,6 +12,7 @@ BENCHES = {
     "serving": serving.run,
     "shadow": shadow.run,
     "transfer": transfer.run,
+    "steering": steering.run,
 }
 
 

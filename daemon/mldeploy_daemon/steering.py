@@ -5,9 +5,9 @@
     standing by  every other host asks now and then whether the watchers are alive, and takes a place if not
 
 How often: every few seconds while a rollout or a shadow with an end is under way, so often that a host makes
-at most `RATE` requests a second; every minute while a version is past its expiry or a notice is pending;
-else every quarter of an hour, and not before the first one has passed. Who stands by makes a handful of
-requests a minute, or a quarter of an hour.
+at most `RATE` requests a second for each of the two; every minute while a version is past its expiry or a
+notice is pending; else every quarter of an hour, and not before the first one has passed. Who stands by
+makes a handful of requests a minute, or a quarter of an hour.
 
 Rules: decides nothing (`mldeploy.core.controller` does) and writes nothing but merged reports; the second
 and third watcher give the one before them time to act. Times are the store's; the clock here only counts
@@ -154,7 +154,7 @@ class Steering:
         group = group_of(self.host, groups)
         ours = [host for host in members if group_of(host, groups) == group]
         rank = ranked(ours, f"{self.environment} merged").index(self.host)
-        own_pace = pace if rank == 0 else max(pace, MINUTE)
+        own_pace = max(pace, len(ours) / RATE if rank == 0 else MINUTE)
         left = self._left("merge", own_pace)
         if left > 0:
             return left

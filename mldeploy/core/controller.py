@@ -13,7 +13,7 @@ Left out: reading reports and writing records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
@@ -70,13 +70,24 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     """What each rollout of the environment does next, or waits for, by model."""
     said = settings(state, reports.environment)
     members = [host for host in state.hosts.values() if host.environment == reports.environment]
+    fresh = {each.host: each.head for each in _fresh(members, reports, now)}
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
         by_model.setdefault(measure.model, []).append(measure)
     found = {}
     for model, serving in ramps(state, reports.environment):
-        watch = _watch(members, serving.ramp, by_model.get(model, ()), reports, now) if serving.ramp else None
-        decision = decide(serving, state.models[model].versions, said, watch) if watch else None
+        if serving.ramp is None:
+            continue
+        asked, heard = _quorum(members, fresh, serving.ramp)
+        watch = Watch(
+            now=now,
+            since=reports.began.get(serving.ramp.seq),
+            begun=reports.began.get(serving.ramp.begun),
+            members=asked,
+            heard=heard,
+            measures=by_model.get(model, ()),
+        )
+        decision = decide(serving, state.models[model].versions, said, watch)
         if decision is not None:
             found[model] = decision
     return found
@@ -115,19 +126,10 @@ def delay(rank: int) -> float:
     return STAGGER * rank
 
 
-def _watch(
-    members: Sequence[Host], ramp: Ramp, measures: Sequence[Measure], reports: Reports, now: float
-) -> Watch:
-    asked = [host for host in members if meant(ramp, host.labels)]
-    fresh = _fresh(asked, reports, now, len(members))
-    return Watch(
-        now=now,
-        since=reports.began.get(ramp.seq),
-        begun=reports.began.get(ramp.begun),
-        members=len(asked),
-        heard=sum(each.head >= ramp.seq for each in fresh),
-        measures=measures,
-    )
+def _quorum(members: Sequence[Host], fresh: Mapping[str, int], ramp: Ramp) -> tuple[int, int]:
+    """How many hosts a rollout is for, and how many of them say that they are at its step."""
+    asked = [host for host in members if meant(ramp, host.labels)] if ramp.on else members
+    return len(asked), sum(fresh.get(host.id, -1) >= ramp.seq for host in asked)
 
 
 def _fresh(hosts: Iterable[Host], reports: Reports, now: float, members: int | None = None) -> list[Heard]:

@@ -15,7 +15,7 @@ Left out: what follows from the verdicts (`core/rollout.py`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from mldeploy.core import sequential
@@ -28,6 +28,8 @@ BREACHED, HOLDS, UNDECIDED, RESTS = "breached", "holds", "undecided", "rests"
 #: Less than this is not taken for a difference, where a guard compares with stable.
 _FLOOR = {"error_rate": 0.005, "refusal_rate": 0.005, "memory": float(32 << 20)}
 _LATENCY_FLOOR = 0.001  # seconds on top of stable's value
+#: Evidence (a logarithm) beyond any that is needed.
+_PLENTY = 100.0
 
 
 class Doubt(NamedTuple):
@@ -190,25 +192,42 @@ def _against_stable(guard: Guard, candidate: _Tail, stable: _Tail, tail: float) 
     may lie in, candidate and stable together speak against that. Quantiles are those of the buckets' upper
     edges, so the comparison is good to a bucket (5 %).
     """
-    worse = better = math.inf
-    for at in _places(candidate, stable):
-        limit = max(guard.limit * edge(at), edge(at) + _LATENCY_FLOOR)
-        over = candidate.above(_down(limit))
-        worse = min(
-            worse,
-            sequential.above(over, tail, tail) + sequential.below(stable.above(at - 1), tail, tail),
-        )
-        better = min(
-            better,
-            sequential.below(over, tail, tail) + sequential.above(stable.above(at), tail, tail),
-        )
+
+    def over(at: int) -> Rate:
+        return candidate.above(_down(max(guard.limit * edge(at), edge(at) + _LATENCY_FLOOR)))
+
+    # beyond both ends nothing changes any more
+    places = range(
+        min(stable.least, candidate.least), min(max(candidate.most, stable.most, 0) + 1, LAST_BUCKET) + 1
+    )
+    worse = _least(
+        reversed(places),
+        lambda at: sequential.below(stable.above(at - 1), tail, tail),
+        lambda at: sequential.above(over(at), tail, tail),
+    )
+    better = _least(
+        places,
+        lambda at: sequential.above(stable.above(at), tail, tail),
+        lambda at: sequential.below(over(at), tail, tail),
+    )
     return worse, better
 
 
-def _places(candidate: _Tail, stable: _Tail) -> Iterator[int]:
-    # beyond both ends nothing changes any more
-    last = max(candidate.most, stable.most, 0) + 1
-    return iter(range(min(stable.least, candidate.least), min(last, LAST_BUCKET) + 1))
+def _least(places: Iterable[int], first: Callable[[int], float], second: Callable[[int], float]) -> float:
+    """The least sum of both over these places, along which `first` falls and `second` rises.
+
+    Where one alone is plenty, the other, which is never far below zero, need not be asked.
+    """
+    least = math.inf
+    for at in places:
+        one = first(at)
+        if one > _PLENTY:
+            continue
+        other = second(at)
+        least = min(least, one + other)
+        if other > _PLENTY:
+            break
+    return least if least < math.inf else _PLENTY
 
 
 def _down(seconds: float) -> int:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -110,12 +111,21 @@ def _edge(excluded: Callable[[float], bool], inside: float, outside: float) -> f
 
 def _mixture(rate: Rate, around: float | None) -> float:
     """The logarithm of the likelihood of `rate`, mixed over the prior."""
-    hits, misses = (_HITS, _MISSES) if around is None else _prior(around)
-    return _beta(hits + rate.hits, misses + rate.total - rate.hits) - _beta(hits, misses)
+    hits, misses, whole = _prior(around)
+    return _beta(hits + rate.hits, misses + rate.total - rate.hits) - whole
 
 
-def _prior(around: float) -> tuple[float, float]:
-    """Half a hit or half a miss, whichever is rarer, and so many of the other that the mean is `around`."""
+@lru_cache(maxsize=256)
+def _prior(around: float | None) -> tuple[float, float, float]:
+    """The prior's hits and misses, and the logarithm of their Beta function.
+
+    Half a hit or half a miss, whichever is rarer, and so many of the other that the mean is `around`.
+    """
+    hits, misses = (_HITS, _MISSES) if around is None else _shares(around)
+    return hits, misses, _beta(hits, misses)
+
+
+def _shares(around: float) -> tuple[float, float]:
     around = min(max(around, 1e-6), 1 - 1e-6)
     if around <= 0.5:
         return 0.5, 0.5 * (1 - around) / around
