@@ -25,8 +25,8 @@ from mldeploy.store.log import Log
 from mldeploy.store.objects import open_store
 from mldeploy_daemon.measure_file import read_measures
 
-_WINDOW, _SETTLE = 4.0, 1.0
-_PAIRS = 4
+_WINDOW, _SETTLE = 3.0, 1.0
+_PAIRS = 5
 _FRACTION = 2_000
 
 
@@ -117,7 +117,7 @@ def _say(store: str, action: Action) -> None:
     Log(open_store(store)).append(lambda _: (action,), actor="bench", now=datetime.now(UTC))
 
 
-def _until(done: Callable[[], bool], seconds: float = 60.0) -> None:
+def _until(done: Callable[[], bool], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not done():
         if time.monotonic() > deadline:

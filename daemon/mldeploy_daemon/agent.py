@@ -24,9 +24,10 @@ from pathlib import Path
 
 import msgspec
 
-from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable, wish, without_lease
+from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
+from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import MldeployError, UsageError
 from mldeploy.store.ids import new_ulid
 from mldeploy_daemon.book import YOUNG, Book

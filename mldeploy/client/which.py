@@ -12,10 +12,10 @@ from mldeploy.bundle.published import fetch_manifests
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Which, WhichHost, WhichShadow
-from mldeploy.core.host import meant
 from mldeploy.core.records import format_time
 from mldeploy.core.routing import choose
 from mldeploy.core.state import Host, Ramp, Serving, State
+from mldeploy.core.wish import meant
 from mldeploy.errors import NotAllowedError
 
 

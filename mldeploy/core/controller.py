@@ -19,12 +19,12 @@ from hashlib import blake2b
 import msgspec
 
 from mldeploy.core.evidence import Evidence, Measure
-from mldeploy.core.host import meant
 from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import Action, Forget, Unshadow
 from mldeploy.core.retirement import Heard, retirements, warnings
 from mldeploy.core.rollout import Decision, Watch, decide
 from mldeploy.core.state import Host, Notice, Ramp, Serving, State
+from mldeploy.core.wish import meant
 
 #: How many hosts look at the reports of others, for each environment and matter.
 WATCHERS = 3

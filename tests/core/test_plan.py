@@ -27,11 +27,11 @@ from mldeploy.core.host import (
     Wanted,
     Wish,
     Worker,
-    wish,
 )
 from mldeploy.core.plan import plan, references, settled, table
 from mldeploy.core.standing import next_step, standings, why_unserved
 from mldeploy.core.state import Host, Model, Ramp, Serving, State, Version
+from mldeploy.core.wish import wish
 from tests.core.hosts import LIMITS, NOW, wanted, worker
 
 

@@ -18,13 +18,12 @@ from mldeploy.core.host import (
     StopWorker,
     Wanted,
     Wish,
-    wish,
-    without_lease,
 )
 from mldeploy.core.memory import resting
 from mldeploy.core.plan import plan, table
 from mldeploy.core.standing import standings
 from mldeploy.core.state import Model, Ramp, Serving, Shadowing, State, Version
+from mldeploy.core.wish import wish, without_lease
 from tests.core.hosts import LIMITS, NOW, wanted, worker
 
 
