@@ -36,6 +36,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Release": {
         "push": ("release", "Publish a bundle as the next version of its model."),
         "promote": ("release", "Give a version traffic."),
+        "plan": ("plan", "What applying a file would change."),
+        "apply": ("plan", "Make everything as a file says, in one record."),
         "rollback": ("release", "Give traffic back to the version before."),
         "pause": ("hold", "Keep a rollout at its present share."),
         "resume": ("hold", "Let a paused rollout go on."),

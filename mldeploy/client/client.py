@@ -16,6 +16,7 @@ from mldeploy.client import keeping
 from mldeploy.client.connection import Connection, utc_now
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import (
+    Applied,
     Change,
     Collected,
     Expiring,
@@ -24,6 +25,7 @@ from mldeploy.client.types import (
     Inspected,
     ModelDetail,
     Packed,
+    Plan,
     PolicyShown,
     Prediction,
     Pushed,
@@ -234,6 +236,22 @@ class Client:
         from mldeploy.client import shadowing
 
         return shadowing.unshadow(self._at, ModelRef.parse(ref), reason, dry_run)
+
+    def plan(self, file: str | Path, *, prune: bool = False) -> Plan:
+        """What `apply` would change. Raises what it raises, and writes nothing."""
+        from mldeploy.client import planning
+
+        return planning.plan(self._at, Path(file), prune)
+
+    def apply(self, file: str | Path, *, prune: bool = False, dry_run: bool = False) -> Applied:
+        """Make versions, rollouts, shadows and freezes as a YAML file says (docs/rollouts.md), in one record.
+
+        With `prune`, what the file does not name in its environments serves there no more: its shadows and
+        rollouts end and its stable version is retired. Raises ManifestError, NotAllowedError, NotFoundError.
+        """
+        from mldeploy.client import planning
+
+        return planning.apply(self._at, Path(file), prune, dry_run)
 
     # --- policy
 

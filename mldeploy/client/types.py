@@ -53,6 +53,32 @@ class Pushed(Change, frozen=True, kw_only=True):
         return ModelRef(self.model, self.version) if self.version is not None else None
 
 
+class Planned(_Result, frozen=True, kw_only=True):
+    """One thing that a file wants otherwise. `sign`: "+" begins, "~" changes, "-" ends."""
+
+    sign: str
+    environment: str
+    model: str
+    what: str  # in words
+
+
+class Plan(_Result, frozen=True, kw_only=True):
+    """What `apply` would change at this head; nothing where the state is as the file says."""
+
+    store: str
+    head: int
+    file: str
+    changes: tuple[Planned, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class Applied(Change, frozen=True, kw_only=True):
+    """What was made as a file says, in one record."""
+
+    file: str
+    changes: tuple[Planned, ...]
+
+
 class Shadowed(Change, frozen=True, kw_only=True):
     """What became of a shadow: the terms it is under way on, or (`shadow` is None) that it is over."""
 

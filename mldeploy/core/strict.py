@@ -23,11 +23,16 @@ from mldeploy.errors import ManifestError
 _T = TypeVar("_T", bound=msgspec.Struct)
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
+_HINT = "docs/bundle.md says what each key holds; `mldeploy init DIR` writes an example"
 _DEPTH = 50  # no manifest nests deeper; a deeper one would only serve to exhaust the stack
 
 
-def convert(struct_type: type[_T], data: object, *, missing: Mapping[str, str] | None = None) -> _T:
+def convert(
+    struct_type: type[_T], data: object, *, missing: Mapping[str, str] | None = None, hint: str = _HINT
+) -> _T:
     """`data` as a `struct_type`. `missing` maps a required key to the hint shown when it is not there.
+
+    `hint` says where to read what a key holds.
 
     Raises ManifestError: message "dotted.key: what is wrong", hint how to mend it.
     """
@@ -40,7 +45,7 @@ def convert(struct_type: type[_T], data: object, *, missing: Mapping[str, str] |
     try:
         return msgspec.convert(data, struct_type)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), data, missing or {}) from error
+        raise _explained(str(error), data, missing or {}, hint) from error
 
 
 @lru_cache(maxsize=256)
@@ -91,7 +96,7 @@ def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
     return None
 
 
-def _explained(message: str, data: object, missing: Mapping[str, str]) -> ManifestError:
+def _explained(message: str, data: object, missing: Mapping[str, str], hint: str) -> ManifestError:
     at = _AT.search(message)
     path = at[1] if at else ""
     text = message[: at.start()] if at else message
@@ -107,10 +112,7 @@ def _explained(message: str, data: object, missing: Mapping[str, str]) -> Manife
     if isinstance(got, int | float) and "Expected `str`" in text:
         return ManifestError(f"{path}: {got!r} is read as a number, not as a text", f'quote it: "{got}"')
     text = text.replace("`", "").replace("Expected", "expected")
-    return ManifestError(
-        f"{path}: {text}" if path else text,
-        "docs/bundle.md says what each key holds; `mldeploy init DIR` writes an example",
-    )
+    return ManifestError(f"{path}: {text}" if path else text, hint)
 
 
 def _looked_up(data: object, path: str) -> object:

@@ -21,8 +21,9 @@ from .conftest import Ran, World
 Process = Callable[..., Ran]
 HEAVY = ("rich", "numpy", "fsspec", "s3fs", "cloudpickle", "watchdog", "msgspec", "yaml")
 COMMANDS = (
-    "init", "pack", "validate", "inspect", "serve", "push", "promote", "rollback", "pause", "resume",
-    "shadow", "freeze", "unfreeze", "retire", "restore", "extend", "policy", "gc",
+    "init", "pack", "validate", "inspect", "serve",
+    "push", "promote", "plan", "apply", "rollback", "pause", "resume", "shadow", "freeze", "unfreeze",
+    "retire", "restore", "extend", "policy", "gc",
     "status", "history", "report", "which", "host", "why", "wait", "predict", "demo",
 )  # fmt: skip
 

@@ -1,0 +1,146 @@
+"""The file of `plan` and `apply`: environment → model → version, rollout, shadows, frozen.
+
+    production:
+      churn: 7                       # this version, by its own rollout or the policy's
+      fraud:
+        version: 12
+        rollout: {steps: [shadow, 1, 10, 100], hold: 30m, guards: ['p99 < 1.2x'], min_requests: 500}
+        shadows:
+          - {version: 13, fraction: 20%, where: 'header.country in [NL, BE]', for: 7d, keep: 100}
+        frozen: until the audit is over
+
+Rules: read strictly, an unknown key names the nearest; what is not said stays as it is. Left out: what it
+means for a state (`planning.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from mldeploy.bundle.manifest_file import load_yaml
+from mldeploy.client.shadowing import Asked, asked
+from mldeploy.client.terms import Wish
+from mldeploy.core import strict
+from mldeploy.core.types import ModelRef, check_name
+from mldeploy.errors import ManifestError, UsageError
+
+_HINT = "docs/rollouts.md says what each key holds"
+
+
+class _Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    steps: list[int | float | str] | None = None
+    hold: int | str | None = None
+    guards: list[str] | None = None
+    min_requests: int | None = None
+    deadline: int | str | None = None
+
+
+class _Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int | str
+    fraction: int | float | str | None = None
+    where: str = ""
+    lasts: int | str | None = msgspec.field(default=None, name="for")
+    keep: int = 0
+
+
+class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int | str | None = None
+    rollout: _Rollout | None = None
+    shadows: list[_Shadow] | None = None
+    frozen: bool | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the file says of one model in one environment; None: it says nothing of that."""
+
+    environment: str
+    model: str
+    version: int | None = None
+    rollout: Wish | None = None
+    shadows: tuple[tuple[int, Asked], ...] | None = None
+    frozen: bool | str | None = None
+
+
+def read(path: Path) -> tuple[Desired, ...]:
+    """All that the file says, in its order. Raises ManifestError naming the file and the key."""
+    data = load_yaml(path)
+    try:
+        return _read(data)
+    except UsageError as error:
+        raise ManifestError(f"{path}: {error.message}", error.hint) from error
+
+
+def _read(data: object) -> tuple[Desired, ...]:
+    if not isinstance(data, dict) or not data:
+        raise ManifestError("names no environment", "write for example production: {churn: 7}")
+    found = []
+    for environment, models in data.items():
+        check_name(str(environment), "environment name")
+        if not isinstance(models, dict):
+            raise ManifestError(f"{environment}: names no models", "write for example production: {churn: 7}")
+        found += [_desired(str(environment), str(model), said) for model, said in models.items()]
+    return tuple(found)
+
+
+def _desired(environment: str, model: str, said: object) -> Desired:
+    try:
+        check_name(model)
+        if isinstance(said, int | str) and not isinstance(said, bool):
+            said = {"version": said}
+        return _checked(environment, model, strict.convert(_Model, said, hint=_HINT))
+    except UsageError as error:
+        raise ManifestError(f"{environment}.{model}.{error.message}", error.hint) from error
+
+
+def _checked(environment: str, model: str, said: _Model) -> Desired:
+    wish = None
+    if said.rollout is not None:
+        if said.version is None:
+            raise ManifestError("rollout: of no version", "say which: version: 7")
+        wish = _wish(said.rollout)
+    return Desired(
+        environment=environment,
+        model=model,
+        version=None if said.version is None else _number("version", model, said.version),
+        rollout=wish,
+        shadows=None if said.shadows is None else _shadows(model, said.shadows),
+        frozen=said.frozen,
+    )
+
+
+def _wish(said: _Rollout) -> Wish:
+    wish = Wish(
+        steps=said.steps, hold=said.hold, guards=said.guards, min_requests=said.min_requests,
+        deadline=said.deadline,
+    )  # fmt: skip
+    try:
+        wish.rollout()
+    except UsageError as error:
+        raise ManifestError(f"rollout: {error.message}", error.hint) from error
+    return wish
+
+
+def _shadows(model: str, said: Sequence[_Shadow]) -> tuple[tuple[int, Asked], ...]:
+    found: dict[int, Asked] = {}
+    for index, shadow in enumerate(said):
+        key = f"shadows[{index}]"
+        number = _number(f"{key}.version", model, shadow.version)
+        if number in found:
+            raise ManifestError(f"{key}: {model}@{number} stands twice", "leave one out")
+        try:
+            found[number] = asked(shadow.fraction, shadow.where, shadow.lasts, shadow.keep)
+        except UsageError as error:
+            raise ManifestError(f"{key}: {error.message}", error.hint) from error
+    return tuple(found.items())
+
+
+def _number(key: str, model: str, said: int | str) -> int:
+    ref = ModelRef.parse(said if isinstance(said, str) and "@" in said else f"{model}@{said}")
+    if ref.name != model:
+        raise ManifestError(f"{key}: {ref} is a version of another model", f"write {model}@{ref.version}")
+    return ref.version
