@@ -32,6 +32,7 @@ from mldeploy.errors import (
 from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, check_key
 from mldeploy.store.retry import Verdict, persist
+from mldeploy.store.s3_heard import heard_from_botocore
 from mldeploy.store.streams import PIECE, save
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ class FsspecStore:
                 f"{self._url} has no exclusive create: {error}", "use a local folder or S3"
             ) from error
         except Exception as error:  # drivers raise whatever their libraries do
-            failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+            failure = heard_from_botocore(error) if self._s3 else None
             if failure and s3_errors.exists(failure):
                 return False
             if failure and s3_errors.unsent(failure):
@@ -206,7 +207,7 @@ class FsspecStore:
 
     def _absent(self, error: FileNotFoundError) -> bool:
         """Whether it is the object that is not there; s3fs says the same of a bucket."""
-        failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+        failure = heard_from_botocore(error) if self._s3 else None
         return failure is None or failure.code != "NoSuchBucket"
 
     def _persist(self, ask: Callable[[], T], key: str, right: str) -> T:
@@ -235,7 +236,7 @@ class FsspecStore:
         except MldeployError:
             raise
         except Exception as error:  # drivers raise whatever their libraries do
-            failure = s3_errors.heard_from_botocore(error) if self._s3 else None
+            failure = heard_from_botocore(error) if self._s3 else None
             if failure:
                 raise s3_errors.told(failure, self._where(key, right)) from error
             raise StoreError(
@@ -256,14 +257,8 @@ def _s3_options(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _judge(error: Exception) -> Verdict:
-    failure = None if isinstance(error, MldeployError) else s3_errors.heard_from_botocore(error)
-    if failure is None:
-        return Verdict(again=False)
-    return Verdict(
-        again=s3_errors.passing(failure),
-        throttled=s3_errors.throttled(failure),
-        connected=failure.cause not in ("refused", "unresolved", "unreachable"),
-    )
+    failure = None if isinstance(error, MldeployError) else heard_from_botocore(error)
+    return Verdict(again=False) if failure is None else s3_errors.verdict(failure)
 
 
 def _seconds(info: dict[str, Any]) -> float:

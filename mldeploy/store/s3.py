@@ -22,25 +22,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 from mldeploy.errors import MldeployError, NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, check_key
 from mldeploy.store.retry import Patience, Verdict, persist
-from mldeploy.store.s3_config import Place, Settings, place_of, settings_of
-from mldeploy.store.s3_parts import Multipart
-from mldeploy.store.s3_transfer import PATIENCE, Wire
-
-if TYPE_CHECKING:
-    import obstore.store
+from mldeploy.store.s3_client import Clients, clients_of
+from mldeploy.store.s3_config import Place, Settings, place_of
+from mldeploy.store.s3_heard import Failure, heard
+from mldeploy.store.s3_transfer import Wire
 
 T = TypeVar("T")
 
-#: Seconds for the whole of a small request, and for making a connection.
-REQUEST, CONNECT = 10, 5
-#: Seconds without a byte after which a download is cut, and seconds for an upload in one request.
-SILENCE, LONG = 30, 180
 #: Objects that S3 lists in one answer.
 PAGE = 1000
 
@@ -49,14 +43,6 @@ class _Process:
     """The process in which obstore was first used."""
 
     pid = 0
-
-
-class Clients(NamedTuple):
-    """`hot` for small requests, `wire` for transfers. Neither of obstore's clients tries again by itself."""
-
-    hot: obstore.store.S3Store
-    wire: Wire
-    settings: Settings
 
 
 class S3Store:
@@ -97,7 +83,7 @@ class S3Store:
                 found = obstore.get(self._ready().hot, key)
                 return Fetched(bytes(found.bytes()), found.meta["last_modified"].timestamp())
             except FileNotFoundError as error:
-                if s3_errors.absent(s3_errors.heard_from_obstore(error)):
+                if s3_errors.absent(heard(error)):
                     return None
                 raise
 
@@ -160,7 +146,7 @@ class S3Store:
             try:
                 obstore.delete(self._ready().hot, key)
             except FileNotFoundError as error:
-                if not s3_errors.absent(s3_errors.heard_from_obstore(error)):
+                if not s3_errors.absent(heard(error)):
                     raise
 
         self._persist(remove, key, "s3:DeleteObject")
@@ -241,11 +227,11 @@ class S3Store:
                     "start the process anew (multiprocessing's `spawn` or `forkserver`)",
                 )
             if self._clients is None:
-                self._clients = _clients(self._place, self._environ, self._patience)
+                self._clients = clients_of(self._place, self._environ, self._patience)
             return self._clients
 
-    def _heard(self, error: Exception) -> s3_errors.Failure:
-        failure = s3_errors.heard(error)
+    def _heard(self, error: Exception) -> Failure:
+        failure = heard(error)
         if s3_errors.stale_credentials(failure):
             with self._lock:
                 self._clients = None  # look for others at the next request
@@ -291,62 +277,4 @@ class S3Store:
 
 
 def _judge(error: Exception) -> Verdict:
-    if isinstance(error, MldeployError):
-        return Verdict(again=False)
-    failure = s3_errors.heard_from_obstore(error)
-    return Verdict(
-        again=s3_errors.passing(failure),
-        throttled=s3_errors.throttled(failure),
-        connected=failure.cause not in ("refused", "unresolved", "unreachable"),
-    )
-
-
-def _clients(place: Place, environ: Mapping[str, str], patience: Patience | None) -> Clients:
-    from obstore.store import S3Store as Client
-
-    settings, provider = settings_of(environ)
-    endpoint, virtual = settings.address(place.bucket)
-    # what stands here outranks the environment, which obstore reads too
-    config: dict[str, Any] = {
-        "region": settings.region or "us-east-1",
-        "virtual_hosted_style_request": virtual,
-        "conditional_put": "etag",
-        "disable_bulk_delete": True,
-    }
-    if endpoint:
-        config["aws_endpoint_url_s3"] = endpoint
-    if settings.anonymous:
-        config["skip_signature"] = True
-    options: dict[str, Any] = {
-        "allow_http": endpoint.startswith("http://"),
-        "connect_timeout": f"{CONNECT} s",
-        "user_agent": "mldeploy",
-    }
-    if settings.ca_bundle:
-        options["root_certificate"] = _pem(settings.ca_bundle)
-
-    def make(times: dict[str, str], more: Mapping[str, Any] | None = None) -> Client:
-        return Client(
-            place.bucket,
-            prefix=place.prefix or None,
-            config={**config, **(more or {})},  # type: ignore[arg-type]
-            client_options=options | times,  # type: ignore[arg-type]
-            retry_config={"max_retries": 0},
-            credential_provider=provider,
-        )
-
-    wire = Wire(
-        up=make({"timeout": f"{LONG} s"}, {"checksum_algorithm": "SHA256"}),
-        down=make({"timeout": "24 h", "read_timeout": f"{SILENCE} s"}),
-        multipart=Multipart(place, settings, provider, environ),
-        url=place.url,
-        patience=patience or PATIENCE,
-    )
-    return Clients(make({"timeout": f"{REQUEST} s"}), wire, settings)
-
-
-def _pem(path: str) -> bytes:
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}", "correct AWS_CA_BUNDLE") from error
+    return Verdict(again=False) if isinstance(error, MldeployError) else s3_errors.verdict(heard(error))

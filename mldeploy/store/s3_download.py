@@ -21,7 +21,7 @@ from typing import Any
 from mldeploy.store.blobs import altered
 from mldeploy.store.objects import Progress
 from mldeploy.store.pace import MOST
-from mldeploy.store.s3_errors import heard
+from mldeploy.store.s3_heard import heard
 from mldeploy.store.s3_transfer import Wire
 from mldeploy.store.streams import PIECE, Target
 

@@ -1,20 +1,21 @@
-"""What went wrong with S3, in the user's terms: from what a server or a library said to message and hint.
+"""What went wrong with S3, in the user's terms: what may be done about a failure, its message and its hint.
 
-Pure: `heard_from_obstore` and `heard_from_botocore` read an exception into a `Failure`, the other functions
-judge it. Two questions decide what a driver may do next:
+Pure. Two questions decide what a driver may do next:
   - `unsent`: is it certain that nothing was written? Only then may a create say so; everything else is
     "not known", and is resolved by reading the key (`store/log.py`).
   - `passing`: may the same request succeed in a moment? Then reads, overwrites and deletes are tried again.
 S3's codes are those of https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html; Ceph, MinIO and
-others answer with the same ones. Left out: doing anything about it (`store/s3.py`, `store/retry.py`).
+others answer with the same ones. Left out: reading an exception (`store/s3_heard.py`), and doing anything
+about it (`store/s3.py`, `store/retry.py`).
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from mldeploy.errors import StoreError
+from mldeploy.store.retry import Verdict
+from mldeploy.store.s3_heard import Failure
 
 #: Codes by which a server says "slower".
 _THROTTLED = {
@@ -34,23 +35,6 @@ _ELSEWHERE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """An answer that was no success, or that there was none.
-
-    `status`: of HTTP, 0 where no answer came. `code`: S3's word for it, "" where there is none. `cause`,
-    where no answer came: "refused", "unresolved", "unreachable" (no connection was made), "tls",
-    "credentials" (none found, nothing was sent), "timeout", or "cut" (the connection broke meanwhile).
-    `region`: where the answer says that the bucket is. `said`: in the server's or the library's own words.
-    """
-
-    status: int = 0
-    code: str = ""
-    cause: str = ""
-    region: str = ""
-    said: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Where:
     """What was asked of which bucket: what messages are filled in with. `region` "" means not known."""
 
@@ -60,139 +44,6 @@ class Where:
     region: str
     key: str
     right: str  # the right it takes in a policy: "s3:GetObject", "s3:PutObject" …
-
-
-class Refused(Exception):  # noqa: N818 - it is what S3 did
-    """An answer of S3 that is no success, to a request that neither library made."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.status} {failure.code}: {failure.said}")
-        self.failure = failure
-
-
-# --- reading
-
-
-def heard(error: BaseException) -> Failure:
-    """Reads an exception of a request, whoever made it; of anything else there is no cause to hear of."""
-    if isinstance(error, Refused):
-        return error.failure
-    of_obstore = type(error).__module__.startswith("obstore") or (
-        isinstance(error, OSError) and error.errno is None  # a FileNotFoundError, which is Python's own
-    )
-    of_botocore = heard_from_botocore(error)
-    if of_botocore is None and not of_obstore:
-        return Failure(said=f"{type(error).__name__}: {error}")
-    return of_botocore or heard_from_obstore(error)
-
-
-def heard_from_obstore(error: BaseException) -> Failure:
-    """Reads the text of one of obstore's exceptions, which holds the status and the body of the answer."""
-    text = str(error)
-    said, _, inside = text.partition("\n\nDebug source:")
-    status = re.search(r"status code: (\d{3})", said)
-    if status or "<Code>" in said:
-        return answered(int(status[1]) if status else 0, said)
-    if "without LOCATION" in said:
-        return Failure(status=301, code="PermanentRedirect", said=_first_line(said))
-    if type(error).__name__ == "UnauthenticatedError" or "credential provider" in said:
-        return Failure(cause="credentials", said=_last_words(said))
-    return Failure(cause=_cause_in_rust(inside), said=_reason_in_rust(inside) or _first_line(said))
-
-
-def answered(status: int, text: str) -> Failure:
-    """Reads an answer that is no success: its status and its body."""
-    return Failure(
-        status=status,
-        code=_tag("Code", text),
-        region=_tag("Region", text),
-        said=_tag("Message", text) or _first_line(text),
-    )
-
-
-def _cause_in_rust(text: str) -> str:
-    connecting = re.search(r"kind: Connect\b|legacy::Error\(\s*Connect,", text)
-    if re.search(r"InvalidCertificate|InvalidMessage|AlertReceived|UnknownIssuer", text):
-        return "tls" if connecting else "cut"
-    if connecting:
-        if "ConnectionRefused" in text:
-            return "refused"
-        return "unresolved" if "dns error" in text else "unreachable"
-    return "timeout" if "TimedOut" in text or "kind: Timeout" in text else "cut"
-
-
-def _reason_in_rust(text: str) -> str:
-    """Of a debug print, what was wrong: a certificate's fault, the system's words, or the last word."""
-    found = re.search(r"InvalidCertificate\(\s*(\w+)", text)
-    found = found or re.search(r'(?:message|error): "([^"]+)"', text)
-    if found:
-        return found[1]
-    word = re.findall(r"[A-Za-z]\w+", text)
-    return str(word[-1]) if word else ""
-
-
-#: Classes of botocore's and aiohttp's exceptions that say that there was no answer, or no request.
-_NO_ANSWER = {
-    "NoCredentialsError": "credentials",
-    "PartialCredentialsError": "credentials",
-    "CredentialRetrievalError": "credentials",
-    "TokenRetrievalError": "credentials",
-    "UnauthorizedSSOTokenError": "credentials",
-    "SSOTokenLoadError": "credentials",
-    "ProfileNotFound": "credentials",
-    "ConnectTimeoutError": "unreachable",
-    "ReadTimeoutError": "timeout",
-    "TimeoutError": "timeout",
-    "SSLError": "tls",
-    "ConnectionClosedError": "cut",
-    "HTTPClientError": "cut",
-    "IncompleteReadError": "cut",
-    "ResponseStreamingError": "cut",
-}
-
-
-def heard_from_botocore(error: BaseException) -> Failure | None:
-    """Reads an exception of botocore, or of s3fs that was raised from one; None if it is neither."""
-    seen: list[BaseException] = []
-    here: BaseException | None = error
-    while here is not None and here not in seen:
-        seen.append(here)
-        failure = _one_of_botocore(here)
-        if failure is not None:
-            return failure
-        here = here.__cause__ or here.__context__
-    return None
-
-
-def _one_of_botocore(error: BaseException) -> Failure | None:
-    response = getattr(error, "response", None)
-    if isinstance(response, dict) and "Error" in response:
-        meta, told = response.get("ResponseMetadata", {}), response["Error"]
-        code = str(told.get("Code", ""))
-        status = int(meta.get("HTTPStatusCode") or 0) or (int(code) if code.isdecimal() else 0)
-        region = told.get("Region") or meta.get("HTTPHeaders", {}).get("x-amz-bucket-region", "")
-        return Failure(
-            status=status,
-            code="" if code.isdecimal() else code,
-            region=str(region),
-            said=str(told.get("Message") or error),
-        )
-    name, text = type(error).__name__, _first_line(str(error))
-    if name == "EndpointConnectionError":
-        inner = _first_line(str(getattr(error, "kwargs", {}).get("error") or error.__context__ or text))
-        return Failure(cause=_cause_in_words(inner), said=inner)
-    if name in _NO_ANSWER and type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore"):
-        return Failure(cause=_NO_ANSWER[name], said=text)
-    return None
-
-
-def _cause_in_words(text: str) -> str:
-    lower = text.lower()
-    if "refused" in lower or "connect call failed" in lower:
-        return "refused"
-    if "name or service" in lower or "resolution" in lower or "getaddrinfo" in lower or "nodename" in lower:
-        return "unresolved"
-    return "tls" if "certificate" in lower or "ssl" in lower else "unreachable"
 
 
 # --- judging
@@ -241,6 +92,15 @@ def stale_credentials(failure: Failure) -> bool:
 def elsewhere(failure: Failure) -> bool:
     """Whether the bucket is in another region."""
     return failure.status in (301, 307) or failure.code in _ELSEWHERE
+
+
+def verdict(failure: Failure) -> Verdict:
+    """Whether to try again what may be sent twice."""
+    return Verdict(
+        again=passing(failure),
+        throttled=throttled(failure),
+        connected=failure.cause not in ("refused", "unresolved", "unreachable"),
+    )
 
 
 # --- telling
@@ -369,17 +229,3 @@ def _word(failure: Failure, where: Where) -> str:
     if code in _WORDS:
         return code
     return {403: "AccessDenied", 501: "NotImplemented"}.get(failure.status, "")
-
-
-def _tag(name: str, text: str) -> str:
-    found = re.search(rf"<{name}>([^<]*)</{name}>", text)
-    return found[1].strip() if found else ""
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:300]
-
-
-def _last_words(text: str) -> str:
-    """Of "… for path External AWS credential provider: RuntimeError: none": "none"."""
-    return _first_line(text).rpartition(": ")[2]

@@ -5,7 +5,7 @@ cut. Here botocore signs, and its HTTP session sends; its client is left out (ha
 part hashed once more). docs/adr has what was measured.
 Rules: every body is hashed (sha256) by the caller, and the hash is signed and sent as the part's checksum; a
 request is sent once, whoever calls tries again; an answer that is no success is a `Refused`, and where there
-was none botocore's exception passes through (`s3_errors.heard` reads both). Threads may share one.
+was none botocore's exception passes through (`s3_heard.heard` reads both). Threads may share one.
 Left out: which parts, and what an error means.
 """
 
@@ -23,7 +23,7 @@ from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from mldeploy.store.s3_config import DEFAULT_REGION, Place, Settings
-from mldeploy.store.s3_errors import Refused, answered
+from mldeploy.store.s3_heard import Refused, answered
 
 #: Seconds to make a connection, and without a byte moving.
 CONNECT, SILENCE = 5, 30

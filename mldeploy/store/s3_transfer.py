@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeVar
 from mldeploy.errors import MldeployError
 from mldeploy.store.pace import Gate
 from mldeploy.store.retry import Patience, Verdict, persist
-from mldeploy.store.s3_errors import heard, passing, throttled
+from mldeploy.store.s3_errors import passing, throttled
+from mldeploy.store.s3_heard import heard
 from mldeploy.store.s3_parts import Multipart
 
 if TYPE_CHECKING:

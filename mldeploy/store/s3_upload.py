@@ -23,7 +23,7 @@ from pathlib import Path
 from mldeploy.errors import IntegrityError
 from mldeploy.store.objects import Progress, Resumption
 from mldeploy.store.pace import MOST
-from mldeploy.store.s3_errors import Refused, heard, heard_from_botocore
+from mldeploy.store.s3_heard import Refused, heard, heard_from_botocore
 from mldeploy.store.s3_parts import Sent
 from mldeploy.store.s3_transfer import Wire
 from mldeploy.store.streams import PIECE, Source

@@ -14,7 +14,8 @@ from mldeploy.errors import StoreError
 from mldeploy.store.fsspec_store import FsspecStore
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.s3 import S3Store
-from mldeploy.store.s3_errors import Failure, Where, words
+from mldeploy.store.s3_errors import Where, words
+from mldeploy.store.s3_heard import Failure
 from tests.support.s3 import Server, use
 from tests.support.saying import Asked, Say, Saying, error
 

@@ -133,7 +133,7 @@ def test_no_connection_is_certainly_not_written(
 def test_a_server_that_is_silent_leaves_it_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mldeploy.store.s3.REQUEST", 1)
+    monkeypatch.setattr("mldeploy.store.s3_client.REQUEST", 1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         use(Server(f"http://127.0.0.1:{silent.getsockname()[1]}"), monkeypatch)
         with pytest.raises(OutcomeUnknownError, match="did not answer"):
