@@ -215,13 +215,17 @@ class _Waiting:
 
 
 def moving_bar(unit: str) -> Any:
-    """A rich Progress on standard error that vanishes when stopped."""
+    """A rich Progress on standard error that vanishes when stopped: how much, how fast, how long still."""
     from rich import progress
     from rich.console import Console
 
-    done = progress.DownloadColumn(binary_units=True) if unit == "bytes" else progress.MofNCompleteColumn()
+    done = (
+        [progress.DownloadColumn(binary_units=True), progress.TransferSpeedColumn()]
+        if unit == "bytes"
+        else [progress.MofNCompleteColumn()]
+    )
     return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), done,
+        progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), *done,
         progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     )  # fmt: skip
 

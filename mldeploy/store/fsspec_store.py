@@ -31,12 +31,20 @@ from mldeploy.errors import (
 )
 from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, check_key
+from mldeploy.store.pace import MOST, Gate, Pace
 from mldeploy.store.retry import Verdict, persist
 from mldeploy.store.s3_heard import heard_from_botocore
 from mldeploy.store.streams import PIECE, save
 
 T = TypeVar("T")
 _SELECTED = "+fsspec"
+
+#: Of an upload to S3: bytes of a part, and parts at once. s3fs holds so many in memory for each file.
+PART, PARTS = 16 << 20, 4
+#: Bytes of a request of a download.
+BLOCK = 8 << 20
+#: Bytes in memory for all transfers of a store together.
+BUDGET = 64 << 20
 
 
 class FsspecStore:
@@ -51,6 +59,7 @@ class FsspecStore:
         self._url = url
         self._s3 = bulk is not None
         self._bulk = bulk or filesystem
+        self._gate = Gate(BUDGET, pace=Pace(limit=MOST))
 
     @classmethod
     def open(cls, url: str) -> FsspecStore:
@@ -174,16 +183,16 @@ class FsspecStore:
             raise DiskError(f"{source} is not there", "it was removed meanwhile: pack it again")
         size = source.stat().st_size
         # s3fs holds all parts under way in memory, and of its own accord that is ten of 50 MB
-        parts = {"chunksize": max(16 * PIECE, -(-size // 10_000)), "max_concurrency": 4} if self._s3 else {}
-        with self._told(key, "s3:PutObject"):
+        parts = {"chunksize": max(PART, -(-size // 10_000)), "max_concurrency": PARTS} if self._s3 else {}
+        with self._told(key, "s3:PutObject"), self._let_in(min(size, PART * PARTS)):
             self._bulk.put_file(str(source), path, callback=_callback(progress), **parts)
 
     def download(self, key: str, target: Path, progress: Progress | None = None) -> str:
         """Stream it out into a new file; memory is bounded."""
         path = self._path(key)
-        with self._told(key, "s3:GetObject"):
+        with self._told(key, "s3:GetObject"), self._let_in(2 * BLOCK):
             try:
-                with self._bulk.open(path, "rb", block_size=4 * PIECE, cache_type="readahead") as file:
+                with self._bulk.open(path, "rb", block_size=BLOCK, cache_type="readahead") as file:
                     return save(iter(lambda: file.read(PIECE), b""), target, progress)
             except FileNotFoundError as error:
                 if not self._absent(error):
@@ -195,6 +204,15 @@ class FsspecStore:
     def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
         """None: it has to be polled."""
         return None
+
+    @contextlib.contextmanager
+    def _let_in(self, count: int) -> Iterator[None]:
+        """Where a transfer that takes `count` bytes of memory has its turn."""
+        self._gate.enter(count)
+        try:
+            yield
+        finally:
+            self._gate.leave(count)
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"

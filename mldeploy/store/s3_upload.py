@@ -15,9 +15,10 @@ Left out: the requests of a multipart upload (`store/s3_parts.py`), which key, a
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 from mldeploy.errors import IntegrityError
@@ -70,7 +71,8 @@ def _whole(wire: Wire, key: str, source: Source, sha256: str | None, progress: P
     finally:
         wire.gate.leave(source.size)
     if progress:
-        progress(len(data))
+        with contextlib.suppress(CancelledError):  # it is there, and there is nothing left to end
+            progress(len(data))
 
 
 class _Upload:
