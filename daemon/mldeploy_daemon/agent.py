@@ -137,7 +137,7 @@ class Agent:
             config, host, self.workers, lambda: self.seen, lambda: self.follower.store, self.follower.note
         )
         self.steerer = Steerer(config, host, self.follower)
-        self.notifier = Notifier(config, host, self.follower, wake)
+        self.notifier = Notifier(config, host, self.follower)
         self.shipper = Shipper(config.environment, host, lambda: self.follower.store)
         self.zygotes.adopt(self.disk.environments())
         self._end_strays()

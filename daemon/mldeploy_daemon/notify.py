@@ -7,64 +7,30 @@ right after, and what somebody else has closed meanwhile is not sent. Left out: 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from mldeploy.core.records import Notified
 from mldeploy.core.state import Notice, State
-from mldeploy.errors import MldeployError
-from mldeploy_daemon.config import Config
-from mldeploy_daemon.follow import Follower
+from mldeploy.store.objects import ObjectStore
+from mldeploy_daemon.duties import Duty
 from mldeploy_daemon.notifying import Notifying
 
 logger = logging.getLogger(__name__)
-#: Seconds until the next look where one failed.
-AGAIN = 10.0
 
 
-class Notifier:
-    """Tells people until cancelled. `look` is to be called when the log may have moved."""
+class Notifier(Duty):
+    """Tells people until cancelled."""
 
-    def __init__(self, config: Config, host: str, follower: Follower, changed: Callable[[], None]) -> None:
-        self.config, self.host, self.follower, self.changed = config, host, follower, changed
-        self.pool = ThreadPoolExecutor(1, "notify")
-        self.woken = asyncio.Event()
-        self._head = -1
-        self._notifying: Notifying | None = None
+    name = "notify"
+    _notifying: Notifying | None = None
 
     @property
     def told(self) -> dict[str, tuple[str, ...]]:
         """For the report: the targets that pending notices have reached from here."""
         return self._notifying.reached if self._notifying is not None else {}
 
-    def look(self) -> None:
-        """A log that has moved is looked at soon."""
-        head = self.follower.state.head if self.follower.state else -1
-        if head != self._head:
-            self._head = head
-            self.woken.set()
-
-    async def run(self) -> None:
-        """For ever."""
-        while True:
-            self.woken.clear()
-            try:
-                pause = await self._once()
-            except MldeployError as error:
-                logger.info("notices: %s", error)
-                pause = AGAIN
-            except Exception:
-                logger.exception("notices")
-                pause = AGAIN
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.woken.wait(), pause)
-
-    async def _once(self) -> float:
-        state, store = self.follower.state, self.follower.store
-        if state is None or store is None or not self.follower.read_head:
-            return AGAIN
+    async def once(self, state: State, store: ObjectStore) -> float:
+        """Look, send what is due, and close what has arrived."""
         if self._notifying is None:
             self._notifying = Notifying(self.config.environment, self.host, store)
         notifying, loop = self._notifying, asyncio.get_running_loop()
@@ -77,7 +43,7 @@ class Notifier:
             for error in outcome.errors:
                 logger.warning("%s", error)
                 self.follower.note(error)
-            self.changed()  # what was reached is told in the report
+            self.follower.changed()  # what was reached is told in the report
             if outcome.closing is not None:
                 await self._close(notifying, notice, outcome.closing)
         return plan.pause

@@ -42,7 +42,7 @@ def _step(report: LaunchReport, step: StepReport) -> str:
         out += _table(("", report.ref, report.beside_ref), compared)
     answers = rows.agreement_rows(step.agreement)
     if answers:
-        out += _table(("answers beside those that were given", "", ""), answers)
+        out += _small("Answers beside those that were given") + _table(None, answers)
     if step.guards:
         cells = "".join(
             f"<tr><td style='{_CELL};color:{_COLOURS.get(verdict, '#5f6b7a')}'><b>{escape(verdict)}</b></td>"
@@ -50,9 +50,9 @@ def _step(report: LaunchReport, step: StepReport) -> str:
             f"<td style='{_CELL}'>{escape(told)}</td></tr>"
             for verdict, guard, told in rows.guard_rows(step)
         )
-        out += f"<table style='border-collapse:collapse;margin-top:6px'>{cells}</table>"
+        out += f"{_small('Guards')}<table style='border-collapse:collapse'>{cells}</table>"
     drifted = [(clean(c.name, 60), f"PSI {c.psi:.3f}", f"{c.values:,} values") for c in step.drift[:5]]
-    return out + (_table(("drift, the most", "", ""), drifted) if drifted else "")
+    return out + (_small("Drift, the columns that moved most") + _table(None, drifted) if drifted else "")
 
 
 def _difference(report: LaunchReport) -> str:
@@ -71,6 +71,10 @@ def _difference(report: LaunchReport) -> str:
 
 def _heading(text: str) -> str:
     return f"<h3 style='font-size:15px;margin:22px 0 6px'>{escape(text)}</h3>"
+
+
+def _small(text: str) -> str:
+    return f"<p style='margin:8px 0 2px;font-weight:600'>{text}</p>"
 
 
 def _table(heading: Iterable[str] | None, found: Iterable[Sequence[str]]) -> str:

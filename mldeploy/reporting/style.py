@@ -15,10 +15,12 @@ section{border:1px solid var(--line);border-radius:10px;background:var(--card);p
 dl{display:grid;grid-template-columns:max-content 1fr;gap:3px 18px;margin:0 0 20px}
 dt{color:var(--dim)}dd{margin:0;overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:4px 14px 4px 0;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+th,td{padding:4px 14px 4px 0;text-align:right;white-space:nowrap;
+border-bottom:1px solid var(--line);vertical-align:top}
 th:first-child{text-align:left}thead th{color:var(--dim);font-weight:500}
-tbody th{font-weight:400;color:var(--dim);overflow-wrap:anywhere}tr:last-child>*{border-bottom:0}
-.words td{text-align:left}code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}
+tbody th{font-weight:400;color:var(--dim)}tr:last-child>*{border-bottom:0}
+.words td{text-align:left;white-space:normal}
+.words td:first-child{white-space:nowrap}code{font:13px ui-monospace,monospace;overflow-wrap:anywhere}
 figure{margin:20px 0 0}figcaption{display:flex;flex-wrap:wrap;gap:4px 16px;justify-content:space-between;
 font-weight:600;font-size:14px;margin-bottom:6px}
 .legend{font-weight:400;color:var(--dim);font-size:13px}.legend i{display:inline-block;width:14px;height:0;
