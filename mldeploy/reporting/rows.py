@@ -133,7 +133,6 @@ def summary_rows(report: LaunchReport) -> list[tuple[str, ...]]:
             words.duration(step.seconds),
             words.count(_asked(step)),
             _pair(step, "error_rate", words.rate),
-            _pair(step, "p50", words.latency),
             _pair(step, "p99", words.latency),
             words.rate(step.agreement.share) if step.agreement else words.NONE,
             step.outcome,
@@ -145,7 +144,7 @@ def summary_rows(report: LaunchReport) -> list[tuple[str, ...]]:
 
 
 #: The heading of `summary_rows`.
-SUMMARY = ("step", "took", "requests", "errors", "p50", "p99", "agreement", "")
+SUMMARY = ("step", "took", "requests", "errors", "p99", "agreement", "")
 
 
 def _asked(step: StepReport) -> int | None:

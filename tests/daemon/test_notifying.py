@@ -58,6 +58,7 @@ class World:
         self.store = Clocked(open_store(f"memory://{root.name}-{new_ulid()}", create=True))
         self.log = Log(self.store)  # type: ignore[arg-type]
         self.outbox: list[tuple[str, str, Message]] = []  # host, target
+        self.attempts: list[tuple[str, str]] = []
         self.down: set[str] = set()
         self.names = [f"h{number}" for number in range(hosts)]
         self.say(*(records.Join(host=name) for name in self.names))
@@ -71,6 +72,7 @@ class World:
 
         def deliver(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
             assert owner_at == "ops"
+            self.attempts += [(name, target) for target in targets]
             failed = {
                 target: NotificationError("it is down", "wait") for target in targets if target in self.down
             }
@@ -192,6 +194,9 @@ def test_a_target_that_is_down_is_tried_by_one_after_the_other_and_ever_more_rar
     assert [str(error) for error in errors] == [f"notice {notice.id} did not reach hook: it is down"]
     world.run(6 * 3_600)
     assert len(world.sent("ops")) == 1 and world.pending == [notice.id]
+    tries = [name for name, target in world.attempts if target == "hook"]
+    assert len(tries) == duty.turn_at(6 * 3_600) + 1  # one in each turn, however often they look
+    assert tries[:6] == 2 * duty.senders(notice, world.names)
     world.down = set()
     world.run(3 * 3_600)
     assert len(world.sent("hook")) == 1 and len(world.sent("ops")) == 1 and world.pending == []
