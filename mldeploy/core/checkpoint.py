@@ -31,7 +31,7 @@ from mldeploy.errors import IntegrityError
 
 #: The newest layout of these bytes that this code reads.
 LAYOUT = 1
-#: Bytes. A state is not unpacked beyond this: 1,000,000 records of 10,000 models come to a tenth of it.
+#: Bytes. A state is not unpacked beyond this: 1,000,000 records of 10,000 models come to a twelfth of it.
 MAX_SIZE = 4 << 30
 #: zlib packs a thousand times at most; more than this is no state but a bomb.
 _MAX_RATIO = 200
