@@ -8,10 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 #: Called with the amount just done (bytes, or items).
 Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How something that goes on by itself stands: a line, and a table of what it rests on.
+
+    Where nothing can be drawn, the line is said whenever `change` is another than before.
+    """
+
+    line: str
+    change: object
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
 
 
 class Reporter(Protocol):
@@ -19,6 +33,9 @@ class Reporter(Protocol):
 
     def step(self, text: str) -> None:
         """Something begins now; also what a waiting line shows until the next call."""
+
+    def standing(self, now: Standing) -> None:
+        """How what is waited for stands now; replaces what was said of it before."""
 
     def info(self, text: str) -> None:
         """One line that stays."""
@@ -34,6 +51,9 @@ class Silent:
     """A Reporter that says nothing: the default of every Python call."""
 
     def step(self, text: str) -> None:
+        """Say nothing."""
+
+    def standing(self, now: Standing) -> None:
         """Say nothing."""
 
     def info(self, text: str) -> None:

@@ -20,8 +20,18 @@ Reason = Annotated[
     str, typer.Option("--reason", metavar="TEXT", help="Why; shown in history.", show_default=False)
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait until every live host has arrived.")]
-Timeout = Annotated[str, typer.Option("--timeout", metavar="TIME", help="How long to wait: 45s, 10m, 1h30m.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait until every live host has arrived, and a rollout has ended.")
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        help="How long to wait: 45s, 1h30m. Default: 10m, and a rollout's deadline.",
+        show_default=False,
+    ),
+]
 
 
 def new_app() -> typer.Typer:
@@ -42,6 +52,11 @@ def seconds(text: str) -> float:
     from mldeploy.core.types import parse_duration
 
     return parse_duration(text).total_seconds()
+
+
+def time_limit(text: str | None) -> float | None:
+    """What --timeout says, in seconds; None where it is not given. Raises UsageError."""
+    return None if text is None else seconds(text)
 
 
 def shares(text: str | None) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import Timeout, new_app, seconds
+from mldeploy.cli.arguments import Timeout, new_app, time_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell, facts, size
 from mldeploy.cli.rollouts import (
@@ -263,7 +263,7 @@ def _describe_version(version: object) -> str:
 def wait(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)],
-    timeout: Timeout = "10m",
+    timeout: Timeout = None,
     seq: Annotated[
         int | None,
         typer.Option(
@@ -271,12 +271,13 @@ def wait(
         ),
     ] = None,
 ) -> None:
-    """Wait until every live host serves what the log says of MODEL.
+    """Wait until every live host serves what the log says of MODEL, and its rollout has ended.
 
+    A rollout is followed with its step, its requests and its guards' numbers.
     Exit code 6 where a version did not come up or its rollout was halted, 7 where time ran out first.
     """
     session = Session(ctx)
-    limit = seconds(timeout)
+    limit = time_limit(timeout)
     with session.output.reporter() as reporter:
         waited = session.client().wait(model, seq=seq, timeout=limit, reporter=reporter)
     if session.output.json:

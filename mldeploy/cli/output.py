@@ -183,6 +183,11 @@ def _text(cell: Cell) -> str:
 
 def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     from rich.console import Console
+
+    Console().print(_table(columns, rows))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
@@ -192,7 +197,7 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     for row in rows:
         # Text, not str: what a model or a host is called is never markup
         table.add_row(*(Text(_text(cell), style="" if isinstance(cell, str) else cell[1]) for cell in row))
-    Console().print(table)
+    return table
 
 
 def waiting_line(text: str) -> Any:
@@ -212,6 +217,29 @@ class _Waiting:
 
     def update(self, text: str) -> None:
         self._status.update(self._escape(text))
+
+
+def live_table() -> Any:
+    """A line and a table on standard error, drawn anew at each `update`; gone when stopped."""
+    return _LiveTable()
+
+
+class _LiveTable:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+        self.start, self.stop = self._live.start, self._live.stop
+
+    def update(self, line: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        parts: list[Any] = [Text(harmless(line))]
+        if rows:
+            parts.append(_table(columns, rows))
+        self._live.update(Group(*parts), refresh=True)
 
 
 def moving_bar(unit: str) -> Any:

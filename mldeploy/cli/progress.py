@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mldeploy.cli import output as out
-from mldeploy.progress import Advance, Silent
+from mldeploy.progress import Advance, Silent, Standing
 
 #: Seconds of work before a bar is worth drawing.
 PATIENCE = 1.0
@@ -35,6 +35,15 @@ class Quiet(Silent):
 class Notes(Quiet):
     """Where nothing can be drawn: the lines that stay, and nothing that moves."""
 
+    def __init__(self) -> None:
+        self._standing: object = None
+
+    def standing(self, now: Standing) -> None:
+        """One line for every change."""
+        if now.change != self._standing:
+            self._standing = now.change
+            print(out.harmless(now.line), file=sys.stderr, flush=True)
+
     def info(self, text: str) -> None:
         """One line."""
         print(text, file=sys.stderr, flush=True)
@@ -52,18 +61,29 @@ class Terminal(Notes):
     """A waiting line for the present step, and bars."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._waiting: Any = None
+        self._table: Any = None
 
     def __exit__(self, *args: object) -> None:
         self._stop()
 
     def step(self, text: str) -> None:
         """Show `text` in the waiting line."""
+        self._end_table()
         if self._waiting is None:
             self._waiting = out.waiting_line(text)
             self._waiting.start()
         else:
             self._waiting.update(text)
+
+    def standing(self, now: Standing) -> None:
+        """A table that is drawn anew each time."""
+        if self._table is None:
+            self._stop()
+            self._table = out.live_table()
+            self._table.start()
+        self._table.update(now.line, now.columns, now.rows)
 
     def info(self, text: str) -> None:
         """One line, above the waiting line."""
@@ -107,3 +127,9 @@ class Terminal(Notes):
         if self._waiting is not None:
             self._waiting.stop()
             self._waiting = None
+        self._end_table()
+
+    def _end_table(self) -> None:
+        if self._table is not None:
+            self._table.stop()
+            self._table = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, seconds, shares
+from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, shares, time_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import size
 from mldeploy.cli.session import Session
@@ -76,7 +76,7 @@ def push(
     steps: Steps = None,
     now: Now = False,
     wait: Wait = False,
-    timeout: Timeout = "10m",
+    timeout: Timeout = None,
     dry_run: DryRun = False,
 ) -> None:
     """Publish a bundle as the next version of its model; prints MODEL@VERSION.
@@ -84,7 +84,7 @@ def push(
     A bundle that is published already keeps its version, and nothing is written.
     """
     session = Session(ctx)
-    limit = seconds(timeout)
+    limit = time_limit(timeout)
     if not promote and (to or steps or now or wait):
         raise UsageError(
             "--to, --steps, --now and --wait go with --promote", "add --promote, or promote it afterwards"
@@ -100,7 +100,8 @@ def push(
         client,
         pushed,
         lambda: _show_pushed(session, pushed),
-        limit if wait and not dry_run else None,
+        wait and not dry_run,
+        limit,
     )
 
 
@@ -152,7 +153,7 @@ def promote(
         ),
     ] = None,
     wait: Wait = False,
-    timeout: Timeout = "10m",
+    timeout: Timeout = None,
     dry_run: DryRun = False,
 ) -> None:
     """Give a version traffic: all of it, a fixed share, or a ramp that goes on by itself under guards.
@@ -160,7 +161,7 @@ def promote(
     What is not said is as the bundle's own rollout says, else as the policy says.
     """
     session = Session(ctx)
-    limit = seconds(timeout)
+    limit = time_limit(timeout)
     client = session.client()
     change = client.promote(
         target, to=to, steps=shares(steps), now=now, hold=hold, guards=guards, min_requests=min_requests,
@@ -172,7 +173,7 @@ def promote(
     already = f"{ref} is promoted so in {change.environment}"
     _finish(
         session, client, change, lambda: session.changed("promote", change, done, already),
-        limit if wait and not dry_run else None,
+        wait and not dry_run, limit,
     )  # fmt: skip
 
 
@@ -187,35 +188,40 @@ def rollback(
     freeze: Annotated[bool, typer.Option("--freeze", help="Refuse promotes afterwards.")] = False,
     reason: Reason = "",
     wait: Wait = False,
-    timeout: Timeout = "10m",
+    timeout: Timeout = None,
     dry_run: DryRun = False,
 ) -> None:
     """End a running rollout; with none running, give traffic back to the version before."""
     session = Session(ctx)
-    limit = seconds(timeout)
+    limit = time_limit(timeout)
     client = session.client()
     change = client.rollback(model, to=to, freeze=freeze, reason=reason, dry_run=dry_run)
     stable = "nothing" if change.version is None else f"{change.model}@{change.version}"
     where = f"rolled back: {stable} has the traffic in {change.environment}"
     _finish(
         session, client, change, lambda: session.changed("rollback", change, where, where),
-        limit if wait and not dry_run else None,
+        wait and not dry_run, limit,
     )  # fmt: skip
 
 
 def _finish(
-    session: Session, client: Client, change: Change, show: Callable[[], None], limit: float | None
+    session: Session,
+    client: Client,
+    change: Change,
+    show: Callable[[], None],
+    wait: bool,
+    limit: float | None,
 ) -> None:
     """Show the change and wait; with --json wait first, so that the one document is the last word."""
     if not session.output.json:
         show()
-    if limit is not None:
+    if wait:
         _wait(session, client, change, limit)
     if session.output.json:
         show()
 
 
-def _wait(session: Session, client: Client, change: Change, limit: float) -> None:
+def _wait(session: Session, client: Client, change: Change, limit: float | None) -> None:
     with session.output.reporter() as reporter:
         waited = client.wait(change.model, seq=change.seq, timeout=limit, reporter=reporter)
     session.output.note(f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived")

@@ -88,10 +88,10 @@ GUARD_COLUMNS = ("GUARD", "VERDICT", "CANDIDATE", "STABLE", "LIMIT", "WHY")
 
 def guard_row(verdict: GuardVerdict) -> list[Cell]:
     """One guard, with its numbers in its unit."""
-    from mldeploy.reporting.words import guard_value
+    from mldeploy.client.underway import guard_numbers
 
-    numbers = [guard_value(verdict.guard, value) for value in (verdict.value, verdict.stable, verdict.limit)]
-    return [verdict.guard, (verdict.verdict, _VERDICTS.get(verdict.verdict, "")), *numbers, verdict.why]
+    shown = (verdict.verdict, _VERDICTS.get(verdict.verdict, ""))
+    return [verdict.guard, shown, *guard_numbers(verdict), verdict.why]
 
 
 def _shadow(model: str, shadow: ShadowStatus) -> list[Cell]:

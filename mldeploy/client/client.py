@@ -417,13 +417,20 @@ class Client:
         return looking.why(self._at, host, check_name(model) if model else None)
 
     def wait(
-        self, model: str, *, seq: int | None = None, timeout: float = 600.0, reporter: Reporter | None = None
+        self,
+        model: str,
+        *,
+        seq: int | None = None,
+        timeout: float | None = None,
+        reporter: Reporter | None = None,
     ) -> Waited:
         """Wait until every live host serves what the log says of the model at record `seq` (default: the
         head).
 
-        `timeout` in seconds. Raises RolloutHaltedError where a host says that the version failed or the
-        rollout was halted, and WaitTimeoutError naming the hosts that have not arrived.
+        A rollout that the record began, or that is under way, is followed to its end (or to a last step below
+        100 %). `timeout` in seconds; None: ten minutes, and the rollout's deadline. Raises RolloutHaltedError
+        where a host says that the version failed or the rollout was halted, and WaitTimeoutError naming what
+        has not arrived.
         """
         from mldeploy.client import waiting
 

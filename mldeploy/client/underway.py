@@ -10,11 +10,12 @@ from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Candidate, ShadowStatus
 from mldeploy.core.controller import Reports, decisions, scopes
-from mldeploy.core.evidence import Comparison, Measure, merge, tallied
+from mldeploy.core.evidence import Comparison, GuardVerdict, Measure, merge, tallied
 from mldeploy.core.policy import settings
 from mldeploy.core.retirement import Heard
 from mldeploy.core.rollout import Decision, deadline_of, guards_of
 from mldeploy.core.state import Ramp, Serving, State
+from mldeploy.reporting.words import guard_value
 from mldeploy.store.tail import record_key
 
 
@@ -122,3 +123,10 @@ def shadows_of(name: str, now: Serving, seen: list[fleet.Seen], environment: str
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def guard_numbers(found: GuardVerdict) -> tuple[str, str, str]:
+    """The candidate's value, stable's and the limit, each in the guard's unit; empty where there is none."""
+    numbers = (found.value, found.stable, found.limit)
+    candidate, stable, limit = ("" if n is None else guard_value(found.guard, n) for n in numbers)
+    return candidate, stable, limit

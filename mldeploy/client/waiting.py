@@ -1,9 +1,10 @@
-"""`wait`: follow a model on every live host until it is as the log says.
+"""`wait`: follow a model on every live host until it is as the log says, and a rollout until its end.
 
 Rules: the record waited for is folded before anything is judged; a live host that says the version failed
-ends the wait at once (RolloutHaltedError), as does a rollout that was halted; at the deadline
-WaitTimeoutError names every host that has not arrived. With no live host there is nobody to arrive, so it
-waits for one. Left out: how far one host is (`arrival.py`).
+ends the wait at once (RolloutHaltedError), as does a rollout that was halted, rolled back or superseded; at
+the deadline WaitTimeoutError names what has not arrived. With no live host there is nobody to arrive, so it
+waits for one. A rollout whose last step is below 100 % stays there, and is waited for no longer than that.
+Left out: how far one host is (`arrival.py`), and what the hosts make of the numbers (`underway.py`).
 """
 
 from __future__ import annotations
@@ -15,29 +16,52 @@ from dataclasses import dataclass
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
-from mldeploy.client.types import Arrival, Waited
-from mldeploy.core.state import Serving
+from mldeploy.client.past import record_at
+from mldeploy.client.types import Arrival, Candidate, Waited
+from mldeploy.client.underway import Underway, candidate_of, guard_numbers
+from mldeploy.core.records import Promote
+from mldeploy.core.state import Ended, Serving
+from mldeploy.core.types import FULL_SHARE, format_share
 from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
-from mldeploy.progress import Reporter
+from mldeploy.progress import Reporter, Standing
+from mldeploy.reporting.words import verdict
 
-#: Seconds between two looks where the store cannot wake us.
-POLL = 0.5
-_BAD_ENDS = ("halted",)
+#: Seconds between two looks where the store cannot wake us; while a rollout is followed, which takes longer.
+POLL, FOLLOW = 0.5, 2.0
+#: Seconds to wait where the caller does not say; a rollout's deadline is added.
+TIMEOUT = 600.0
+_BAD_ENDS = ("halted", "rolled back", "superseded")
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What one look saw."""
+    """What one look saw. `rollout` is the one that is followed; `candidate` where it is under way."""
 
     now: Serving
     far: tuple[tuple[fleet.Seen, Progress], ...]
+    rollout: str | None = None
+    candidate: Candidate | None = None
+
+    @property
+    def arrived(self) -> bool:
+        return bool(self.far) and all(one.arrived for _, one in self.far)
 
     @property
     def done(self) -> bool:
-        return bool(self.far) and all(one.arrived for _, one in self.far)
+        return self.arrived and (self.candidate is None or _stays(self.candidate))
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the rollout that is followed ended."""
+        ends = (*(past.ended for past in self.now.past), *((self.now.ended,) if self.now.ended else ()))
+        return next((end for end in ends if end.rollout == self.rollout), None)
 
 
-def wait(at: Connection, model: str, seq: int | None, timeout: float, reporter: Reporter) -> Waited:
+def _stays(candidate: Candidate) -> bool:
+    return candidate.step + 1 == len(candidate.steps) and candidate.share < FULL_SHARE
+
+
+def wait(at: Connection, model: str, seq: int | None, timeout: float | None, reporter: Reporter) -> Waited:
     """See Client.wait."""
     started = time.monotonic()
     state = at.refresh()
@@ -47,42 +71,76 @@ def wait(at: Connection, model: str, seq: int | None, timeout: float, reporter: 
             f"{model} was never promoted in {at.environment}",
             f"`mldeploy promote {model}@1` gives it traffic",
         )
-    seq = state.head if seq is None else seq
-    before = intents.serving(state, at.environment, model)
-    rollout = before.ramp.rollout if before.ramp else None
+    follow = _Follow(at, model, seq)
+    if timeout is None:
+        first = follow.look()
+        timeout = TIMEOUT + (first.candidate.deadline if first.candidate and not first.done else 0)
     woken = threading.Event()
     stop = at.store.watch(f"hosts/{at.environment}/", woken.set)
     try:
         while True:
             woken.clear()
-            look = _look(at, model, seq)
-            _refuse_failed(at, model, look, rollout)
+            look = follow.look()
+            _refuse_failed(at, model, look)
             if look.done:
-                return _arrived(at, model, seq, look, time.monotonic() - started)
+                return _arrived(at, model, follow.seq, look, time.monotonic() - started)
             left = started + timeout - time.monotonic()
             if left <= 0:
-                raise _too_late(at, model, seq, timeout, look)
-            reporter.step(_progress_line(model, look))
+                raise _too_late(at, model, follow.seq, timeout, look)
+            _tell(reporter, model, look)
             # a watch may miss what a poll would see, so it only shortens the pause
-            woken.wait(min(POLL, left))
+            woken.wait(min(POLL if look.candidate is None else FOLLOW, left))
     finally:
         if stop is not None:
             stop()
 
 
-def _look(at: Connection, model: str, seq: int) -> _Look:
-    now = intents.serving(at.refresh(), at.environment, model)
-    live = [host for host in fleet.hosts(at, at.environment) if host.live]
-    return _Look(now, tuple((host, progress(host.report, model, now, seq)) for host in live))
+class _Follow:
+    """Looks at one model again and again, and keeps to the rollout that the record began."""
+
+    def __init__(self, at: Connection, model: str, seq: int | None) -> None:
+        self._at, self._model = at, model
+        state = at.log.state
+        self.seq = state.head if seq is None else seq
+        ramp = intents.serving(state, at.environment, model).ramp
+        self._rollout = self._begun(seq) or (ramp.rollout if ramp is not None else None)
+        self._underway = Underway(at)
+
+    def _begun(self, seq: int | None) -> str | None:
+        """The rollout that the record began: it may be over before the first look."""
+        record = record_at(self._at, seq) if seq is not None else None
+        return next(
+            (
+                action.rollout
+                for action in (record.actions if record is not None else ())
+                if isinstance(action, Promote)
+                and (action.model, action.environment) == (self._model, self._at.environment)
+            ),
+            None,
+        )
+
+    def look(self) -> _Look:
+        """What is, now."""
+        at, model = self._at, self._model
+        state = at.refresh()
+        now = intents.serving(state, at.environment, model)
+        seen = fleet.hosts(at, at.environment)
+        far = [(host, progress(host.report, model, now, self.seq)) for host in seen if host.live]
+        candidate = None
+        if now.ramp is not None and now.ramp.rollout == self._rollout:
+            decision = self._underway.decisions(state, at.environment, seen).get(model)
+            candidate = candidate_of(state, at.environment, now, decision)
+        return _Look(now, tuple(far), self._rollout, candidate)
 
 
-def _refuse_failed(at: Connection, model: str, look: _Look, rollout: str | None) -> None:
-    ended = look.now.ended
-    if rollout is not None and ended is not None and ended.rollout == rollout and ended.outcome in _BAD_ENDS:
+def _refuse_failed(at: Connection, model: str, look: _Look) -> None:
+    ended = look.ended
+    if ended is not None and ended.outcome in _BAD_ENDS:
         why = f": {ended.reason}" if ended.reason else ""
         raise RolloutHaltedError(
-            f"the rollout of {model}@{ended.version} in {at.environment} was halted{why}",
-            f"traffic is with {_stable(model, look.now)}",
+            f"the rollout of {model}@{ended.version} in {at.environment} was {ended.outcome}{why}",
+            f"traffic is with {_stable(model, look.now)}; "
+            f"`mldeploy report {model}@{ended.version}` says more",
         )
     for host, one in look.far:
         if one.failed:
@@ -118,10 +176,43 @@ def _too_late(at: Connection, model: str, seq: int, timeout: float, look: _Look)
             f"no live host of {at.environment} has reported within {timeout:g} s",
             f"start one with `mldeployd --store {at.settings.store}`; {hint}",
         )
+    if look.arrived and look.candidate is not None:
+        why = f": {'; '.join(look.candidate.waits)}" if look.candidate.waits else ""
+        return WaitTimeoutError(f"{_standing(model, look.candidate)} after {timeout:g} s{why}", hint)
     late = [f"{host.report.hostname} ({one.why})" for host, one in look.far if not one.arrived]
     return WaitTimeoutError(
         f"{len(late)} of {len(look.far)} hosts had not arrived within {timeout:g} s: {'; '.join(late)}", hint
     )
+
+
+def _tell(reporter: Reporter, model: str, look: _Look) -> None:
+    candidate = look.candidate
+    if candidate is None or not look.arrived:
+        reporter.step(_progress_line(model, look))
+        return
+    waits = f"; waits: {'; '.join(candidate.waits)}" if candidate.waits else ""
+    verdicts = tuple(verdict.verdict for verdict in candidate.guards)
+    reporter.standing(
+        Standing(
+            line=f"{_standing(model, candidate)}: {candidate.requests:,} requests{_told(candidate)}{waits}",
+            change=(candidate.step, candidate.paused, candidate.next, verdicts),
+            columns=("GUARD", "VERDICT", "CANDIDATE", "STABLE", "LIMIT", "WHY"),
+            rows=tuple(
+                (guard.guard, guard.verdict, *guard_numbers(guard), guard.why) for guard in candidate.guards
+            ),
+        )
+    )
+
+
+def _standing(model: str, candidate: Candidate) -> str:
+    share = f"at {format_share(candidate.share)}" if candidate.share else "as shadow"
+    step = f"step {candidate.step + 1} of {len(candidate.steps)}"
+    return f"{model}@{candidate.version} {share}, {step}{', paused' if candidate.paused else ''}"
+
+
+def _told(candidate: Candidate) -> str:
+    said = [f"{each.guard} {each.verdict} ({verdict(each)})" for each in candidate.guards]
+    return f"; {'; '.join(said)}" if said else ""
 
 
 def _progress_line(model: str, look: _Look) -> str:

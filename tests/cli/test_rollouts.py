@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mldeploy.cli.progress import Notes, Terminal
 from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
+from mldeploy.core.records import Advance, Complete, Halt
+from mldeploy.progress import Standing
 from mldeploy.store.reports import ModelReport, VersionReport
 from mldeploy.store.tail import record_key
 
@@ -134,3 +138,91 @@ def test_expiries_are_counted_in_days(world: World, cli: Cli) -> None:
     assert len(cli("status", "--expiring", "30d", "--json").document["versions"]) == 1
     assert "nothing expires within 2 days" in cli("status", "--expiring", "2d").err
     assert cli("status", "churn", "--expiring", "2d").code == 2
+
+
+def test_wait_follows_a_rollout_to_its_end(ramping: World, cli: Cli) -> None:
+    tell(ramping, *measures(ramping, counted(40), counted(400)))
+    rollout = ramp(ramping).rollout
+
+    def goes_on() -> None:
+        other = World(ramping.root)
+        for step in (0, 1):
+            other.append(Advance(rollout=rollout, step=step))
+        other.append(Complete(rollout=rollout, step=2))
+        ready = VersionReport(state="ready")
+        other.report(models={"churn": ModelReport(stable=2, serving={2: ready})})
+
+    later = threading.Timer(1.0, goes_on)
+    later.start()
+    try:
+        ran = cli("wait", "churn", "--timeout", "60s")
+    finally:
+        later.join()
+    assert ran.code == 0
+    assert "churn@2 at 10%, step 1 of 3: 40 requests; error_rate < 2x undecided (" in ran.err
+    assert "40 of 200 requests of the candidate" in ran.err
+    assert "1 of 1 live hosts arrived" in ran.err
+
+
+def test_promote_and_wait_end_with_the_halt_and_its_numbers(ramping: World, cli: Cli) -> None:
+    tell(ramping, *measures(ramping, counted(40), counted(400)))
+    halt = Halt(rollout=ramp(ramping).rollout, reason="p99 < 1.2x: 80 ms, stable 20 ms, limit 24 ms")
+    later = threading.Timer(1.0, lambda: World(ramping.root).append(halt))
+    later.start()
+    words = ("--steps", "10,50,100", "--hold", "10m", "--guard", "error_rate < 2x", "--guard", "crashes < 1")
+    try:
+        ran = cli("promote", "churn@2", *words, "--wait", "--timeout", "60s")
+    finally:
+        later.join()
+    assert ran.code == 6
+    assert "churn@2 in production was halted: p99 < 1.2x: 80 ms, stable 20 ms, limit 24 ms" in ran.err
+    assert "traffic is with churn@1; `mldeploy report churn@2` says more" in ran.err
+
+
+def test_a_rollout_that_was_over_before_the_first_look_is_not_taken_for_done(
+    ramping: World, cli: Cli
+) -> None:
+    begun = ramp(ramping).seq
+    cli("rollback", "churn", "--reason", "wrong model")
+    ready = VersionReport(state="ready")
+    ramping.report(models={"churn": ModelReport(stable=1, serving={1: ready})})
+    ran = cli("wait", "churn", "--record", str(begun), "--timeout", "30s")
+    assert ran.code == 6
+    assert "churn@2 in production was rolled back: wrong model" in ran.err
+    assert cli("wait", "churn", "--timeout", "30s").code == 0  # what is, is so everywhere
+
+
+def test_time_runs_out_with_what_the_rollout_waits_for(ramping: World, cli: Cli) -> None:
+    tell(ramping, *measures(ramping, counted(40), counted(400)))
+    ran = cli("wait", "churn", "--timeout", "1s")
+    assert ran.code == 7
+    assert "churn@2 at 10%, step 1 of 3 after 1 s: its hold ends in" in ran.err
+    assert "mldeploy wait churn --record" in ran.err
+
+
+def test_a_last_step_below_all_of_it_is_where_a_rollout_stays(ramping: World, cli: Cli) -> None:
+    assert cli("promote", "churn@2", "--to", "25%").code == 0
+    tell(ramping)
+    assert cli("wait", "churn", "--timeout", "30s").code == 0
+
+
+def test_a_line_is_said_for_every_change_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    reporter = Notes()
+    for line, change in (("a", 1), ("a again", 1), ("b", 2), ("a", 1)):
+        reporter.standing(Standing(line=line, change=change))
+    assert capsys.readouterr().err.splitlines() == ["a", "b", "a"]
+
+
+def test_a_table_is_drawn_anew_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes what is captured for a terminal then
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Terminal() as reporter:
+        reporter.step("starting")
+        reporter.standing(Standing("churn@2 at 10%", 1, ("GUARD", "VERDICT"), (("p99 < 1.2x", "holds"),)))
+        reporter.standing(Standing("churn@2 at 50%", 2))
+        reporter.info("done")
+    shown = capsys.readouterr().err
+    assert [text in shown for text in ("at 10%", "GUARD", "p99 < 1.2x", "at 50%", "done")] == [True] * 5
+    assert shown.index("p99 < 1.2x") < shown.index("at 50%") < shown.index("done")
