@@ -83,8 +83,9 @@ class Notifying:
     def plan(self, state: State) -> Plan:
         """Look at what is pending. Raises StoreError."""
         # the day by this host's clock, a day ahead to be sure, says whether to ask for the store's time
-        if not notices(state, self.environment, self.clock() + _DAY):
-            self._forget(())
+        perhaps = notices(state, self.environment, self.clock() + _DAY)
+        if not any(self._concerns(state, notice) for notice in perhaps):
+            self._forget(perhaps)
             return Plan((), QUIET)
         now = self._now()
         if not now:
@@ -142,6 +143,10 @@ class Notifying:
         told = [Told(*each) for each in records_at(self.store, compose.trail_of(state, notice))]
         manifests = fetch_manifests(self.store, state, notice.model, versions)
         return compose.of_notice(state, notice, told, manifests)
+
+    def _concerns(self, state: State, notice: Notice) -> bool:
+        """Whether this host may have a turn: of a warning only the store's time says, by its day."""
+        return not notice.seq or self.host in duty.senders(notice, self._hosts(state, notice))
 
     def _hosts(self, state: State, notice: Notice) -> list[str]:
         """Every host that may send it: of its environment, or all where it is about all."""

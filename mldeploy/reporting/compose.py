@@ -20,9 +20,6 @@ from mldeploy.reporting.steps import Story, Subject, Told, step_report, story
 from mldeploy.reporting.values import Difference, LaunchReport, StepReport, VersionFacts
 from mldeploy.reporting.words import rfc3339, share
 
-#: Kinds of notices, and the outcome that a report of each tells.
-_OUTCOMES = {"launched": "launched", "halted": "halted", "rolled back": "rolled back", "retired": "retired"}
-
 
 def of_notice(
     state: State, notice: Notice, told: Sequence[Told], manifests: Mapping[int, Manifest]
@@ -31,7 +28,7 @@ def of_notice(
     `manifests` by version: the notice's and `beside_of` it."""
     subject = Subject(notice.environment, notice.model, notice.version, notice.rollout)
     found = story(subject, told)
-    outcome = _OUTCOMES.get(notice.kind, notice.kind)
+    outcome = notice.kind
     ended = next((each for each in told if each.record.seq == notice.seq), None)
     report = _report(state, subject, found, notice.previous, manifests)
     return msgspec.structs.replace(

@@ -62,7 +62,7 @@ def story(subject: Subject, told: Sequence[Told]) -> Story:
     for each in told:
         for action in each.record.actions:
             reading.take(action, each)
-    return reading.finish()
+    return reading.story
 
 
 def step_report(
@@ -156,9 +156,6 @@ class _Reading:
                 self._end(told, "retired", action.reason, action.evidence)
             case _:
                 pass
-
-    def finish(self) -> Story:
-        return self.story
 
     def _about(self, action: records.Promote | records.Retire) -> bool:
         here = not isinstance(action, records.Promote) or self._here(action)
