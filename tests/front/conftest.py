@@ -25,7 +25,7 @@ from mldeploy_daemon.table import ModelRoutes, Table, VersionRoutes, WorkerRoute
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-DEADLINE = 20.0
+DEADLINE = 60.0
 ENV = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'daemon'}", "PYTHONWARNINGS": "error"}
 
 
@@ -128,8 +128,12 @@ class Host:
         """Write it and tell every front."""
         generation = self.write(ready=ready, **models)
         if (self.state / "run/mirror.sock").exists():
-            self._ask("run/mirror.sock", {"op": "table", "generation": generation})
+            self.tell_mirror()
         return {k: self.control({"op": "table", "generation": generation}, k) for k in self.fronts}
+
+    def tell_mirror(self) -> None:
+        """Tell the mirror of the table that was written, and nobody else."""
+        self._ask("run/mirror.sock", {"op": "table", "generation": self.generation})
 
     def control(self, request: dict[str, Any], number: int = 0) -> dict[str, Any]:
         return self._ask(f"run/front-{number}.sock", request)

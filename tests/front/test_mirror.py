@@ -315,6 +315,42 @@ def test_an_ended_shadow_keeps_its_figures_and_its_worker_is_let_go(host):
     assert comparison(host, route).agreed == 1
 
 
+def test_copies_that_come_before_or_after_the_table_are_dropped_and_counted(host):
+    primary = serve(host, shadow(host, worker={"score": SAME}))
+    connected(host)
+    early = shadow(host, worker={"score": SAME})
+    routes = ModelRoutes(
+        stable=1, shadows=(early,), versions={"1": version(primary), "2": version(*early.workers)}
+    )
+    host.write(m=routes)
+    host.control({"op": "table"})  # the front knows it, and the mirror does not
+    for n in range(3):
+        assert ask(host, float(n))[0] == 200
+    host.publish(m=routes)
+    assert ask(host, 1.0)[0] == 200
+    found = settled(host, early)
+    assert (found.offered, found.dropped, found.agreed) == (4, 3, 1)
+    host.write(m=ModelRoutes(stable=1, versions={"1": version(primary)}))
+    host.tell_mirror()  # and now the other way
+    assert ask(host, 1.0)[0] == 200
+    assert settled(host, early).dropped == 4
+
+
+def test_a_starved_shadow_does_not_hang(fresh_host):
+    host = fresh_host
+    host.front()
+    host.mirror(queue=0.1)
+    route = shadow(host, worker={"score": SAME, "deaf": True})
+    serve(host, route)
+    connected(host)
+    assert ask(host, 1.0)[0] == 200
+    host.until(lambda: host.mirrored()["oldest_ms"])
+    for n in range(60):
+        assert ask(host, float(n))[0] == 200
+    host.until(lambda: host.mirrored()["paused"])
+    assert host.mirrored()["oldest_ms"] == {}
+
+
 def test_metrics_show_what_is_compared(host):
     route = shadow(host, worker={"score": SAME})
     serve(host, route)
@@ -328,7 +364,7 @@ def test_metrics_show_what_is_compared(host):
     assert f'mldeploy_shadow_agreed_total{{model="m",version="2",{scope}}} 1' in text
     assert f'mldeploy_rollout_requests_total{{model="m",version="1",{scope},role="stable"}} 1' in text
     assert "mldeploy_mirror_up 1" in text
-    assert "mldeploy_mirror_paused 0" in text
+    assert "mldeploy_mirror_paused 0" in text, [line for line in text.splitlines() if "mirror" in line]
 
 
 def _told(host) -> tuple[Measure, ...]:

@@ -53,6 +53,7 @@ class Job(Exchange):
         self.read = read  # both are JSON
         self.deadline = now + PATIENCE
         self.primary = 0  # the version that gave the answer
+        self.begun = now  # when it was given to a worker; `assigned` begins anew with a pause's end
         self.expired = False
 
     @property
@@ -129,7 +130,7 @@ class Lane:
                 self.counts.dropped += 1
                 continue
             worker = min(free, key=lambda worker: worker.inflight)
-            job.worker, job.ident, job.assigned = worker, next(_idents), now
+            job.worker, job.ident, job.assigned, job.begun = worker, next(_idents), now, now
             worker.inflight += 1
             self.flying.add(job)
             worker.take(job, now)
@@ -153,7 +154,7 @@ class Lane:
         if frame.status == 504:  # its time ran out in the worker's queue
             self.counts.dropped += 1
             return
-        index = bucket(now - job.assigned)
+        index = bucket(now - job.begun)
         self.counts.latency[index] = self.counts.latency.get(index, 0) + 1
         body = bytes(frame.body)
         if frame.status != 200:
@@ -189,6 +190,11 @@ class Lane:
             self.counts.failure()
         else:
             self.counts.dropped += 1
+
+    def missed(self, copies: int, open_: int) -> None:
+        """So many came for it while it was not here, and `open_` more that it might have been chosen for."""
+        self.counts.offered += open_
+        self.counts.dropped += copies + open_
 
     def clear(self) -> None:
         """Drop what waits."""

@@ -36,6 +36,9 @@ LOOK = 0.25
 #: Seconds for which the counts of an ended scope are told.
 KEPT = 3600.0
 
+#: Shadows whose copies may come before the table that names them.
+_EARLY = 1_000
+
 log = logging.getLogger(__name__)
 
 
@@ -72,6 +75,7 @@ class Mirror:
         self.pausing = Pausing()
         self._pressure = pressure or Pressure()
         self._answers: dict[str, tuple[int, float]] = {}
+        self._early: dict[str, list[int]] = {}  # by shadow: copies, and open ones, that came before the table
         self._looked = 0.0
         self._started = time.time()
 
@@ -87,6 +91,7 @@ class Mirror:
             if lane is None or (lane.model, lane.version, lane.scope) != (name, shadow.version, shadow.scope):
                 lane = Lane(name, shadow)
             lane.route(shadow, routes, self.pool)
+            lane.missed(*self._early.pop(shadow.id, (0, 0)))
             lanes[shadow.id] = lane
         for lane in self.lanes.values():
             if lane not in lanes.values():
@@ -158,6 +163,9 @@ class Mirror:
         needed = read and reader is not None and (copy.open or sampled is not None)
         inputs = reader.request(request) if needed and reader is not None else None
         chosen = [self.lanes[ident] for ident in copy.shadows if ident in self.lanes]
+        for ident in (*copy.shadows, *copy.open):
+            if ident not in self.lanes:
+                self._miss(ident, open_=ident in copy.open)
         for ident in copy.open:
             lane = self.lanes.get(ident)
             if lane is not None and lane.wants(copy.headers, inputs):
@@ -170,6 +178,15 @@ class Mirror:
         if sampled is not None:
             sides = {INPUTS: inputs or {}, OUTPUTS: sampled.outputs.answer(answer) or {}}
             sampled.drifting.count(sides, sampled.scopes, now)
+
+    def _miss(self, ident: str, *, open_: bool) -> None:
+        """A copy for a shadow that the fronts know and we do not: yet, or any more."""
+        for lane in self.past:
+            if lane.id == ident:
+                lane.missed(int(not open_), int(open_))
+                return
+        if ident in self._early or len(self._early) < _EARLY:
+            self._early.setdefault(ident, [0, 0])[open_] += 1
 
     def heard(self, pulse: Pulse) -> None:
         """A front says how long its primaries' answers took."""
@@ -232,6 +249,9 @@ class Mirror:
             lane.counts.pauses += paused
             if self._rests:
                 lane.clear()  # it would be old by then
+        if not paused:
+            for exchange in self.pool.exchanges():
+                exchange.assigned = now  # who was starved does not hang
         self._pump(now)
 
     @property
@@ -286,7 +306,8 @@ class Mirror:
             "started": self._started,
             "counters": [],
             "measures": self.measures(),
-            "oldest_ms": self.pool.oldest_ms(time.monotonic()),
+            # an idle worker on a busy machine may take for ever, and does not hang for it
+            "oldest_ms": {} if self.pausing.paused else self.pool.oldest_ms(time.monotonic()),
             "drift": self.drift(),
             "paused": self.pausing.paused,
             "why": self.pausing.why,
