@@ -46,7 +46,7 @@ def counted(host) -> int:
 
 
 def test_every_sampled_request_is_counted_in_its_bins(host):
-    host.front(mirror_samples=1e9)
+    host.front(mirror_samples=1e9, stats_seconds=30)
     host.mirror()
     serve(host, share=4_000)
     connected(host)
@@ -76,7 +76,7 @@ def test_every_sampled_request_is_counted_in_its_bins(host):
 
 
 def test_what_cannot_be_read_is_not_counted_and_harms_nobody(host):
-    host.front(mirror_samples=1e9)
+    host.front(mirror_samples=1e9, stats_seconds=30)
     host.mirror()
     serve(host)
     connected(host)
@@ -98,18 +98,18 @@ def test_samples_are_few_a_second(host):
 
 
 def test_a_baseline_that_is_gone_or_garbage_is_none(host):
-    host.front(mirror_samples=1e9)
+    host.front(mirror_samples=1e9, stats_seconds=30)
     host.mirror()
     serve(host)
     (host.state / "baseline.json").write_text(json.dumps({"rows": "many"}))
     host.stop_front()
-    host.front(mirror_samples=1e9)
+    host.front(mirror_samples=1e9, stats_seconds=30)
     assert ask(host, 5.0)[0] == 200
     assert host.mirrored()["generation"] == host.generation
 
 
 def test_a_shadow_is_held_against_its_own_baseline(host):
-    host.front()
+    host.front(stats_seconds=30)
     host.mirror()
     (host.state / "baseline.json").write_bytes(msgspec.json.encode(BASELINE))
     one, other = host.worker("w1", 1, score=SAME), host.worker("w2", 2, score=[[-1e9, 0.0, 9.0]])
