@@ -1,1 +1,1 @@
-"""The daemon of a host: keeper, agent, fronts, mirror. Nothing is imported here: the keeper is stdlib only."""
+"""The daemon of a host: keeper, agent, fronts, mirror. Nothing is imported here: the keeper is stdlib."""
