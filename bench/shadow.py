@@ -1,7 +1,7 @@
 """Shadows under saturation: the primary beside itself, in alternating windows with a shadow and without.
 
 The load comes from one Python process on the same machine and takes all it can get; so the shadow has to give
-way, and what is measured is what its giving way costs. The processor time of front and primary for each request
+way, and what is measured is what its giving way costs. The processor time of front and primary for a request
 says the same on a machine that has other work too. Afterwards a trickle shows that the shadow comes back.
 """
 
