@@ -282,9 +282,13 @@ class Client:
     # --- lifetime
 
     def retire(self, ref: str, *, force: bool = False, reason: str = "", dry_run: bool = False) -> Change:
-        """Take a version out for good. Raises NotAllowedError while it takes traffic, unless `force`."""
-        what = ModelRef.parse(ref)
-        return self._change(keeping.RetireVersion(what, force, reason), dry_run, ref=what)
+        """Take a version out for good. `warnings` says what that ends, and who was still asking for it.
+
+        Raises NotAllowedError, with what would break, while it takes traffic, unless `force`.
+        """
+        from mldeploy.client import retiring
+
+        return retiring.retire(self._at, ModelRef.parse(ref), force, reason, dry_run)
 
     def restore(self, ref: str, *, dry_run: bool = False) -> Change:
         """Make a retired version available again, while its files are in the store."""

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from mldeploy.client.cache import StateCache
-from mldeploy.client.describe import describe
+from mldeploy.client.describe import describe, names_of
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import Change
 from mldeploy.config import Settings, load_settings
@@ -143,10 +143,11 @@ class Connection:
         warnings: tuple[str, ...] = (),
     ) -> Change:
         """What to tell the caller about it."""
+        names = names_of(written.state)
         return Change(
             store=self.settings.store, model=model, version=version, environment=environment,
             seq=written.seq, already=not written.actions, dry_run=dry_run,
-            actions=tuple(describe(action) for action in written.actions), warnings=warnings,
+            actions=tuple(describe(action, names) for action in written.actions), warnings=warnings,
         )  # fmt: skip
 
 

@@ -5,19 +5,44 @@ Pure. Left out: colour and layout (`cli/output.py`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import singledispatch
 
 from mldeploy.client.setting_texts import text_of
 from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
 from mldeploy.core.collection import began
+from mldeploy.core.evidence import Evidence
 from mldeploy.core.policy import setting_problem
-from mldeploy.core.types import FULL_SHARE, format_share
+from mldeploy.core.state import State
+from mldeploy.core.types import FULL_SHARE, format_duration, format_share
+from mldeploy.reporting.words import verdict
 
 
-def describe(action: r.Action) -> str:
-    """One line without a full stop."""
-    return _describe(action)
+def describe(action: r.Action, names: Mapping[str, str] | None = None) -> str:
+    """One line without a full stop. `names` has what to say in place of the ids of rollouts and shadows."""
+    text = _describe(action)
+    thread = thread_of(action)
+    return text.replace(thread, names[thread]) if names and thread in names else text
+
+
+def names_of(state: State) -> dict[str, str]:
+    """`churn@8` for the id of every rollout and shadow that the state still knows."""
+    found: dict[str, str] = {}
+    for models in state.environments.values():
+        for model, now in models.items():
+            ended = (*(past.ended for past in now.past), *((now.ended,) if now.ended is not None else ()))
+            found.update((each.rollout, f"{model}@{each.version}") for each in ended)
+            found.update((each.shadow, f"{model}@{each.version}") for each in now.shadows)
+            if now.ramp is not None:
+                found[now.ramp.rollout] = f"{model}@{now.ramp.version}"
+    return found
+
+
+def thread_of(action: r.Action) -> str:
+    """The id of the rollout or shadow that an action is about; empty for others."""
+    return getattr(action, "rollout", "") or getattr(action, "shadow", "")
 
 
 def models_of(action: r.Action) -> frozenset[str]:
@@ -47,17 +72,18 @@ def _(action: r.Promote) -> str:
 
 @_describe.register
 def _(action: r.Advance) -> str:
-    return f"advance {action.rollout} from step {action.step + 1}"
+    return f"advance {action.rollout} from step {action.step + 1}{_shown(action.evidence)}"
 
 
 @_describe.register
 def _(action: r.Complete) -> str:
-    return f"complete {action.rollout}"
+    return f"complete {action.rollout}{_shown(action.evidence)}"
 
 
 @_describe.register
 def _(action: r.Halt) -> str:
-    return f"halt {action.rollout}{_because(action.reason)}"
+    # the reason has the numbers of the guard that was breached
+    return f"halt {action.rollout}{_because(action.reason)}{_heard(action.evidence)}"
 
 
 @_describe.register
@@ -85,7 +111,7 @@ def _(action: r.Shadow) -> str:
 
 @_describe.register
 def _(action: r.Unshadow) -> str:
-    return f"end shadow {action.shadow}{_because(action.reason)}"
+    return f"end shadow {action.shadow}{_because(action.reason)}{_heard(action.evidence)}"
 
 
 @_describe.register
@@ -113,7 +139,9 @@ def _(action: r.Notified) -> str:
 @_describe.register
 def _(action: r.Retire) -> str:
     force = " by force" if action.force else ""
-    return f"retire {action.model}@{action.version}{force}{_because(action.reason)}"
+    unused = action.evidence.unused if action.evidence is not None else 0
+    idle = f", unused for {format_duration(timedelta(seconds=unused))}" if unused else ""
+    return f"retire {action.model}@{action.version}{force}{idle}{_because(action.reason)}"
 
 
 @_describe.register
@@ -156,6 +184,25 @@ def _(action: r.Forget) -> str:
 def _(action: r.Sweep) -> str:
     count = f"{len(action.blobs):,} blob{'s' if len(action.blobs) != 1 else ''}"
     return f"sweep {count}; pushes begun before {began(action.horizon)} are void"
+
+
+def _shown(evidence: Evidence | None) -> str:
+    """What a verdict rests on: requests, hosts, and each guard with its numbers."""
+    if evidence is None:
+        return ""
+    guards = [f"{each.guard} {each.verdict}{_because(verdict(each))}" for each in evidence.guards]
+    return "; ".join((_heard(evidence), *guards))
+
+
+def _heard(evidence: Evidence | None) -> str:
+    if evidence is None:
+        return ""
+    ours = [measure for measure in evidence.measures if measure.role != "stable"]
+    compared = sum(each.comparison.pairs for each in ours if each.comparison is not None)
+    requests = sum(each.tally.requests for each in ours)
+    counted = [f"{requests:,} requests"] if requests else []
+    counted += [f"{compared:,} compared answers"] if compared else []
+    return f"; {', '.join((*counted, f'{evidence.hosts} of {evidence.members} hosts heard'))}"
 
 
 def _because(reason: str) -> str:

@@ -27,13 +27,31 @@ class RetireVersion:
     def __call__(self, state: State) -> Sequence[Action]:
         if find_version(state, self.ref).retired:
             return ()
-        breaks = [use for use in uses(state, self.ref) if not use.startswith("previous")]
-        if breaks and not self.force:
+        takes = [use for use in uses(state, self.ref) if not use.startswith("previous")]
+        if takes and not self.force:
             raise NotAllowedError(
-                f"{self.ref} is {' and '.join(breaks)}: retiring it takes that traffic's answers away",
+                f"{self.ref} is {' and '.join(takes)}: {'; '.join(breaks(state, self.ref))}",
                 "promote another version first, or say --force",
             )
         return (Retire(model=self.ref.name, version=self.ref.version, force=self.force, reason=self.reason),)
+
+
+def breaks(state: State, ref: ModelRef) -> tuple[str, ...]:
+    """What retiring a version ends, environment by environment, in words."""
+    found = []
+    for environment, models in sorted(state.environments.items()):
+        now = models.get(ref.name)
+        if now is None:
+            continue
+        if now.stable == ref.version:
+            found.append(f"nothing answers {ref.name} in {environment} any more")
+            found += [f"the shadow {ref.name}@{each.version} there ends" for each in now.shadows]
+        if now.ramp is not None and now.ramp.version == ref.version:
+            back = f"{ref.name}@{now.stable}" if now.stable is not None else "nothing"
+            found.append(f"its rollout in {environment} ends, with the traffic back at {back}")
+        if any(each.version == ref.version for each in now.shadows):
+            found.append(f"its shadow in {environment} ends")
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

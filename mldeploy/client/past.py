@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from mldeploy.client.connection import Connection
-from mldeploy.client.describe import describe, models_of
+from mldeploy.client.describe import describe, models_of, names_of, thread_of
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
@@ -94,6 +94,7 @@ class _Telling:
         self._told: list[Event] = []
         self._waiting: dict[str, list[Event]] = {}
         self._models = _known(state)
+        self._names = names_of(state)
 
     def look(self, past: Past) -> None:
         """Take the next older record."""
@@ -106,11 +107,11 @@ class _Telling:
             self._learn(action)
         if self._asked.actor is not None and not _is(record.actor, self._asked.actor):
             return
-        event = self._event(past, tuple(_told(self._state, action, past.seq) for action in record.actions))
+        event = self._event(past, tuple(self._words(action, past.seq) for action in record.actions))
         if model is None or any(self._concerns(action, model) for action in record.actions):
             self._told.append(event)
             return
-        for unknown in {_thread(action) for action in record.actions} - self._models.keys() - {""}:
+        for unknown in {thread_of(action) for action in record.actions} - self._models.keys() - {""}:
             self._waiting.setdefault(unknown, []).append(event)
 
     def enough(self) -> bool:
@@ -127,7 +128,7 @@ class _Telling:
         return tuple(sorted(self._told, key=lambda event: event.seq, reverse=True))
 
     def _learn(self, action: records.Action) -> None:
-        thread, model = _thread(action), getattr(action, "model", "")
+        thread, model = thread_of(action), getattr(action, "model", "")
         if thread and model:
             self._models.setdefault(thread, model)
             waiting = self._waiting.pop(thread, ())
@@ -140,7 +141,16 @@ class _Telling:
         if named or isinstance(action, records.Freeze | records.Unfreeze):
             # a freeze of every model concerns this one too
             return model in named or not named
-        return self._models.get(_thread(action)) == model
+        return self._models.get(thread_of(action)) == model
+
+    def _words(self, action: records.Action, seq: int) -> str:
+        """The action in words; a publish with the version it became."""
+        text = describe(action, self._names)
+        if isinstance(action, records.Publish) and action.model in self._state.models:
+            for version in self._state.models[action.model].versions.values():
+                if (version.seq, version.digest) == (seq, action.digest):
+                    return text.replace(action.model, f"{action.model}@{version.version}", 1)
+        return text
 
     def _event(self, past: Past, actions: tuple[str, ...]) -> Event:
         record = past.record
@@ -163,20 +173,5 @@ def _known(state: State) -> dict[str, str]:
     }
 
 
-def _thread(action: records.Action) -> str:
-    """The id of the rollout or shadow that an action is about; empty for others."""
-    return getattr(action, "rollout", "") or getattr(action, "shadow", "")
-
-
 def _is(actor: str, asked: str) -> bool:
     return actor == asked or fnmatchcase(actor, asked)
-
-
-def _told(state: State, action: records.Action, seq: int) -> str:
-    """The action in words; a publish with the version it became."""
-    text = describe(action)
-    if isinstance(action, records.Publish) and action.model in state.models:
-        for version in state.models[action.model].versions.values():
-            if (version.seq, version.digest) == (seq, action.digest):
-                return text.replace(action.model, f"{action.model}@{version.version}", 1)
-    return text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mldeploy.cli.progress import Notes, Terminal
-from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
+from mldeploy.core.evidence import Comparison, Evidence, GuardVerdict, Latency, Measure, Tally
 from mldeploy.core.records import Advance, Complete, Halt
 from mldeploy.progress import Standing
 from mldeploy.store.reports import ModelReport, VersionReport
@@ -226,3 +226,38 @@ def test_a_table_is_drawn_anew_on_a_terminal(
     shown = capsys.readouterr().err
     assert [text in shown for text in ("at 10%", "GUARD", "p99 < 1.2x", "at 50%", "done")] == [True] * 5
     assert shown.index("p99 < 1.2x") < shown.index("at 50%") < shown.index("done")
+
+
+def test_history_tells_what_a_verdict_rested_on(ramping: World, cli: Cli) -> None:
+    found = measures(ramping, counted(5_000), counted(45_000))
+    verdict = GuardVerdict(guard="p99 < 1.2x", verdict="holds", value=0.024, stable=0.022, limit=0.0264)
+    evidence = Evidence(hosts=3, members=3, measures=found, guards=(verdict,))
+    rollout = ramp(ramping).rollout
+    ramping.append(Advance(rollout=rollout, step=0, evidence=evidence))
+    ramping.append(Halt(rollout=rollout, reason="crashes < 1: 2, limit 1", evidence=evidence))
+    halted, advanced, promoted = (line.split("\t")[3] for line in cli("history", "-n", "3").out.splitlines())
+    assert promoted.startswith("promote churn@2 in production to 10% → 50% → 100%")
+    assert advanced == (
+        "advance churn@2 from step 1; 5,000 requests, 3 of 3 hosts heard; "
+        "p99 < 1.2x holds: 24.0 ms, stable 22.0 ms, limit 26.4 ms"
+    )
+    assert halted == "halt churn@2: crashes < 1: 2, limit 1; 5,000 requests, 3 of 3 hosts heard"
+    assert rollout not in cli("history", "churn").out
+
+
+def test_retire_names_what_it_ends_and_who_asks_for_it(ramping: World, cli: Cli) -> None:
+    ramping.publish(content="3")
+    cli("shadow", "churn@3")
+    ramping.report(uses={"churn@1": 4.0})
+    refused = cli("retire", "churn@1")
+    assert refused.code == 4
+    assert "nothing answers churn in production any more; the shadow churn@3 there ends" in refused.err
+    candidate = cli("retire", "churn@2")
+    assert "its rollout in production ends, with the traffic back at churn@1" in candidate.err
+    dry = cli("retire", "churn@1", "--force", "--dry-run")
+    assert "churn@1 was last asked for" in dry.err
+    assert "on h1.example" in dry.err
+    done = cli("retire", "churn@3", "--json")  # a shadow's answers are nobody's
+    assert (done.code, done.document["warnings"]) == (0, ["its shadow in production ends"])
+    assert cli("retire", "churn@1", "--force").code == 0
+    assert cli("retire", "churn@1", "--json").document["already"]
