@@ -139,7 +139,7 @@ def test_status_as_it_was_says_what_is_not_known(story: World, cli: Cli) -> None
         in ran.err
     )
     assert [line.split("\t")[:4] for line in ran.out.splitlines()] == [
-        ["churn", "production", "1", "2 at 10%"], ["other", "production", "1", "-"],
+        ["churn", "production", "1", "2 at 10%, step 1 of 3"], ["other", "production", "1", "-"],
     ]  # fmt: skip
     ran = cli("status", "churn", "--at", "2026-11-01T07:30:00Z")
     assert ran.out.count("churn@") == 2
