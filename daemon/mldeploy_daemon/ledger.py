@@ -28,8 +28,8 @@ from mldeploy_daemon.workers import Live
 logger = logging.getLogger(__name__)
 #: Where fronts say that requests wait, relative to the state folder.
 EAR = Path("run/agent.sock")
-#: Seconds between two weighings of a worker.
-WEIGH = 1.0
+#: Seconds between two weighings of a worker; and where there is no budget to hold, but guards may ask.
+WEIGH, SELDOM = 1.0, 10.0
 #: What a version takes is written down when it has changed by this part.
 CHANGE = 0.25
 _LONGEST = 4096
@@ -105,13 +105,11 @@ class Ledger:
     # what they weigh
 
     def weigh(self, live: Collection[Live]) -> None:
-        """Weigh those that have not been for a while. Nothing without a budget: it costs the worker time."""
-        if not self.config.memory:
-            return
-        now = time.monotonic()
+        """Weigh those that have not been for a while; seldom without a budget: it costs the worker time."""
+        now, pause = time.monotonic(), WEIGH if self.config.memory else SELDOM
         for worker in live:
-            when, state, _, _ = self._weights.get(worker.id, (-WEIGH, "", 0, 0))
-            if worker.pid and (now - when >= WEIGH or state != worker.state):
+            when, state, _, _ = self._weights.get(worker.id, (-pause, "", 0, 0))
+            if worker.pid and (now - when >= pause or state != worker.state):
                 total, private = weight(worker.pid)
                 if total:
                     self._weights[worker.id] = now, worker.state, total, private

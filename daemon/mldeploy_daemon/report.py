@@ -133,6 +133,7 @@ class Reporter:
             platform=seen.observed.platform,
             models=models,
             errors=seen.errors,
+            failed=_failed(seen),
             watched=seen.watched,
             uses=seen.uses,
             told=seen.told,
@@ -164,6 +165,16 @@ class Reporter:
             last_used=total.last_used,
             log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
         )
+
+
+def _failed(seen: Seen) -> tuple[str, ...]:
+    """Versions that did not come up, and not by one accident."""
+    return tuple(
+        f"{name}@{each.version}"
+        for name, known in sorted(seen.standings.items())
+        for each in known
+        if each.state == "failed" and each.attempts > 1
+    )
 
 
 def _memory(pid: int) -> WorkerReport:

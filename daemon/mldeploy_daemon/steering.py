@@ -5,9 +5,9 @@
     standing by  every other host asks now and then whether the watchers are alive, and takes a place if not
 
 How often: every few seconds while a rollout or a shadow with an end is under way, so often that a host makes
-at most `RATE` requests a second for each of the two; every minute while a version is past its expiry or a
-notice is pending; else every quarter of an hour, and not before the first one has passed. Who stands by
-makes a handful of requests a minute, or a quarter of an hour.
+at most `RATE` requests a second for each of the two; every minute while a version is past its expiry; else
+every quarter of an hour, and not before the first one has passed. Who stands by makes a handful of requests
+a minute, or a quarter of an hour.
 
 Rules: decides nothing (`mldeploy.core.controller` does) and writes nothing but merged reports; the second
 and third watcher give the one before them time to act. Times are the store's; the clock here only counts
@@ -26,7 +26,6 @@ from mldeploy.core.controller import (
     WATCHERS,
     delay,
     freshness,
-    notices,
     propose,
     ranked,
     report_pause,
@@ -109,7 +108,7 @@ class Steering:
             return max(self.report / 2, report_pause(members) / 2, reads / RATE)
         if any(True for _ in expired(state, self._today())):
             return MINUTE
-        return MINUTE if notices(state, self.environment, self.now) else QUIET
+        return QUIET
 
     def _today(self) -> str:
         return datetime.fromtimestamp(self.now or time.time(), UTC).date().isoformat()

@@ -13,7 +13,7 @@ Left out: reading reports and writing records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 
 import msgspec
@@ -23,7 +23,7 @@ from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import Action, Forget, Unshadow
 from mldeploy.core.retirement import Heard, retirements, warnings
 from mldeploy.core.rollout import Decision, Watch, decide
-from mldeploy.core.state import Host, Notice, Ramp, Serving, State
+from mldeploy.core.state import Host, Notice, Serving, State
 from mldeploy.core.wish import meant
 
 #: How many hosts look at the reports of others, for each environment and matter.
@@ -70,7 +70,7 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     """What each rollout of the environment does next, or waits for, by model."""
     said = settings(state, reports.environment)
     members = [host for host in state.hosts.values() if host.environment == reports.environment]
-    fresh = {each.host: each.head for each in _fresh(members, reports, now)}
+    fresh = {each.host: each for each in _fresh(members, reports, now)}
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
         by_model.setdefault(measure.model, []).append(measure)
@@ -78,13 +78,18 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     for model, serving in ramps(state, reports.environment):
         if serving.ramp is None:
             continue
-        asked, heard = _quorum(members, fresh, serving.ramp)
+        ramp = serving.ramp
+        asked = [host for host in members if meant(ramp, host.labels)] if ramp.on else members
+        there = [fresh[host.id] for host in asked if host.id in fresh]
+        heard = [each for each in there if each.head >= ramp.seq]
+        ref = f"{model}@{ramp.version}"
         watch = Watch(
             now=now,
-            since=reports.began.get(serving.ramp.seq),
-            begun=reports.began.get(serving.ramp.begun),
-            members=asked,
-            heard=heard,
+            since=reports.began.get(ramp.seq),
+            begun=reports.began.get(ramp.begun),
+            members=len(asked),
+            heard=len(heard),
+            failed=sum(ref in each.failed for each in heard),
             measures=by_model.get(model, ()),
         )
         decision = decide(serving, state.models[model].versions, said, watch)
@@ -124,12 +129,6 @@ def ranked(hosts: Iterable[str], matter: str) -> list[str]:
 def delay(rank: int) -> float:
     """Seconds for which an action must have been due before the host of this rank does it."""
     return STAGGER * rank
-
-
-def _quorum(members: Sequence[Host], fresh: Mapping[str, int], ramp: Ramp) -> tuple[int, int]:
-    """How many hosts a rollout is for, and how many of them say that they are at its step."""
-    asked = [host for host in members if meant(ramp, host.labels)] if ramp.on else members
-    return len(asked), sum(fresh.get(host.id, -1) >= ramp.seq for host in asked)
 
 
 def _fresh(hosts: Iterable[Host], reports: Reports, now: float, members: int | None = None) -> list[Heard]:

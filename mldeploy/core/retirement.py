@@ -34,6 +34,7 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     host: str
     at: float  # store time of the report, unix seconds
     head: int
+    failed: tuple[str, ...] = ()  # versions that do not come up there
     watched: float = 0.0
     uses: dict[str, float] = {}
 

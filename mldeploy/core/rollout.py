@@ -4,7 +4,8 @@ A step is over when its hold is, enough of the hosts it is for have reported tha
 candidate has had its minimum of requests, and every guard has been shown to hold. A guard that is breached
 halts the rollout at once, whoever has or has not reported. What is neither waits, and says for what; a
 rollout that is past its deadline is halted. Paused, it waits and is halted by a breach alone. A last step
-below 100 % is where it stays, guarded, until another promote.
+below 100 % is where it stays, guarded, until another promote. Where the candidate does not come up on half
+of the hosts, it is halted.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
 ever halted is at most `FALSE_ALARM`, shared out among guards and steps; that one a guard forbids goes on, at
@@ -41,6 +42,7 @@ class Watch(NamedTuple):
     begun: float | None  # when the promote, or the last resume, was written
     members: int  # hosts the rollout is for
     heard: int  # of these, whose fresh report is at the step or past it
+    failed: int  # of those, where the candidate does not come up
     measures: Sequence[Measure]  # of the model, merged over every host heard of
 
 
@@ -83,6 +85,9 @@ def decide(
     if breached:
         halt = Halt(rollout=ramp.rollout, reason="; ".join(breached), evidence=evidence)
         return Decision(halt, (), evidence)
+    if watch.failed * 2 >= max(1, watch.members):
+        reason = f"it does not come up on {watch.failed} of {watch.members} hosts"
+        return Decision(Halt(rollout=ramp.rollout, reason=reason, evidence=evidence), (), evidence)
     if ramp.paused:
         return Decision(None, ("it is paused",), evidence)
     waits = _waits(ramp, step, verdicts, watch)
@@ -125,8 +130,11 @@ def _waits(ramp: Ramp, step: Step, verdicts: Sequence[GuardVerdict], watch: Watc
     elif watch.now < watch.since + ramp.hold:
         left = timedelta(seconds=math.ceil(watch.since + ramp.hold - watch.now))
         found.append(f"its hold ends in {format_duration(left)}")
-    if not watch.members or watch.heard < math.ceil(QUORUM * watch.members):
+    enough = math.ceil(QUORUM * watch.members)
+    if not watch.members or watch.heard < enough:
         found.append(f"{watch.heard} of {watch.members} hosts have reported that they are at this step")
+    elif watch.heard - watch.failed < enough:
+        found.append(f"it does not come up on {watch.failed} of {watch.members} hosts")
     had, what = requests_of(step)
     if had < ramp.min_requests:
         found.append(f"{had:,} of {ramp.min_requests:,} {what}")

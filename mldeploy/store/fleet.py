@@ -41,6 +41,7 @@ class _Report(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     environment: str
     head: int = 0
+    failed: tuple[str, ...] = ()
     watched: float = 0.0
     uses: dict[str, float] = {}
     measures: tuple[Measure, ...] = ()
@@ -183,7 +184,12 @@ class Fleet:
             now = max(now, fetched.modified)
             heard.append(
                 Heard(
-                    host=host, at=fetched.modified, head=report.head, watched=report.watched, uses=report.uses
+                    host=host,
+                    at=fetched.modified,
+                    head=report.head,
+                    failed=report.failed,
+                    watched=report.watched,
+                    uses=report.uses,
                 )
             )
             measures.extend(m for m in report.measures if (m.model, m.scope) in scopes)

@@ -89,6 +89,16 @@ def test_a_rollout_on_labels_asks_the_hosts_it_is_for() -> None:
     assert propose(state, reports(state, now, heard=heard(state, now, HOSTS[1:])), now) == ()
 
 
+def test_hosts_where_it_does_not_come_up_do_not_count_for_it() -> None:
+    now = 2_000.0
+    some = (*heard(RAMP, now, HOSTS[:4]), *heard(RAMP, now, HOSTS[4:], failed=("churn@2", "fraud@1")))
+    assert propose(RAMP, reports(RAMP, now, heard=some), now) == ()
+    others = (*heard(RAMP, now, HOSTS[:4]), *heard(RAMP, now, HOSTS[4:], failed=("churn@1",)))
+    assert isinstance(propose(RAMP, reports(RAMP, now, heard=others), now)[0], Advance)
+    most = (*heard(RAMP, now, HOSTS[:2]), *heard(RAMP, now, HOSTS[2:], failed=("churn@2",)))
+    assert isinstance(propose(RAMP, reports(RAMP, now, heard=most), now)[0], Halt)
+
+
 def test_strangers_do_not_count() -> None:
     now = 2_000.0
     strangers = heard(RAMP, now, ("x1", "x2", "x3", "x4", "h1"))

@@ -24,7 +24,7 @@ def watched(requests: int = 1_000, failures: int = 0, step: int = 0, **fields: o
         measure(CANDIDATE, 9, "candidate", Tally(requests=9_000, failures=9_000)),
         measure(7, 10 + step, "candidate", Tally(requests=9_000, failures=9_000)),
     ]
-    given = {"now": 5_000.0, "since": 1_000.0, "begun": 1_000.0, "members": 20, "heard": 19}
+    given = {"now": 5_000.0, "since": 1_000.0, "begun": 1_000.0, "members": 20, "heard": 19, "failed": 0}
     return Watch(**given | {"measures": measures} | fields)  # type: ignore[arg-type]
 
 
@@ -72,6 +72,15 @@ def test_what_is_missing_is_said() -> None:
     assert unsure.waits[0].startswith("error_rate < 0.1%: about ")
     unknown = decided(ramp(), watched(since=None))
     assert "not known" in unknown.waits[0]
+
+
+def test_a_candidate_that_does_not_come_up_waits_and_on_half_of_the_hosts_is_halted() -> None:
+    few = decided(ramp(), watched(heard=20, failed=2))
+    assert (few.action, few.waits) == (None, ("it does not come up on 2 of 20 hosts",))
+    assert isinstance(decided(ramp(), watched(heard=20, failed=1)).action, Advance)
+    half = decided(ramp(), watched(0, heard=10, failed=10)).action
+    assert isinstance(half, Halt)
+    assert half.reason == "it does not come up on 10 of 20 hosts"
 
 
 def test_a_breach_halts_at_once_whoever_has_reported() -> None:

@@ -19,6 +19,8 @@ from mldeploy.store.log import Log, record_key
 from tests.daemon.conftest import Place
 from tests.support.daemons import Daemon, Load, until
 
+#: The machine that runs the tests may be busy, and then shadows would rest.
+NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9}
 STEPS = (1_000, 5_000, 10_000)
 
 
@@ -43,8 +45,8 @@ def said(place: Place) -> list[Record]:
 
 
 def hosts(place: Place, count: int = 2) -> list[Daemon]:
-    """Daemons that look and report often, all members, and all serving."""
-    daemons = [place.daemon(f"host-{number}", poll=0.2, report=0.5) for number in range(count)]
+    """Daemons that look and report often, all members, and all serving. No shadow of theirs ever rests."""
+    daemons = [place.daemon(f"host-{number}", poll=0.2, report=0.5, **NEVER) for number in range(count)]
     for daemon in daemons:
         daemon.start()
     for daemon in daemons:
@@ -127,6 +129,7 @@ def test_a_good_candidate_is_taken_to_stable_by_two_hosts_alone(place: Place) ->
         ({"errors": 4}, ["error_rate < 5%"], "error_rate"),
         ({"crash": 60}, ["error_rate < 30%", "crashes < 1"], "crashes"),
         ({"slow": 0.3}, ["p50 < 1.5x"], "p50"),
+        ({"leak": 4e6}, ["memory < 1.5x"], "memory"),
     ],
 )  # fmt: skip
 def test_a_bad_candidate_is_halted_at_its_first_step(
@@ -149,6 +152,36 @@ def test_a_bad_candidate_is_halted_at_its_first_step(
     assert serving(place).stable == 1
     # what clients saw of it stays within its share
     assert len(load.failed) <= 0.2 * (load.count + len(load.failed)) + 10
+
+
+def test_a_version_that_does_not_come_up_is_halted_without_a_request(place: Place) -> None:
+    place.push(1.0)
+    (daemon,) = hosts(place, 1)
+    broken = place.push(2.0, share=None, fail="no such luck")
+    rollout = ramp(place, broken, ["error_rate < 10%"])
+    assert ended(place, rollout) == "halted"
+    (halt,) = steps_of(place, rollout)
+    assert isinstance(halt, Halt)
+    assert halt.reason == "it does not come up on 1 of 1 hosts"
+    assert daemon.ask()[0] == 200
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_shadow_step_is_judged_by_answers(place: Place, agrees: bool) -> None:
+    place.push(1.0)
+    (daemon,) = hosts(place, 1)
+    candidate = place.push(1.0 if agrees else 2.0, share=None, bad={"same": 1.0})
+    guards = ["agreement > 90%", "error_rate < 10%"]
+    with Load(daemon) as load:
+        rollout = ramp(place, candidate, guards, (0, 5_000, 10_000))
+        assert ended(place, rollout) == ("completed" if agrees else "halted")
+    found = steps_of(place, rollout)
+    shadowed = evidence_of(found[0])
+    (shadow,) = [measure for measure in shadowed.measures if measure.role == "shadow"]
+    assert shadow.comparison is not None
+    assert shadow.comparison.pairs > 0
+    assert len(found) == (3 if agrees else 1)
+    assert load.failed == []
 
 
 @pytest.mark.full
