@@ -68,6 +68,12 @@ class Actor:
         if self.restarts is not None:
             self.world.scheduler.at(self.rng.uniform(*self.restarts), self.start)
 
+    def end(self) -> None:
+        """kill -9, for good."""
+        self.restarts = None
+        if self.process is not None and self.process.life in self.world.lives:
+            self.crash()
+
     def died(self) -> None:
         """What else ends with the process."""
 

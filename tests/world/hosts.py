@@ -16,7 +16,7 @@ import msgspec
 
 from mldeploy.core import host as core
 from mldeploy.core.plan import references
-from mldeploy.core.records import Action, Join
+from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
 from mldeploy.core.types import PRODUCTION
 from mldeploy.errors import MldeployError, StoreError
@@ -61,6 +61,15 @@ class Host(Actor):
 
     def main(self, process: Process) -> None:
         Agent(self, process).run()
+
+    def serving(self) -> dict[str, int]:
+        """The version that answers for each model, where one does."""
+        machine = self.machine
+        return {
+            name: route.stable
+            for name, route in machine.routes.items()
+            if route.stable is not None and machine.serves(machine.routes, name)
+        }
 
     def died(self) -> None:
         self.machine.ring = lambda: None
@@ -316,7 +325,10 @@ class Agent:
             try:
                 log.refresh()
                 self._take(log.state)
-                if self._joins(log.state):
+                if self.leaves():
+                    log.append(self._leave, actor=f"host:{host.name}", now=process.now(), deadline=2.0)
+                    self._take(log.state)
+                elif self._joins(log.state):
                     log.append(self._joins, actor=f"host:{host.name}", now=process.now(), deadline=10.0)
                     self._take(log.state)
                 if self.unreachable:
@@ -341,6 +353,13 @@ class Agent:
             self.host.head = state.head
             self.state = state
             self._ring()
+
+    def leaves(self) -> bool:
+        """Now and then it stops in good order, and so is no member until it is back."""
+        return not self.host.world.calm and self.host.rng.random() < 0.01
+
+    def _leave(self, state: State) -> list[Action]:
+        return [Leave(host=self.host.name)] if self.host.name in state.hosts else []
 
     def _joins(self, state: State) -> list[Action]:
         there = state.hosts.get(self.host.name)

@@ -88,7 +88,7 @@ class Machine:
                     if worker is None or worker.state != "ready" or worker.version != version:
                         self._wrong(f"routes {name}@{version} to worker {ident}, which is not ready for it")
         for name, asked in desired.models.items():
-            if self._serves(self.routes, name) and not self._serves(routes, name):
+            if self.serves(self.routes, name) and not self.serves(routes, name):
                 if asked.stable is None or state.models[name].versions[self.routes[name].stable or 0].retired:
                     self.counts["models cut off by a retire"] += 1  # whoever retires it asks for that
                 else:
@@ -244,7 +244,8 @@ class Machine:
             if not front.inflight[ident] and not any(route.has(ident) for route in self.routes.values()):
                 self.ring()  # it is being waited for
 
-    def _serves(self, routes: dict[str, ModelRoute], name: str) -> bool:
+    def serves(self, routes: dict[str, ModelRoute], name: str) -> bool:
+        """Whether a worker that is ready answers for the model's stable share."""
         route = routes.get(name, ModelRoute())
         ids = route.workers.get(route.stable or 0, ())
         return any(ident in self.workers and self.workers[ident].state == "ready" for ident in ids)

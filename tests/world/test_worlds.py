@@ -28,7 +28,8 @@ ROOT = Path(__file__).parents[2]
 
 ACTIONS = [
     "publish", "promote", "advance", "complete", "halt", "pause", "resume", "rollback", "retire", "restore",
-    "extend", "freeze", "unfreeze", "join", "forget", "sweep",
+    "extend", "freeze", "unfreeze", "join", "leave", "forget", "sweep", "shadow", "unshadow", "policy",
+    "notified",
 ]  # fmt: skip
 OUTCOMES = [
     "acknowledged", "not written: StoreError", "not written: NotAllowedError", "not written: NotFoundError",

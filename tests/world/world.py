@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from mldeploy.bundle.push import Pushed, push
 from mldeploy.core.host import Action as HostAction
@@ -113,7 +112,7 @@ class Outcome:
 
 
 class World:
-    """One world. `run` once."""
+    """One world. `run` once. `plot`: what happens in it, one after the other."""
 
     def __init__(
         self,
@@ -122,6 +121,7 @@ class World:
         parts: Parts | None = None,
         cast: Cast | None = None,
         weather: Weather | None = None,
+        plot: Plot | None = None,
         trace: Callable[[str], None] | None = None,
     ) -> None:
         rng = self.rng = random.Random(f"world {seed}")
@@ -132,7 +132,7 @@ class World:
         self.scheduler.before = self._before
         self.counts: Counter[str] = Counter()
         self.tail: deque[tuple[float, str, str]] = deque(maxlen=TAIL)
-        self._trace = trace
+        self._trace, self._plot = trace, plot or storm_and_calm
         self.bucket = Bucket(lambda: self.scheduler.now)
         self.monitor = Monitor(self.bucket, self.trace)
         self.lives: dict[Life, Actor] = {}
@@ -160,7 +160,7 @@ class World:
         # a push makes a folder each time; and a log of a world is short
         tempfile.tempdir, checkpoints.INTERVAL = str(scratch()), INTERVAL
         try:
-            self._live()
+            self._plot(self)
         except FailedError as broken:
             error = str(broken)
         except AssertionError as broken:
@@ -174,29 +174,42 @@ class World:
             self.scheduler.steps, self.scheduler.now,
         )  # fmt: skip
 
+    # --- what a plot is made of
+
+    def begin(self) -> None:
+        """Everyone starts, within the first seconds."""
+        for actor in self.actors:
+            self.scheduler.at(self.rng.uniform(0, 10), actor.start)
+
+    def go_on(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.scheduler.run(self.scheduler.now + seconds)
+
+    def becalm(self) -> None:
+        """Nothing new goes wrong from now on."""
+        self.trace("world", "is calm from now on")
+        self.weather.calm = True
+        for actor in self.actors:
+            actor.cut_off_until = actor.stalled_until = 0.0
+
+    def judge(self) -> None:
+        """Everyone is where they should be, nothing is left that nobody needs, and the history is whole."""
+        for actor in self.actors:
+            actor.check()
+        janitor = Janitor(self, "janitor")
+        janitor.start()
+        self.go_on(600)
+        janitor.check()
+        self.monitor.finish()
+
+    # --- inside
+
     def _people(self) -> list[Actor]:
         made: list[tuple[type[Actor], int]] = [
             (Writer, self.cast.writers), (Pusher, self.cast.pushers),
             (Collector, self.cast.collectors), (Vandal, self.cast.vandals), (Host, self.cast.hosts),
         ]  # fmt: skip
         return [kind(self, f"{kind.kind}-{number + 1}") for kind, count in made for number in range(count)]
-
-    def _live(self) -> None:
-        for actor in self.actors:
-            self.scheduler.at(self.rng.uniform(0, 10), actor.start)
-        self.scheduler.run(self.cast.storm)
-        self.trace("world", "is calm from now on")
-        self.weather.calm = True
-        for actor in self.actors:
-            actor.cut_off_until = actor.stalled_until = 0.0
-        self.scheduler.run(self.cast.storm + CALM)
-        for actor in self.actors:
-            actor.check()
-        janitor = Janitor(self, "janitor")
-        janitor.start()
-        self.scheduler.run(self.scheduler.now + 600)
-        janitor.check()
-        self.monitor.finish()
 
     def _end(self) -> None:
         """Unwind what is still waiting, so that nothing of this world is left."""
@@ -236,6 +249,13 @@ def _short(found: re.Match[str]) -> str:
     return found[0][:8]
 
 
-def run(seed: int, **more: Any) -> Outcome:
-    """Live through the world of that seed."""
-    return World(seed, **more).run()
+Plot = Callable[[World], None]
+
+
+def storm_and_calm(world: World) -> None:
+    """What happens in a world unless it is told otherwise."""
+    world.begin()
+    world.go_on(world.cast.storm)
+    world.becalm()
+    world.go_on(CALM)
+    world.judge()

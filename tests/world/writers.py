@@ -11,8 +11,7 @@ from mldeploy.core import records
 from mldeploy.core.checkpoint import fold_format
 from mldeploy.core.collection import deletable
 from mldeploy.core.records import Action
-from mldeploy.core.state import State
-from mldeploy.core.types import FULL_SHARE, PRODUCTION, ModelRef
+from mldeploy.core.types import ModelRef
 from mldeploy.errors import (
     MldeployError,
     NotAllowedError,
@@ -23,8 +22,9 @@ from mldeploy.errors import (
 )
 from mldeploy.store import checkpoints
 from mldeploy.store.log import record_key
-from tests.world.actors import Actor, Process, chosen
-from tests.world.bundles import MODELS, folders
+from tests.world.actors import Actor, Process
+from tests.world.bundles import folders
+from tests.world.whims import whim
 
 #: What may come of a deed in a storm.
 MISHAPS = (NotAllowedError, NotFoundError, StoreError, RaceLostError, OutcomeUnknownError)
@@ -166,58 +166,3 @@ class Janitor(Collector):
         for key in sorted(self.world.bucket.objects):
             if deletable(log.state, key):
                 self.world.monitor.wrong(f"{key} is garbage, and is not collected")
-
-
-def whim(state: State, rng: random.Random) -> Sequence[Action]:
-    """One or two actions, most of which fit this state. The same for the same state and random stream."""
-    return [one for _ in range(rng.choice([1, 1, 1, 2])) if (one := _whim(state, rng)) is not None]
-
-
-def _whim(state: State, rng: random.Random) -> Action | None:
-    name = rng.choice(MODELS)
-    known = state.models[name].versions.values() if name in state.models else ()
-    live = [version.version for version in known if not version.retired]
-    dead = [version.version for version in known if version.retired]
-    serving = state.environments.get(PRODUCTION, {}).get(name)
-    ramp = serving.ramp if serving is not None else None
-    version, gone = chosen(rng, live), chosen(rng, dead)
-    ulid = f"0{''.join(rng.choice('0123456789abcdefghjkmnpqrstvwxyz') for _ in range(25))}"
-    kind = rng.choice(
-        ["promote", "promote", "ramp", "ramp", "rollback", "retire", "retire", "retire", "restore", "extend",
-         "freeze", "unfreeze", "force", "forget"]
-    )  # fmt: skip
-    if ramp is not None and rng.random() < 0.5:
-        kind = rng.choice(
-            ["pause", "halt", "advance", "advance", "advance"] if not ramp.paused else ["pause"]
-        )
-    match kind:
-        case "promote" if version:
-            return records.Promote(model=name, version=version, rollout=ulid)
-        case "ramp" if version:
-            on = rng.choice([(), (), (), ("zone=a",)])
-            steps = rng.choice([(100, 5000, FULL_SHARE), (500, FULL_SHARE), (1000,)])
-            return records.Promote(model=name, version=version, rollout=ulid, steps=steps, on=on)
-        case "rollback":
-            return records.Rollback(model=name, to=rng.choice([None, None, version]))
-        case "retire" if live:
-            return records.Retire(model=name, version=min(live))
-        case "force" if version and rng.random() < 0.2:
-            return records.Retire(model=name, version=version, force=True)
-        case "restore" if gone:
-            return records.Restore(model=name, version=gone)
-        case "extend" if version:
-            return records.Extend(model=name, version=version, expires=f"2027-0{rng.randint(1, 9)}-01")
-        case "freeze" if rng.random() < 0.2:
-            return records.Freeze(model=rng.choice([name, ""]), reason="because")
-        case "unfreeze":
-            return records.Unfreeze(model=name if serving is not None and serving.frozen is not None else "")
-        case "pause" if ramp:
-            return (records.Resume if ramp.paused else records.Pause)(rollout=ramp.rollout)
-        case "halt" if ramp:
-            return records.Halt(rollout=ramp.rollout, reason="because")
-        case "advance" if ramp:
-            last = ramp.step + 1 == len(ramp.steps)
-            return (records.Complete if last else records.Advance)(rollout=ramp.rollout, step=ramp.step)
-        case "forget" if state.hosts:
-            return records.Forget(host=rng.choice(sorted(state.hosts)))
-    return None
