@@ -122,6 +122,8 @@ class Machine:
             environment=bundle.environment, replica=replica, since=self.time(),
         )  # fmt: skip
         self.workers[worker.id] = worker
+        if not self.calm() and self.rng.random() < 0.02:
+            return  # it hangs, and is killed when its time is up
         self.scheduler.at(
             self.rng.choice([0.05, 2.0, 20.0]) * self.rng.random(), lambda: self._loaded(worker.id)
         )

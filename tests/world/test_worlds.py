@@ -28,8 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 ACTIONS = [
     "publish", "promote", "advance", "complete", "halt", "pause", "resume", "rollback", "retire", "restore",
-    "extend", "freeze", "unfreeze", "join", "leave", "forget", "sweep", "shadow", "unshadow", "policy",
-    "notified",
+    "extend", "freeze", "unfreeze", "join", "leave", "forget", "sweep", "shadow", "policy",
 ]  # fmt: skip
 OUTCOMES = [
     "acknowledged", "not written: StoreError", "not written: NotAllowedError", "not written: NotFoundError",
@@ -42,6 +41,7 @@ OUTCOMES = [
 SELDOM = [
     "unknown", "void", "not written: RaceLostError", "not written: _SweptError", "blobs swept",
     "hosts that lost power", "models cut off by a retire", "host StopZygote", "host KillWorker",
+    "action unshadow", "action notified",
 ]  # fmt: skip
 
 
