@@ -87,7 +87,12 @@ class Actor:
 
     def _main(self, process: Process) -> None:
         self.main(process)
-        self.world.lives.pop(process.life, None)
+        self.world.scheduler.at(0.0, lambda: self._over(process.life))
+
+    def _over(self, life: Life) -> None:
+        """It has come to its end, and so have its threads."""
+        self.world.scheduler.kill(life)
+        self.world.lives.pop(life, None)
 
     def _running(self) -> Process:
         assert self.process is not None

@@ -151,9 +151,7 @@ class Agent:
             case core.StopZygote():
                 machine.zygotes.pop(action.environment, None)
             case core.StartWorker():
-                machine.start_worker(
-                    action.model, action.version, action.digest, action.replica, self.bundles[action.digest]
-                )
+                machine.start_worker(action, self.bundles[action.digest])
             case core.RemoveBundle():
                 self.disk.remove_bundle(action.digest)
                 self._read_bundles()

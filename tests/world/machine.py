@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from mldeploy.core.host import Bundle, Desired, Front, Limits, ModelRoute, Worker
+from mldeploy.core.host import Bundle, Desired, Front, Limits, ModelRoute, StartWorker, Worker
 from mldeploy.core.state import State
 from tests.world.monitor import Monitor
 from tests.world.scheduler import Scheduler
@@ -82,11 +82,12 @@ class Machine:
     def publish(self, routes: dict[str, ModelRoute], desired: Desired, state: State) -> None:
         """A new table, which the fronts take one by one. `state`: of the log, as this host knows it."""
         for name, route in routes.items():
-            for version, ids in route.workers.items():
-                for ident in ids:
+            for idle, routed in ((False, route.workers), (True, route.idle)):
+                for version, ident in ((version, ident) for version, ids in routed.items() for ident in ids):
                     worker = self.workers.get(ident)
-                    if worker is None or worker.state != "ready" or worker.version != version:
-                        self._wrong(f"routes {name}@{version} to worker {ident}, which is not ready for it")
+                    fits = worker and (worker.state, worker.version, worker.idle) == ("ready", version, idle)
+                    if not fits:
+                        self._wrong(f"routes {name}@{version} to {ident}, which is not ready for it")
         for name, asked in desired.models.items():
             if self.serves(self.routes, name) and not self.serves(routes, name):
                 if asked.stable is None or state.models[name].versions[self.routes[name].stable or 0].retired:
@@ -110,23 +111,22 @@ class Machine:
 
         self.scheduler.at(self.rng.uniform(0.5, 5), ready)
 
-    def start_worker(self, model: str, version: int, digest: str, replica: int, bundle: Bundle) -> None:
+    def start_worker(self, asked: StartWorker, bundle: Bundle) -> None:
         """It loads, and then is ready or not."""
-        place = (version, digest, replica)
-        there = [w for w in self.workers.values() if (w.version, w.digest, w.replica) == place]
+        place = (asked.version, asked.digest, asked.replica, asked.idle)
+        there = [w for w in self.workers.values() if (w.version, w.digest, w.replica, w.idle) == place]
         if any(worker.state != "stopping" for worker in there):
-            self._wrong(f"starts two workers of {model}@{version} in one place")
+            self._wrong(f"starts two workers of {asked.model}@{asked.version} in one place: {there}")
         self._number += 1
         worker = Worker(
-            id=f"w{self._number}", model=model, version=version, digest=digest,
-            environment=bundle.environment, replica=replica, since=self.time(),
+            id=f"w{self._number}", model=asked.model, version=asked.version, digest=asked.digest,
+            environment=bundle.environment, replica=asked.replica, idle=asked.idle, since=self.time(),
         )  # fmt: skip
         self.workers[worker.id] = worker
         if not self.calm() and self.rng.random() < 0.02:
             return  # it hangs, and is killed when its time is up
-        self.scheduler.at(
-            self.rng.choice([0.05, 2.0, 20.0]) * self.rng.random(), lambda: self._loaded(worker.id)
-        )
+        loading = self.rng.choice([0.05, 2.0, 20.0]) * self.rng.random()
+        self.scheduler.at(loading, lambda: self._loaded(worker.id))
 
     def stop_worker(self, ident: str, left: float) -> None:
         """It is asked to end, and does. `left`: when it left the table, by this machine's clock."""

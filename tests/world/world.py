@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 import tempfile
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -163,8 +164,8 @@ class World:
             self._plot(self)
         except FailedError as broken:
             error = str(broken)
-        except AssertionError as broken:
-            error = f"AssertionError: {broken}"
+        except Exception as broken:  # noqa: BLE001 - whatever it is, its seed has to be told
+            error = "".join(traceback.format_exception(broken))
         finally:
             self._end()
             tempfile.tempdir, checkpoints.INTERVAL = before
