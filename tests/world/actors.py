@@ -9,8 +9,10 @@ To add an actor, subclass `Actor`, write `main(process)`, and have it made in `w
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ulid import ULID
@@ -18,6 +20,7 @@ from ulid import ULID
 from mldeploy.core.state import State
 from mldeploy.errors import OutcomeUnknownError
 from mldeploy.store.log import Appended, Intent, Log
+from tests.world.bundles import scratch
 from tests.world.scheduler import Life, Task, Threads
 from tests.world.store import WorldStore
 
@@ -44,6 +47,8 @@ class Actor:
         self.stalled_until = 0.0
         self.cut_off_until = 0.0
         self.last_id = 0
+        self.folder = scratch() / f"{world.seed}-{id(world):x}" / name  # its machine's disk
+        self.journals: Path | None = None  # of pushes, where it keeps any
 
     def main(self, process: Process) -> None:
         """What it does, from its start to its end. Killed at any point."""
@@ -83,7 +88,8 @@ class Actor:
             self.world.monitor.wrong(f"{self.name} has not come to its end")
 
     def remove(self) -> None:
-        """What it has left outside of the world."""
+        """Its disk, once the world is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _main(self, process: Process) -> None:
         self.main(process)
@@ -137,9 +143,9 @@ class Process:
         self.actor.last_id = max(fresh, self.actor.last_id + 1)
         return str(ULID.from_int(self.actor.last_id)).lower()
 
-    def log(self, state: State | None = None) -> Log:
-        """A log of the kind this world is about, watched."""
-        return self.world.parts.log(self, state)
+    def log(self, state: State | None = None, **more: Any) -> Log:
+        """A log of the kind this world is about, watched. `more`: as Log takes it."""
+        return self.world.parts.log(self, state, **more)
 
 
 class WatchedLog(Log):
@@ -149,10 +155,10 @@ class WatchedLog(Log):
     the defaults (the clocks, sleep and ids).
     """
 
-    def __init__(self, process: Process, state: State | None = None) -> None:
+    def __init__(self, process: Process, state: State | None = None, **more: Any) -> None:
         super().__init__(
             process.store, state=state, ahead=process.rng.choice([1, 4, 64]),
-            pool=lambda threads: Threads(process.world.scheduler, threads),
+            pool=lambda threads: Threads(process.world.scheduler, threads), **more,
         )  # fmt: skip
         self.process = process
         self.world_monitor = process.world.monitor

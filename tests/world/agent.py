@@ -24,7 +24,7 @@ from tests.world.actors import Process
 from tests.world.bundles import PLATFORM, PYTHON
 from tests.world.follower import Follower
 from tests.world.machine import LIMITS
-from tests.world.scheduler import Task
+from tests.world.scheduler import Task, Threads
 
 if TYPE_CHECKING:
     from tests.world.hosts import Host
@@ -212,7 +212,11 @@ class Agent:
         self.machine.environments.add(action.environment)
 
     def _source(self) -> fetch.Source:
-        return fetch.Source(self.process.store, self.follower.state.blobs if self.follower.state else {})
+        return fetch.Source(
+            self.process.store,
+            self.follower.state.blobs if self.follower.state else {},
+            pool=lambda threads: Threads(self.process.world.scheduler, threads),
+        )
 
     def _read_bundles(self) -> None:
         found = {digest: self.disk.manifest(digest) for digest in sorted(self.disk.bundles())}

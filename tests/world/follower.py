@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
 from mldeploy.core.types import PRODUCTION
@@ -20,6 +18,7 @@ from mldeploy.store.fleet import Fleet
 from mldeploy.store.log import Intent
 from mldeploy.store.reports import HostReport, ModelReport, write_report
 from mldeploy_daemon.book import Book
+from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.steering import Steering, still
 from tests.world.actors import Process
@@ -38,7 +37,8 @@ class Follower:
     def __init__(
         self, host: Host, process: Process, disk: Disk, book: Book, changed: Callable[[], None]
     ) -> None:
-        self.host, self.process, self.disk, self.book, self.changed = host, process, disk, book, changed
+        self.host, self.process, self.book, self.changed = host, process, book, changed
+        self.kept = Kept(disk)
         self.state: State | None = None
         self.unreachable = False
         self._busy = False
@@ -46,10 +46,11 @@ class Follower:
 
     def load(self) -> None:
         """Go on from the disk, on which nothing may have been lost."""
-        self.state = self.disk.load_state()
+        self.state = self.kept.load()
         if (self.state.head if self.state else 0) < self.host.head:
             self.host.world.monitor.wrong(f"{self.host.name} has lost what it knew up to {self.host.head}")
-        self.log = self.process.log(self.state)
+        seen = self.state.head if self.state else 0
+        self.log = self.process.log(self.state, seen=seen, taken=self.kept.took)
 
     def run(self) -> None:
         """Follow the log, for ever."""
@@ -88,6 +89,8 @@ class Follower:
         with self._alone():
             self.log.refresh()
         self._take(self.log.state)
+        if self.host.rng.random() < 0.2 and self.log.checkpoint():
+            self.host.world.counts["checkpoints written"] += 1
         if not self.host.world.calm and self.host.rng.random() < 0.01:
             self._append(self._leave, 2.0)  # it stops in good order, and is back at once
         elif self._joins(self.log.state):
@@ -118,7 +121,7 @@ class Follower:
 
     def _take(self, state: State) -> None:
         if self.state is None or state.head > self.state.head:
-            self.disk.write("desired.json", msgspec.json.encode(state))
+            self.kept.save(state)
             self.host.head = state.head
             self.state = state
             self.changed()

@@ -6,7 +6,6 @@ The agent may be killed at any point, alone (workers and fronts go on: `machine.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,10 +13,10 @@ import msgspec
 from mldeploy.core.host import wish
 from mldeploy.core.types import PRODUCTION
 from mldeploy.store.reports import HostReport, report_key
+from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from tests.world.actors import Actor, Process
 from tests.world.agent import Agent
-from tests.world.bundles import scratch
 from tests.world.machine import Machine
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ class Host(Actor):
 
     def __init__(self, world: World, name: str) -> None:
         super().__init__(world, name)
-        self.folder = scratch() / f"{world.seed}-{id(world):x}" / name
         self.labels = {"zone": self.rng.choice("ab")}
         self.machine = Machine(
             name, self.folder, world.scheduler, world.monitor, self.rng, self.time,
@@ -69,7 +67,7 @@ class Host(Actor):
         """At the end it does what the log asks, and nothing else."""
         machine, wrong = self.machine, self.world.monitor.wrong
         self.world.counts.update(machine.counts)
-        state = Disk(self.folder).load_state()
+        state = Kept(Disk(self.folder)).load()
         if state is None or state != self.world.monitor.head:
             wrong(f"{self.name} has not come to the head of the log: {state.head if state else None}")
             return
@@ -93,7 +91,3 @@ class Host(Actor):
         found = self.world.bucket.objects.get(report_key(PRODUCTION, self.name))
         if found is None or msgspec.json.decode(found.data, type=HostReport).head != state.head:
             wrong(f"{self.name} has not reported that it is at the head")
-
-    def remove(self) -> None:
-        """Its disk, once the world is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)

@@ -20,16 +20,19 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import msgspec
+from ulid import ULID
+
 from mldeploy.bundle.push import Pushed, push
 from mldeploy.core.host import Action as HostAction
 from mldeploy.core.host import Desired, Limits, Observed
 from mldeploy.core.plan import plan
 from mldeploy.core.records import Action
-from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
 from mldeploy.store import checkpoints
 from mldeploy.store.collect import Collection, collect
 from mldeploy.store.log import Log
+from mldeploy.store.objects import MARKER, Marker
 from tests.world.actors import Actor, Process, WatchedLog
 from tests.world.bucket import Bucket
 from tests.world.bundles import scratch
@@ -56,7 +59,7 @@ def real_push(process: Process, folder: Path, log: Log, then: Then) -> Pushed:
     """The production push, with this process's ids, and threads that are none."""
     return push(
         process.store, folder, log=log, actor=process.actor.name, now=process.now(), then=then,
-        validate=False, ids=process.ids, pool=Inline,
+        validate=False, ids=process.ids, journals=process.actor.journals, pool=Inline,
     )  # fmt: skip
 
 
@@ -69,7 +72,7 @@ def real_collect(process: Process, log: Log, now: datetime, grace: timedelta) ->
 class Parts:
     """The code that the actors run: production's, or a variant that is broken on purpose."""
 
-    log: Callable[[Process, State | None], Log] = WatchedLog
+    log: Callable[..., Log] = WatchedLog
     push: Callable[[Process, Path, Log, Then], Pushed] = real_push
     collect: Callable[[Process, Log, datetime, timedelta], Collection] = real_collect
     plan: Callable[[Desired, Observed, float, Limits], tuple[HostAction, ...]] = plan
@@ -135,6 +138,8 @@ class World:
         self.tail: deque[tuple[float, str, str]] = deque(maxlen=TAIL)
         self._trace, self._plot = trace, plot or storm_and_calm
         self.bucket = Bucket(lambda: self.scheduler.now)
+        marker = Marker(id=str(ULID.from_int(seed % 2**128)).lower(), created="2026-09-21T13:33:20Z")
+        self.bucket.create(MARKER, msgspec.json.encode(marker), "init")
         self.monitor = Monitor(self.bucket, self.trace)
         self.lives: dict[Life, Actor] = {}
         self.actors: list[Actor] = self._people()

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mldeploy.core import records
 from mldeploy.core.checkpoint import fold_format
@@ -25,6 +27,9 @@ from mldeploy.store.log import record_key
 from tests.world.actors import Actor, Process
 from tests.world.bundles import folders
 from tests.world.whims import whim
+
+if TYPE_CHECKING:
+    from tests.world.world import World
 
 #: What may come of a deed in a storm.
 MISHAPS = (NotAllowedError, NotFoundError, StoreError, RaceLostError, OutcomeUnknownError)
@@ -102,6 +107,12 @@ class Pusher(Actor):
 
     kind = "pusher"
 
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.unfinished: Path | None = None
+        if self.rng.random() < 0.7:
+            self.journals = self.folder / "journals"
+
     def main(self, process: Process) -> None:
         while not self.world.calm:
             process.sleep(self.rng.choice(PAUSES) * self.rng.random())
@@ -122,7 +133,13 @@ class Pusher(Actor):
             return [records.Promote(model=ref.name, version=ref.version, rollout=rollout)]
 
         log = process.log()
-        pushed = self.world.parts.push(process, self.rng.choice(folders()), log, then)
+        # what was cut is gone on with, or, sometimes, left as it is
+        bundle = (
+            self.unfinished if self.unfinished and self.rng.random() < 0.7 else self.rng.choice(folders())
+        )
+        self.unfinished = bundle
+        pushed = self.world.parts.push(process, bundle, log, then)
+        self.unfinished = None
         self.world.counts["pushes published" if pushed.new else "pushes of what was there"] += 1
         version = log.state.models[pushed.ref.name].versions[pushed.ref.version]
         if version.digest != pushed.digest or version.retired:
