@@ -42,7 +42,7 @@ LISTS = READS | {
 #: What happens to a process: it dies, stands still, or cannot reach the store for a while.
 HAPPENINGS = {
     "crash": "kill -9, and a new start later",
-    "stall": "stands still for up to hours, as a laptop that is closed",
+    "stall": "stands still for a while, as a laptop that is closed",
     "partition": "is cut off from the store",
 }
 KINDS = {"get": READS, "list": LISTS, "create": CREATES, "put": WRITES, "upload": WRITES, "download": READS,

@@ -222,18 +222,21 @@ def trusting(desired: Desired, observed: Observed, now: float, limits: Limits) -
 
 
 def hasty(desired: Desired, observed: Observed, now: float, limits: Limits) -> tuple[Action, ...]:
-    """The new version's table is published with whatever of it is there: at first nothing."""
-    actions = plan(desired, observed, now, limits)
+    """What serves goes as soon as another version is asked for, whether that is there or not."""
     routes = {
-        name: msgspec.structs.replace(
-            route, workers={n: ids for n, ids in route.workers.items() if n == asked.stable.version}
-        )
+        name: msgspec.structs.replace(route, stable=asked.stable.version, workers={})
         for name, route in observed.routes.items()
-        if (asked := desired.models.get(name)) is not None and asked.stable is not None
+        if (asked := desired.models.get(name)) is not None
+        and asked.stable is not None
+        and route.workers
+        and asked.stable.version not in route.workers
     }
-    if any(isinstance(action, PublishTable) for action in actions) or routes == observed.routes:
-        return actions
-    return (PublishTable(routes=tuple(sorted({**observed.routes, **routes}.items()))), *actions)
+    actions = plan(desired, observed, now, limits)
+    return (
+        (PublishTable(routes=tuple(sorted({**observed.routes, **routes}.items()))), *actions)
+        if routes
+        else actions
+    )
 
 
 _LOGS = Cast(writers=4, pushers=1, collectors=0, vandals=0, hosts=0, storm=600.0)

@@ -45,7 +45,7 @@ from tests.world.writers import Collector, Janitor, Pusher, Vandal, Writer
 #: Events kept for the story of a failure.
 TAIL = 60
 #: Seconds of calm within which everything has converged, and after which nothing is on its way any more.
-CALM = 2400.0
+CALM = 2700.0
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -239,7 +239,7 @@ class World:
             case "crash":
                 actor.crash()
             case "stall":
-                actor.stalled_until = now + self.rng.choice([5.0, 60.0, 3600.0]) * self.rng.random()
+                actor.stalled_until = now + self.rng.choice([5.0, 60.0, 1200.0]) * self.rng.random()
                 self.trace(task.life.name, f"stands still until {actor.stalled_until:.1f}")
             case "partition":
                 actor.cut_off_until = now + self.rng.choice([5.0, 60.0, 900.0]) * self.rng.random()
