@@ -14,6 +14,7 @@ import msgspec
 from mldeploy.core import host as core
 from mldeploy.core.plan import references
 from mldeploy.core.types import PRODUCTION
+from mldeploy.core.wish import wish
 from mldeploy.errors import MldeployError, StoreError
 from mldeploy.store.blobs import fetch_blob
 from mldeploy_daemon import fetch
@@ -75,7 +76,7 @@ class Agent:
             return LONGEST
         now, machine = self.host.time(), self.machine
         routed = {name: route.stable for name, route in machine.routes.items() if route.stable is not None}
-        desired = core.wish(self.follower.state, PRODUCTION, self.host.labels, routed)
+        desired = wish(self.follower.state, PRODUCTION, self.host.labels, routed)
         self.book.keep(desired.refs)
         observed = self._look(desired, now)
         actions = self.process.world.parts.plan(desired, observed, now, LIMITS)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mldeploy.core.host import wish
 from mldeploy.core.types import PRODUCTION
+from mldeploy.core.wish import wish
 from mldeploy.store.reports import HostReport, report_key
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk

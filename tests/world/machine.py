@@ -5,7 +5,7 @@ The disk is the daemon's own `Disk`, in a scratch folder. Workers, zygotes and f
 by events of the scheduler: a worker loads for a while, comes up or fails; a front takes a new table a
 while after it was told; requests come and go. Here stands what a host must never do: route what is not
 ready, stop what is routed or has requests in flight, leave a model that served without an answer.
-Left out: deciding (`mldeploy.core.plan`, run by the agent in `hosts.py`).
+Left out: deciding (`mldeploy.core.plan`, run in `agent.py`).
 """
 
 from __future__ import annotations
