@@ -8,7 +8,9 @@ follows from it (`looking.py`, `waiting.py`).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import HostStatus, HostVersion
@@ -16,6 +18,7 @@ from mldeploy.core.state import State
 from mldeploy.errors import NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store.reports import HostReport, read_reports
 
+_T = TypeVar("_T")
 #: Seconds of store time after which a silent host counts as gone.
 LIVE = 60.0
 
@@ -68,13 +71,27 @@ def environments(state: State) -> list[str]:
 def find_host(at: Connection, text: str) -> Seen:
     """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
     everyone = hosts(at)
-    found = [host for host in everyone if text in (host.report.hostname, host.report.host)]
-    found = found or [host for host in everyone if text and host.report.host.startswith(text.lower())]
+    named = matching([(host.report.hostname, host.report.host) for host in everyone], text)
+    found = [host for host in everyone if host.report.host in named]
     live = [host for host in found if host.live]
-    found = live if len(live) == 1 else found
+    return one_of(live if len(live) == 1 else found, everyone, text, _name)
+
+
+def _name(host: Seen) -> str:
+    return f"{host.report.hostname} ({host.report.host})"
+
+
+def matching(names: Sequence[tuple[str, str]], text: str) -> set[str]:
+    """Of hosts as (hostname, id), the ids of those called `text`, else of those whose id begins so."""
+    named = {name for hostname, name in names if text in (hostname, name)}
+    return named or {name for _, name in names if text and name.startswith(text.lower())}
+
+
+def one_of(found: Sequence[_T], everyone: Sequence[_T], text: str, name: Callable[[_T], str]) -> _T:
+    """The one that was found. Raises NotFoundError for none and for several, with their names."""
     if len(found) == 1:
         return found[0]
-    names = ", ".join(f"{host.report.hostname} ({host.report.host})" for host in (found or everyone)[:10])
+    names = ", ".join(name(host) for host in (found or everyone)[:10])
     if found:
         raise NotFoundError(f"{len(found)} hosts are called {text!r}", f"give more of the id: {names}")
     raise NotFoundError(

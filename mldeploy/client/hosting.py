@@ -14,7 +14,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.types import Change, HostEntry, Hosts
 from mldeploy.core.records import Action, Forget
 from mldeploy.core.state import Host, State
-from mldeploy.errors import NotAllowedError, NotFoundError
+from mldeploy.errors import NotAllowedError
 
 
 def list_hosts(at: Connection, environment: str | None) -> Hosts:
@@ -58,7 +58,10 @@ class ForgetHost:
 
 def forget(at: Connection, text: str, dry_run: bool) -> Change:
     """See Client.forget_host."""
-    found = _found(list_hosts(at, None).hosts, text)
+    everyone = list_hosts(at, None).hosts
+    named = fleet.matching([(each.hostname, each.host) for each in everyone], text)
+    hosts = [each for each in everyone if each.host in named]
+    found = fleet.one_of(hosts, everyone, text, lambda each: f"{each.hostname} ({each.host})")
     if found.live:
         raise NotAllowedError(
             f"{found.hostname} ({found.host[:8]}) reported {found.age:.0f} s ago: it would join again",
@@ -66,15 +69,3 @@ def forget(at: Connection, text: str, dry_run: bool) -> Change:
         )
     written = at.change(ForgetHost(found.host), dry_run=dry_run)
     return at.told(written, dry_run, model="", version=None, environment=found.environment)
-
-
-def _found(entries: Sequence[HostEntry], text: str) -> HostEntry:
-    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
-    found = [each for each in entries if text in (each.hostname, each.host)]
-    found = found or [each for each in entries if text and each.host.startswith(text.lower())]
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(f"{each.hostname} ({each.host})" for each in (found or entries)[:10])
-    if found:
-        raise NotFoundError(f"{len(found)} hosts are called {text!r}", f"give more of the id: {names}")
-    raise NotFoundError(f"there is no host {text!r}", f"hosts: {names}" if names else "none has joined")

@@ -26,12 +26,13 @@ from mldeploy.client.types import Applied, Plan, Planned
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Action, Freeze, Promote, Retire, Rollback, Unfreeze
-from mldeploy.core.state import Serving, State
+from mldeploy.core.state import Ended, Serving, State
 from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
 from mldeploy.errors import NotAllowedError
 from mldeploy.store.ids import new_ulid
 
 _UNDONE = ("halted", "rolled back")
+_NOT_NAMED = "not in the file"
 
 
 class _Step(NamedTuple):
@@ -86,9 +87,11 @@ class ApplyFile:
         thaw = wanted.frozen is False and now.frozen is not None
         if thaw:
             yield _Step("~", "unfreeze", (Unfreeze(model=model, environment=environment),))
+        # a shadow that is to take traffic ends with the promote, and could not be ended after it
+        yield from self._ended(state, now, wanted)
         if wanted.version is not None:
             yield from self._version(state, now, wanted, ModelRef(model, wanted.version), thaw)
-        yield from self._shadows(state, now, wanted)
+        yield from self._begun(state, now, wanted)
         reason = "" if wanted.frozen is True else wanted.frozen
         if isinstance(reason, str) and (now.frozen is None or (reason and now.frozen != reason)):
             freeze = Freeze(model=model, environment=environment, reason=reason)
@@ -122,27 +125,27 @@ class ApplyFile:
             there = Terms(ramp.steps, ramp.hold, ramp.guards, ramp.min_requests, ramp.deadline, ramp.fraction)
             found = self._terms_of(state, wanted)
             return None if found == there else found
-        past = next((each for each in reversed(now.past) if each.ended.version == ref.version), None)
-        if past is not None and past.kind == "rollout" and past.ended.outcome in _UNDONE:
-            why = f": {past.ended.reason}" if past.ended.reason else ""
+        undone = _undone(now, ref.version)
+        if undone is not None:
+            why = f": {undone.reason}" if undone.reason else ""
             self.warnings += (
-                f"{ref} was {past.ended.outcome} in {wanted.environment}{why}; it is not begun again by a "
-                f"file, `mldeploy promote {ref}` does it by hand",
+                f"{ref} was {undone.outcome} in {wanted.environment}{why}; it is not begun again by a file, "
+                f"`mldeploy promote {ref}` does it by hand",
             )
             return None
         return self._terms_of(state, wanted)
 
-    def _shadows(self, state: State, now: Serving, wanted: Desired) -> Iterator[_Step]:
-        if wanted.shadows is None:
-            return
-        environment = wanted.environment
+    def _ended(self, state: State, now: Serving, wanted: Desired) -> Iterator[_Step]:
+        kept = {number for number, _ in wanted.shadows} if wanted.shadows is not None else None
+        for shadow in now.shadows:
+            if kept is not None and shadow.version not in kept:
+                yield _end(state, wanted.environment, ModelRef(wanted.model, shadow.version))
+
+    def _begun(self, state: State, now: Serving, wanted: Desired) -> Iterator[_Step]:
         there = {shadow.version for shadow in now.shadows}
-        for number in sorted(there - {number for number, _ in wanted.shadows}):
-            end = EndShadow(ModelRef(wanted.model, number), environment, "not in the file")
-            yield _Step("-", f"shadow {number}", end(state))
-        for number, on in wanted.shadows:
-            begin = ShadowTo(ModelRef(wanted.model, number), environment, on, self._new_id(), self._today)
-            actions = begin(state)
+        for number, on in wanted.shadows or ():
+            ref = ModelRef(wanted.model, number)
+            actions = ShadowTo(ref, wanted.environment, on, self._new_id(), self._today)(state)
             if actions:
                 where = f" where {on.where}" if on.where else ""
                 what = f"shadow {number} on {format_share(on.fraction)}{where}"
@@ -157,18 +160,31 @@ class ApplyFile:
             if (environment, model) not in named
         ]
         places = {(environment, model) for environment, model, _ in gone}
+        # retiring a version ends its rollouts and shadows everywhere: they go before
         for environment, model, now in gone:
             for shadow in now.shadows:
-                end = EndShadow(ModelRef(model, shadow.version), environment, "not in the file")
-                yield environment, model, _Step("-", f"shadow {shadow.version}", end(state))
+                yield environment, model, _end(state, environment, ModelRef(model, shadow.version))
             if now.ramp is not None:
-                back = Rollback(model=model, environment=environment, reason="not in the file")
+                back = Rollback(model=model, environment=environment, reason=_NOT_NAMED)
                 yield environment, model, _Step("-", f"rollout of {now.ramp.version}", (back,))
+        for environment, model, now in gone:
             if now.stable is not None:
                 ref = ModelRef(model, now.stable)
                 _refuse_used(state, ref, places)
-                retire = Retire(model=model, version=ref.version, force=True, reason="not in the file")
+                retire = Retire(model=model, version=ref.version, force=True, reason=_NOT_NAMED)
                 yield environment, model, _Step("-", f"{now.stable} is retired, nothing serves", (retire,))
+
+
+def _end(state: State, environment: str, ref: ModelRef) -> _Step:
+    return _Step("-", f"shadow {ref.version}", EndShadow(ref, environment, _NOT_NAMED)(state))
+
+
+def _undone(now: Serving, version: int) -> Ended | None:
+    """How the version's last rollout ended, where that was with its traffic taken away."""
+    rollouts = [past.ended for past in now.past if past.kind == "rollout"]
+    ended = [*rollouts, *((now.ended,) if now.ended is not None else ())]
+    last = max((each for each in ended if each.version == version), key=lambda each: each.seq, default=None)
+    return last if last is not None and last.outcome in _UNDONE else None
 
 
 def _refuse_used(state: State, ref: ModelRef, places: set[tuple[str, str]]) -> None:

@@ -146,6 +146,16 @@ def test_a_halted_version_is_not_begun_again_by_a_file(
     assert cli("plan", file, "--exit-code").code == 0
 
 
+def test_a_shadow_that_is_promoted_by_the_file_ends_before_it(
+    three: World, cli: Cli, written: Callable[[str], Path]
+) -> None:
+    cli("promote", "churn@1")
+    cli("shadow", "churn@2")
+    file = written("production: {churn: {version: 2, shadows: [{version: 3}]}}")
+    assert [row[3] for row in rows(cli("apply", file))] == ["shadow 2", "1 → 2", "shadow 3 on 100%"]
+    assert (serving(three).stable, serving(three).shadows[0].version) == (2, 3)
+
+
 def test_naming_the_stable_version_ends_the_rollout_of_another(
     three: World, cli: Cli, written: Callable[[str], Path]
 ) -> None:
@@ -177,6 +187,27 @@ def test_prune_takes_out_what_the_file_does_not_name(
     assert refused.code == 4
     assert "fraud@1 takes traffic in staging as well" in refused.err
     assert serving(three).stable is None
+
+
+def test_prune_of_two_environments_retires_once_and_after_all_else(
+    three: World, cli: Cli, written: Callable[[str], Path]
+) -> None:
+    for call in (("churn@1",), ("churn@2",), ("churn@2", "-e", "staging"), ("fraud@1",)):
+        assert cli("promote", *call).code == 0
+    cli("promote", "churn@3", "--to", "10", "-e", "staging")
+    cli("shadow", "churn@1", "-e", "staging")
+    assert cli("promote", "fraud@1", "-e", "staging").code == 0
+    file = written("production: {fraud: 1}\nstaging: {fraud: 1}")
+    head = three.head()
+    ran = cli("apply", file, "--prune")
+    assert ran.code == 0, ran.err
+    assert three.head() == head + 1
+    for environment in ("production", "staging"):
+        now = serving(three, environment=environment)
+        assert (now.stable, now.ramp, now.shadows) == (None, None, ())
+    assert three.log.state.models["churn"].versions[2].retired
+    assert not three.log.state.models["churn"].versions[1].retired
+    assert cli("plan", file, "--prune", "--exit-code").code == 0
 
 
 @pytest.mark.parametrize(
