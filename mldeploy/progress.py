@@ -19,11 +19,13 @@ Advance = Callable[[int], None]
 class Standing:
     """How something that goes on by itself stands: a line, and a table of what it rests on.
 
-    Where nothing can be drawn, the line is said whenever `change` is another than before.
+    Where nothing can be drawn, the line is said whenever `change` is another than before; `head` stands above
+    the table.
     """
 
     line: str
     change: object
+    head: str = ""
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
 

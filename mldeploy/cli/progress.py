@@ -83,7 +83,7 @@ class Terminal(Notes):
             self._stop()
             self._table = out.live_table()
             self._table.start()
-        self._table.update(now.line, now.columns, now.rows)
+        self._table.update(now.head or now.line, now.columns, now.rows)
 
     def info(self, text: str) -> None:
         """One line, above the waiting line."""

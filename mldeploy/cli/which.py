@@ -68,6 +68,8 @@ def _why(found: Which) -> str:
     source = f" ({found.key_from})" if found.key_from else ""
     if found.candidate is None:
         return f"no rollout of {found.model} is under way in {found.environment}: every key gets stable"
+    if not found.share:
+        return f"the rollout of {found.model}@{found.candidate} is at its shadow step: every key gets stable"
     share = f"{found.share / 100:g}% of the keys get {found.model}@{found.candidate}"
     among = "this one is among them" if found.role == "candidate" else "this one is not among them"
     labels = f", on hosts with {', '.join(found.on)}" if found.on else ""

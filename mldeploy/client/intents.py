@@ -174,7 +174,7 @@ def rolled_back_in(actions: Sequence[Action], model: str, environment: str) -> b
 
 
 def uses(state: State, ref: ModelRef) -> list[str]:
-    """Where a version takes traffic, or stands ready to: "stable in production"."""
+    """Where a version takes traffic, a copy of it, or stands ready to: "stable in production"."""
     found = []
     for environment, models in sorted(state.environments.items()):
         now = models.get(ref.name)
@@ -183,7 +183,13 @@ def uses(state: State, ref: ModelRef) -> list[str]:
         if now.stable == ref.version:
             found.append(f"stable in {environment}")
         if now.ramp is not None and now.ramp.version == ref.version:
-            found.append(f"candidate ({format_share(now.ramp.share)}) in {environment}")
+            share = format_share(now.ramp.share) if now.ramp.share else "as shadow"
+            found.append(f"candidate ({share}) in {environment}")
+        found += [
+            f"shadow ({format_share(each.fraction)}) in {environment}"
+            for each in now.shadows
+            if each.version == ref.version
+        ]
         if now.previous == ref.version and now.previous != now.stable:
             found.append(f"previous in {environment}")
     return found

@@ -27,7 +27,7 @@ class RetireVersion:
     def __call__(self, state: State) -> Sequence[Action]:
         if find_version(state, self.ref).retired:
             return ()
-        takes = [use for use in uses(state, self.ref) if not use.startswith("previous")]
+        takes = [use for use in uses(state, self.ref) if not use.startswith(("previous", "shadow"))]
         if takes and not self.force:
             raise NotAllowedError(
                 f"{self.ref} is {' and '.join(takes)}: {'; '.join(breaks(state, self.ref))}",

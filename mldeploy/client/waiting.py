@@ -191,10 +191,13 @@ def _tell(reporter: Reporter, model: str, look: _Look) -> None:
         reporter.step(_progress_line(model, look))
         return
     waits = f"; waits: {'; '.join(candidate.waits)}" if candidate.waits else ""
-    verdicts = tuple(verdict.verdict for verdict in candidate.guards)
+    what = "requests" if candidate.share else "compared answers"
+    counted = f"{_standing(model, candidate)}: {candidate.requests:,} {what}"
+    verdicts = tuple(each.verdict for each in candidate.guards)
     reporter.standing(
         Standing(
-            line=f"{_standing(model, candidate)}: {candidate.requests:,} requests{_told(candidate)}{waits}",
+            line=f"{counted}{_told(candidate)}{waits}",
+            head=f"{counted}{waits}",
             change=(candidate.step, candidate.paused, candidate.next, verdicts),
             columns=("GUARD", "VERDICT", "CANDIDATE", "STABLE", "LIMIT", "WHY"),
             rows=tuple(

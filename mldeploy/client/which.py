@@ -12,6 +12,7 @@ from mldeploy.bundle.published import fetch_manifests
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Which, WhichHost, WhichShadow
+from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import format_time
 from mldeploy.core.routing import choose
 from mldeploy.core.state import Host, Ramp, Serving, State
@@ -50,7 +51,7 @@ def which(at: Connection, model: str, key: str, moment: datetime | None) -> Whic
         salt=salt_of(ramp) if ramp is not None else "",
         on=ramp.on if ramp is not None else (),
         hosts=tuple(_host(host, now.stable, ramp, chosen) for host in members),
-        shadows=_shadows(now, key, chosen),
+        shadows=_shadows(now, key, chosen, settings(state, at.environment)),
     )
 
 
@@ -78,12 +79,18 @@ def _host(host: Host, stable: int, ramp: Ramp | None, chosen: bool) -> WhichHost
     )  # fmt: skip
 
 
-def _shadows(now: Serving, key: str, chosen: bool) -> tuple[WhichShadow, ...]:
+def _shadows(now: Serving, key: str, chosen: bool, said: Settings) -> tuple[WhichShadow, ...]:
     """The shadows that get a copy. Only stable's requests are copied; a criterion may still leave it out."""
     if chosen:
         return ()
-    return tuple(
+    found = [
         WhichShadow(version=shadow.version, fraction=shadow.fraction, where=shadow.where)
         for shadow in now.shadows
         if choose(key, shadow.shadow, shadow.fraction)
-    )
+    ]
+    ramp = now.ramp
+    if ramp is not None and not ramp.share:  # at a shadow step the candidate is one
+        fraction = ramp.fraction or said.shadow_fraction
+        if choose(key, salt_of(ramp), fraction):
+            found.append(WhichShadow(version=ramp.version, fraction=fraction, where=""))
+    return tuple(found)

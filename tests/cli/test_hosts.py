@@ -76,6 +76,15 @@ def test_which_names_the_shadows_that_get_a_copy(ramping: World, cli: Cli) -> No
     assert "churn@2 gets a copy, where input.x[0] > 1" in ran.err
 
 
+def test_which_at_a_shadow_step_is_stable_with_a_copy(ramping: World, cli: Cli) -> None:
+    cli("policy", "set", "shadow_fraction=100")
+    assert cli("promote", "churn@2", "--steps", "shadow,10,100").code == 0
+    ran = cli("which", "churn", "--key", "k")
+    assert ran.out == "churn@1\n"
+    assert "at its shadow step: every key gets stable" in ran.err
+    assert "churn@2 gets a copy" in ran.err
+
+
 def test_which_of_nothing_is_refused(world: World, cli: Cli) -> None:
     world.publish()
     assert cli("which", "churn", "--key", "k").code == 4

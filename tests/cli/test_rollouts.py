@@ -107,6 +107,7 @@ def test_status_of_one_model_shows_steps_guards_and_shadows(ramping: World, cli:
     row = next(row for row in rows if row[0] == "churn@3" and "input.x" in row[2])
     assert (row[1], row[4], row[5], row[6]) == ("20%", "100", "96%", "20")
     assert "3 on 20%" in cli("status").out
+    assert ["churn@3", "shadow (20%) in production"] in [[row[0], row[-1]] for row in rows]
     (shown,) = cli("status", "churn", "--json").document["environments"]
     assert (shown["shadows"][0]["agreement"], shown["shadows"][0]["pairs"]) == (0.96, 100)
 
@@ -220,11 +221,13 @@ def test_a_table_is_drawn_anew_on_a_terminal(
     monkeypatch.setenv("TERM", "xterm-256color")
     with Terminal() as reporter:
         reporter.step("starting")
-        reporter.standing(Standing("churn@2 at 10%", 1, ("GUARD", "VERDICT"), (("p99 < 1.2x", "holds"),)))
+        rows = (("p99 < 1.2x", "holds"),)
+        reporter.standing(Standing("not drawn", 1, "churn@2 at 10%", ("GUARD", "VERDICT"), rows))
         reporter.standing(Standing("churn@2 at 50%", 2))
         reporter.info("done")
     shown = capsys.readouterr().err
     assert [text in shown for text in ("at 10%", "GUARD", "p99 < 1.2x", "at 50%", "done")] == [True] * 5
+    assert "not drawn" not in shown
     assert shown.index("p99 < 1.2x") < shown.index("at 50%") < shown.index("done")
 
 
