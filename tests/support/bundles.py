@@ -27,6 +27,7 @@ from mldeploy.core.manifest import (
     File,
     Manifest,
     Resources,
+    Routing,
     Sample,
     Signature,
     Tensor,
@@ -115,13 +116,15 @@ class Maker:
         memory: int | None = None,
         bad: dict[str, float] | None = None,
         baseline: Baseline | None = None,
+        key: str = "",
     ) -> Path:
         """A bundle folder whose model answers `answer` to every row of x (FP64 [-1, 1]) as y (FP64 [-1]).
 
         `wrong_sample`: its recorded answer is another, so its samples fail. `fail`: loading raises that.
         `die`: loading kills the process. `memory`: bytes of one worker, as the manifest states them. `bad`:
         what goes wrong where x is 5: `errors` (every so many calls raise), `slow` (seconds more), `crash`
-        (at that call), `leak` (bytes more at each). `baseline`: its distributions.
+        (at that call), `leak` (bytes more at each). `baseline`: its distributions. `key`: the
+        routing key.
         """
         lock, wheels = self.locked()
         self._made += 1
@@ -153,6 +156,7 @@ class Maker:
             platform=PLATFORM,
             batching=Batching(),
             resources=Resources(replicas=replicas, memory=memory),
+            routing=Routing(key=key),
             imports=("numpy",),
             samples=(Sample(request="samples/0.request.json", response="samples/0.response.json"),),
             files=_files(folder),

@@ -1,0 +1,138 @@
+"""Three real daemons on one S3 server, clients with sticky keys: a good candidate goes from a shadow step to
+all of the traffic, and nobody but the hosts takes part."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import math
+import os
+import random
+import threading
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from mldeploy.core.records import Advance, Complete, Promote, decode
+from mldeploy.core.routing import choose
+from mldeploy.store.log import Log, record_key
+from mldeploy.store.objects import open_store
+from tests.support.bundles import Maker, append, publish
+from tests.support.daemons import Daemon, answer_of, request, until
+from tests.support.s3 import Server
+
+HOSTS, KEYS = 3, 5_000
+ROLLOUT = "01jd8zq5m0v3k4n5p6q7r8s9ta"
+STEPS = (0, 100, 1_000, 5_000, 10_000)
+NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9}
+
+
+class Clients:
+    """Clients of one host: each request has one of so many keys, and the version that answered is kept."""
+
+    def __init__(self, daemon: Daemon, seed: int) -> None:
+        self.address = daemon.address()
+        self.seen: dict[str, list[int]] = defaultdict(list)  # by key: versions, without repeats in a row
+        self.failed: list[str] = []
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._run, args=(seed * 10 + n, n)) for n in range(2)]
+
+    def _run(self, seed: int, part: int) -> None:
+        chance, body = random.Random(seed), json.dumps(request(1.0))
+        connection = http.client.HTTPConnection(*self.address, timeout=30)
+        with contextlib.closing(connection):
+            while not self.stopping.is_set():
+                # a key is one thread's, so that its answers come in order
+                key = f"user-{chance.randrange(part, KEYS, 2)}"
+                try:
+                    connection.request("POST", "/v2/models/answer/infer", body, {"x-user": key})
+                    response = connection.getresponse()
+                    said = response.read()
+                except (OSError, http.client.HTTPException) as error:
+                    self.failed.append(repr(error))
+                    connection.close()
+                    continue
+                if response.status != 200:
+                    self.failed.append(f"{response.status} {said!r}")
+                    continue
+                version = answer_of(json.loads(said))[1]
+                if self.seen[key][-1:] != [version]:
+                    self.seen[key].append(version)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
+    s3_environ: Server, bucket: str, maker: Maker, tmp_path: Path
+) -> None:
+    s3_environ.make_store(bucket, "store")
+    url = f"s3://{bucket}/store"
+    store = open_store(url)
+    publish(store, maker.bundle("answer", 1.0, key="header:x-user"))
+    env = os.environ | s3_environ.environ
+    with contextlib.ExitStack() as stack:
+        daemons = []
+        for number in range(HOSTS):
+            maker.seed(tmp_path / f"host-{number}")
+            daemon = Daemon(url, tmp_path / f"host-{number}", env=env, poll=0.2, report=0.5, **NEVER)
+            daemons.append(stack.enter_context(daemon))
+        for daemon in daemons:
+            daemon.wait_ready()
+        candidate = publish(
+            store, maker.bundle("answer", 1.0, key="header:x-user", bad={"other": 1.0}), share=None
+        )
+        clients = [Clients(daemon, seed) for seed, daemon in enumerate(daemons)]
+        for each in clients:
+            for thread in each.threads:
+                thread.start()
+        try:
+            append(
+                store,
+                Promote(
+                    model="answer", version=candidate.version, steps=STEPS, hold=2, rollout=ROLLOUT,
+                    guards=("error_rate < 10%", "agreement > 90%", "crashes < 1"), min_requests=60,
+                ),
+            )  # fmt: skip
+            log = Log(store)
+
+            def over() -> str:
+                log.refresh()
+                ended = log.state.environments["production"]["answer"].ended
+                return ended.outcome if ended is not None and ended.rollout == ROLLOUT else ""
+
+            assert until(over, "the rollout is over", 600.0, every=0.5) == "completed"
+        finally:
+            for each in clients:
+                each.stopping.set()
+                for thread in each.threads:
+                    thread.join()
+    assert [each.failed for each in clients] == [[], [], []]
+    for each in clients:
+        # from stable to the candidate, at most once, and never back on a host
+        assert {tuple(versions) for versions in each.seen.values()} <= {(1,), (2,), (1, 2)}
+    steps = []
+    for seq in range(1, log.state.head + 1):
+        fetched = store.get(record_key(seq))
+        assert fetched is not None
+        steps += [a for a in decode(fetched.data, seq).actions if isinstance(a, Advance | Complete)]
+    assert [action.step for action in steps] == list(range(len(STEPS)))
+    for share, action in zip(STEPS, steps, strict=True):
+        assert action.evidence is not None
+        assert (action.evidence.hosts, action.evidence.members) == (HOSTS, HOSTS)
+        counted = {measure.role: measure.tally.requests for measure in action.evidence.measures}
+        if not share:
+            assert counted.get("candidate", 0) == 0
+            continue
+        # what the keys' hash gives, and what chance adds to that
+        part = sum(choose(f"user-{number}", ROLLOUT, share) for number in range(KEYS)) / KEYS
+        total = sum(counted.values())
+        assert abs(part - share / 10_000) <= 3 * math.sqrt(share / 10_000 * (1 - share / 10_000) / KEYS)
+        error = math.sqrt(part * (1 - part) / total)
+        print(
+            f"{share / 100:g} %: {counted['candidate']} of {total}, {abs(counted['candidate'] / total - part)} "
+            f"from {part}, standard error {error}"
+        )
+        # three standard errors, and a little: the test shall not fail once in a hundred times
+        assert abs(counted["candidate"] / total - part) <= 4 * error
