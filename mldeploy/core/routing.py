@@ -41,11 +41,26 @@ def parse_key(text: str) -> Key:
     )
 
 
-def choose(key: str, salt: str, share: int) -> bool:
-    """Whether the request with this routing key goes to the candidate.
+class Split:
+    """One split: its salt (the rollout's id) and the share, in hundredths of a percent (0 to 10,000).
 
-    `salt` is the rollout's id, `share` the candidate's hundredths of a percent (0 to 10,000).
+    Made once for many keys: a front asks it for every request.
     """
-    # a lone surrogate in a header's text must not end in an error on the prediction path
-    text = f"{salt}\0{key}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest()) % FULL_SHARE < share
+
+    __slots__ = ("_begun", "_share")
+
+    def __init__(self, salt: str, share: int) -> None:
+        self._begun = blake2b(f"{salt}\0".encode("utf-8", "surrogatepass"), digest_size=8)
+        self._share = share
+
+    def takes(self, key: str) -> bool:
+        """Whether the request with this routing key is in the share."""
+        digest = self._begun.copy()
+        # a lone surrogate in a header's text must not end in an error on the prediction path
+        digest.update(key.encode("utf-8", "surrogatepass"))
+        return int.from_bytes(digest.digest()) % FULL_SHARE < self._share
+
+
+def choose(key: str, salt: str, share: int) -> bool:
+    """Whether the request with this routing key goes to the candidate: `Split`, for one key."""
+    return Split(salt, share).takes(key)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import msgspec
+import math
 
-from mldeploy.core.evidence import Measure, bucket, merge
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mldeploy.core.evidence import LAST_BUCKET, Measure, bucket, edge, merge
+from mldeploy_daemon.front.metrics import Count
 from mldeploy_daemon.table import ShadowRoute
 
 
@@ -83,3 +88,18 @@ def test_a_lost_request_is_a_failure(host, build):
     assert host.infer(body={"do": "die"})[0] == 503
     tally = measures(host)[1, 3, "stable"].tally
     assert (tally.requests, tally.failures) == (1, 1)
+
+
+@given(st.floats(0, 200))
+def test_latencies_fall_in_the_buckets_of_the_evidence(seconds):
+    count = Count("m", 1, 1, "stable")
+    count.observe(200, seconds)
+    (found,) = count.measure().tally.latency.counts
+    assert found == bucket(seconds) or math.isclose(edge(bucket(seconds)), seconds, rel_tol=1e-8)
+
+
+def test_edges_fall_below_them():
+    for index in range(LAST_BUCKET):
+        count = Count("m", 1, 1, "stable")
+        count.observe(200, edge(index))
+        assert count.measure().tally.latency.counts == {index: 1}

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mldeploy.core.criterion import Criterion, by_headers, headers_of, needs_inputs
-from mldeploy.core.routing import choose
+from mldeploy.core.routing import Split
 from mldeploy.core.where import parse
 from mldeploy.errors import UsageError
 from mldeploy_daemon.table import ShadowRoute, VersionRoutes
@@ -29,25 +29,21 @@ class Shadow:
     def __init__(self, route: ShadowRoute, count: Count) -> None:
         self.id = route.id
         self.count = count
-        self.fraction = route.fraction
-        self._salt = route.salt or route.id
+        fraction = route.fraction
         self._criterion: Criterion | None = None
         try:
             self._criterion = parse(route.where) if route.where else None
-        except (
-            UsageError
-        ) as error:  # of a newer agent: a shadow that sees nothing does not see the wrong thing
+        except UsageError as error:  # of a newer agent: nothing is better than the wrong thing
             log.error("shadow %s: %s", route.id, error)
-            self.fraction = 0
+            fraction = 0
+        self.takes = Split(route.salt or route.id, fraction).takes  # by the routing key
         #: Headers the mirror needs to decide the rest.
         self.headers = (
             headers_of(self._criterion) if self._criterion and needs_inputs(self._criterion) else frozenset()
         )
 
-    def wants(self, exchange: Exchange, key: str) -> bool | None:
-        """Whether it gets a copy, by its fraction and the headers; None where the inputs decide."""
-        if not choose(key, self._salt, self.fraction):
-            return False
+    def wants(self, exchange: Exchange) -> bool | None:
+        """Whether the headers are right for it; None where the inputs decide."""
         return True if self._criterion is None else by_headers(self._criterion, exchange.header_text)
 
 
@@ -62,21 +58,6 @@ class Feed:
         self.shadows = shadows
         self.sampled = sampled
         self.due = 0.0  # monotonic seconds: not sampled before
-
-    def chosen(self, exchange: Exchange, most: int) -> tuple[list[Shadow], list[Shadow]]:
-        """The shadows that get a copy of it, and those that may, by its inputs.
-
-        `most`: see `KeyOf.of`.
-        """
-        sure: list[Shadow] = []
-        open_: list[Shadow] = []
-        if self.shadows:
-            key = self.key.of(exchange, most)
-            for shadow in self.shadows:
-                wants = shadow.wants(exchange, key)
-                if wants is not False:
-                    (open_ if wants is None else sure).append(shadow)
-        return sure, open_
 
 
 def make_feed(

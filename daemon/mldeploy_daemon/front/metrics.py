@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from typing import Any
 
-from mldeploy.core.evidence import Comparison, Latency, Measure, Tally, bucket
+from mldeploy.core.evidence import LAST_BUCKET, Comparison, Latency, Measure, Tally, edge
 from mldeploy_daemon.table import SHADOW
 
 #: Upper bounds of the latency histogram, seconds; one more bucket holds what is beyond.
@@ -23,6 +23,8 @@ BUCKETS = (
 #: Status classes as they are written.
 CLASSES = ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")
 _KEPT = 3_600.0
+#: Upper edges of the evidence's buckets but the last: `evidence.bucket` without its logarithm.
+_EDGES = tuple(edge(index) for index in range(LAST_BUCKET))
 
 
 class Series:
@@ -79,7 +81,7 @@ class Count:
         self.requests = 0
         self.failures = 0
         self.refusals = 0
-        self.latency: dict[int, int] = {}
+        self.latency = [0] * (LAST_BUCKET + 1)
         self.offered = 0  # to a shadow
         self.dropped = 0  # of these, never copied
         self.unrouted: float | None = None
@@ -92,8 +94,7 @@ class Count:
                 self.failures += 1
             else:
                 self.refusals += 1
-        index = bucket(seconds)
-        self.latency[index] = self.latency.get(index, 0) + 1
+        self.latency[bisect_left(_EDGES, seconds)] += 1
 
     def measure(self) -> Measure:
         """As the agent and the evidence have it."""
@@ -102,7 +103,7 @@ class Count:
             requests=self.requests,
             failures=self.failures,
             refusals=self.refusals,
-            latency=Latency(self.latency.copy()),
+            latency=Latency({index: count for index, count in enumerate(self.latency) if count}),
         )
         offered = Comparison(offered=self.offered, dropped=self.dropped) if role == SHADOW else None
         return Measure(model=model, version=version, scope=scope, role=role, tally=tally, comparison=offered)

@@ -55,13 +55,21 @@ class Mirror(asyncio.Protocol):
 
     def offer(self, exchange: Exchange, feed: Feed, frame: Frame, answer: bytes) -> None:
         """The request has been answered with `answer`: copy it to those it is for."""
-        sure, open_ = feed.chosen(exchange, self._limits.key_bytes)
-        for shadow in sure:
-            shadow.count.offered += 1
-        now = time.monotonic()
-        sampled = feed.sampled and now >= feed.due
+        sure: list[Shadow] = []
+        open_: list[Shadow] = []
+        if feed.shadows:
+            key = feed.key.of(exchange, self._limits.key_bytes)
+            for shadow in feed.shadows:
+                if shadow.takes(key) and (wants := shadow.wants(exchange)) is not False:
+                    if wants:
+                        shadow.count.offered += 1
+                        sure.append(shadow)
+                    else:
+                        open_.append(shadow)
+        sampled = feed.sampled and time.monotonic() >= feed.due
         if not sure and not open_ and not sampled:
             return
+        now = time.monotonic()
         size = len(exchange.body) + len(answer)
         lost = self._transport is None or self._full or size > self._limits.mirror_body
         if lost or self.paused:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from mldeploy.core.routing import Split
 from mldeploy_daemon.front.feed import Feed, Shadow, make_feed
 from mldeploy_daemon.front.inputs import KeyOf
 from mldeploy_daemon.front.metrics import Count, Metrics, Series
@@ -47,6 +48,7 @@ class Model:
         }
         self.stable = self.parts["stable"]
         self.candidate = self.parts["candidate"]
+        self.split = Split(routes.salt, routes.share)
         self.key = KeyOf(routes.key)
 
     def _part(self, number: int | None) -> Version | None:

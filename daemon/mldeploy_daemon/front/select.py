@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mldeploy.core.routing import choose
 from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.routes import Model, Version
 from mldeploy_daemon.front.upstream import Worker
@@ -55,7 +54,7 @@ def _split(model: Model, exchange: Exchange, most: int) -> Version | None:
     candidate, share = model.candidate, model.routes.share
     if candidate is None or not share or not candidate.workers:
         return model.stable
-    return candidate if choose(model.key.of(exchange, most), model.routes.salt, share) else model.stable
+    return candidate if model.split.takes(model.key.of(exchange, most)) else model.stable
 
 
 def pick_worker(version: Version, avoid: tuple[str, ...]) -> Worker | None:
