@@ -56,9 +56,9 @@ class Deadlines(Generic[Item]):
     def _ring(self) -> None:
         now = time.monotonic()
         self._timer, self._armed = None, math.inf
-        for item in tuple(self._items()):
-            if item.deadline <= now:
-                self._expire(item, now)
+        due = [item for item in self._items() if item.deadline <= now]
+        for item in sorted(due, key=lambda item: item.deadline):
+            self._expire(item, now)
         soonest = min((item.deadline for item in self._items()), default=math.inf)
         if soonest < math.inf:
             # many deadlines close together are one ring
