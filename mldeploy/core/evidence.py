@@ -62,10 +62,6 @@ class Latency(msgspec.Struct, omit_defaults=True):
         """How many were counted."""
         return sum(self.counts.values())
 
-    def above(self, index: int) -> int:
-        """How many lie in buckets after `index`, so are longer than `edge(index)`."""
-        return sum(count for found, count in self.counts.items() if found > index)
-
     def quantile(self, share: float) -> float:
         """Seconds that `share` (0 to 1) of the latencies do not exceed, to a bucket; 0.0 without any."""
         return self.ranked(math.ceil(share * self.total))
@@ -79,26 +75,6 @@ class Latency(msgspec.Struct, omit_defaults=True):
                 return edge(index)
         return edge(max(self.counts)) if self.counts else 0.0
 
-    def bounds(self, share: float, doubt: float) -> tuple[float, float]:
-        """Seconds between which the true quantile lies, but for a chance of `doubt` on each side.
-
-        By order statistics: the number of latencies below the true quantile is binomial, so the ranks around
-        n * share by its deviation hold it whatever the distribution (David and Nagaraja, Order Statistics,
-        7.1; here with Hoeffding's inequality in its relative form, which needs no table). For one look at the
-        numbers; guards, which look again and again, do not use it. (0, infinity) where nothing was counted.
-        """
-        count = self.total
-        if not count:
-            return 0.0, math.inf
-        strength = math.log(1 / doubt) / count
-        low, high = _chernoff(share, strength)
-        lowest = math.floor(low * count)
-        highest = math.ceil(high * count) + 1
-        return (
-            self.ranked(lowest) if lowest >= 1 else 0.0,
-            self.ranked(highest) if highest <= count else math.inf,
-        )
-
     def moments(self) -> tuple[float, float]:
         """Mean (s) and variance (s²), each latency taken in the middle of its bucket, so to 2.5 %."""
         count = self.total
@@ -107,27 +83,6 @@ class Latency(msgspec.Struct, omit_defaults=True):
         middles = [(edge(index) / (1 + (GROWTH - 1) / 2), found) for index, found in self.counts.items()]
         mean = sum(middle * found for middle, found in middles) / count
         return mean, sum((middle - mean) ** 2 * found for middle, found in middles) / count
-
-
-def _chernoff(share: float, strength: float) -> tuple[float, float]:
-    """The shares below and above `share` whose binomial divergence from it is `strength`."""
-
-    def beyond(other: float) -> bool:
-        parts = [
-            ours * math.log(ours / theirs)
-            for ours, theirs in ((other, share), (1 - other, 1 - share))
-            if ours > 0
-        ]
-        return sum(parts) > strength
-
-    found = []
-    for end in (0.0, 1.0):
-        inside, outside = share, end
-        for _ in range(60):
-            middle = (inside + outside) / 2
-            inside, outside = (inside, middle) if beyond(middle) else (middle, outside)
-        found.append(outside)
-    return found[0], found[1]
 
 
 class Tally(_Value, frozen=True, omit_defaults=True, kw_only=True):

@@ -22,11 +22,12 @@ from typing import NamedTuple
 
 from mldeploy.core.evidence import Evidence, GuardVerdict, Measure, tallied
 from mldeploy.core.guards import Guard, parse_all
-from mldeploy.core.judge import BREACHED, UNDECIDED, Doubt, Step, judge
+from mldeploy.core.judge import judge
 from mldeploy.core.policy import Settings
 from mldeploy.core.records import Advance, Complete, Halt
 from mldeploy.core.state import Ramp, Serving, Version
 from mldeploy.core.types import FULL_SHARE, format_duration
+from mldeploy.core.verdicts import BREACHED, UNDECIDED, Doubt, Step
 
 FALSE_ALARM = 0.005
 FALSE_PASS = 0.005

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from mldeploy.core import sequential
 from mldeploy.core.evidence import Column, Comparison, Drift, GuardVerdict, Latency, Measure, Tally
 from mldeploy.core.guards import parse
-from mldeploy.core.judge import Doubt, Step, judge
+from mldeploy.core.judge import judge
 from mldeploy.core.sequential import Rate
+from mldeploy.core.verdicts import Doubt, Step
 from tests.core.ramps import measure
 
 DOUBT = Doubt(0.001, 0.005)
