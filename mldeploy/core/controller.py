@@ -6,8 +6,8 @@ members by hash for each matter, the first few look at reports (`WATCHERS`), and
 later than the one before (`delay`) that usually one alone has to.
 
 Rules: at most one action of each rollout. Every time is the store's: of records, of reports, and for now
-that of one's own report. An advance needs the fresh reports of 95 % of the members a rollout is for, a halt
-of none; a retirement of all; a report that is not fresh counts for its counts alone.
+the newest of what was read. An advance needs the fresh reports of 95 % of the members a rollout is for, a
+halt of none; a retirement of all; a report that is not fresh counts for its counts alone.
 Left out: reading reports and writing records.
 """
 
@@ -131,9 +131,10 @@ def delay(rank: int) -> float:
     return STAGGER * rank
 
 
-def _fresh(hosts: Iterable[Host], reports: Reports, now: float, members: int | None = None) -> list[Heard]:
+def _fresh(hosts: Iterable[Host], reports: Reports, now: float) -> list[Heard]:
+    """The fresh reports of these hosts."""
     wanted = {host.id for host in hosts}
-    oldest = now - freshness(len(wanted) if members is None else members)
+    oldest = now - freshness(len(wanted))
     return [each for each in reports.heard if each.host in wanted and each.at >= oldest]
 
 
