@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mldeploy.core import records
+from mldeploy.core.baseline import Baseline, Bins
 from mldeploy.core.evidence import Evidence
 from mldeploy.core.records import Advance, Complete, Halt, Record, decode
 from mldeploy.core.state import Serving, State
@@ -20,7 +21,7 @@ from tests.daemon.conftest import Place
 from tests.support.daemons import Daemon, Load, until
 
 #: The machine that runs the tests may be busy, and then shadows would rest.
-NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9}
+NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9, "limits.mirror_samples": 1e9}
 STEPS = (1_000, 5_000, 10_000)
 
 
@@ -126,10 +127,10 @@ def test_a_good_candidate_is_taken_to_stable_by_two_hosts_alone(place: Place) ->
 @pytest.mark.parametrize(
     ("bad", "guards", "guard"),
     [
-        ({"errors": 4}, ["error_rate < 5%"], "error_rate"),
+        pytest.param({"errors": 4}, ["error_rate < 5%"], "error_rate", marks=pytest.mark.full),
         ({"crash": 60}, ["error_rate < 30%", "crashes < 1"], "crashes"),
-        ({"slow": 0.3}, ["p50 < 1.5x"], "p50"),
-        ({"leak": 4e6}, ["memory < 1.5x"], "memory"),
+        pytest.param({"slow": 0.3}, ["p50 < 1.5x"], "p50", marks=pytest.mark.full),
+        pytest.param({"leak": 4e6}, ["memory < 1.5x"], "memory", marks=pytest.mark.full),
     ],
 )  # fmt: skip
 def test_a_bad_candidate_is_halted_at_its_first_step(
@@ -166,6 +167,22 @@ def test_a_version_that_does_not_come_up_is_halted_without_a_request(place: Plac
     assert daemon.ask()[0] == 200
 
 
+@pytest.mark.full
+def test_drifted_inputs_halt_a_candidate(place: Place) -> None:
+    place.push(1.0)
+    (daemon,) = hosts(place, 1)
+    column = Bins(name="x", side="inputs", tensor="x", edges=(2.0, 4.0), counts=(500, 500, 500))
+    candidate = place.push(2.0, share=None, baseline=Baseline(rows=1_500, columns=(column,)))
+    with Load(daemon, x=5.0) as load:
+        rollout = ramp(place, candidate, ["drift(x) < 0.2"], (2_000, 10_000))
+        assert ended(place, rollout) == "halted"
+    (halt,) = steps_of(place, rollout)
+    assert isinstance(halt, Halt)
+    assert halt.reason.startswith("drift(x) < 0.2: ")
+    assert load.failed == []
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("agrees", [True, False])
 def test_a_shadow_step_is_judged_by_answers(place: Place, agrees: bool) -> None:
     place.push(1.0)
