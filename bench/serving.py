@@ -6,6 +6,7 @@ process on the same machine, so that the ratios mean more than the figures.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import threading
@@ -34,18 +35,26 @@ class Model:
 
 def run() -> Iterator[str]:
     """A linear model on 64 features, one row a request."""
-    with tempfile.TemporaryDirectory() as folder:
-        client = Client(str(Path(folder) / "store"))
+    with host() as (daemon, client, _):
+        for connections in (1, 8, 32):
+            yield _compare(daemon, connections)
+        yield _swaps(daemon, client)
+
+
+@contextlib.contextmanager
+def host() -> Iterator[tuple[LocalDaemon, Client, Path]]:
+    """A daemon that serves version 1 of `linear`, with version 2 published; a client; and their folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        client = Client(str(folder / "store"))
         for version in (1, 2):
-            client.push(source(Path(folder) / f"v{version}", version))
+            client.push(_source(folder / f"v{version}", version))
         client.promote("linear@1")
-        daemon = LocalDaemon(store=client.store, state=Path(folder) / "host", listen="127.0.0.1:0")
+        daemon = LocalDaemon(store=client.store, state=folder / "host", listen="127.0.0.1:0")
         daemon.start()
         try:
             client.wait("linear", timeout=120)
-            for connections in (1, 8, 32):
-                yield _compare(daemon, connections)
-            yield _swaps(daemon, client)
+            yield daemon, client, folder
         finally:
             daemon.stop()
 
@@ -112,8 +121,7 @@ def _ms(tally: Tally, share: float) -> str:
     return f"{tally.percentile(share, 0, float('inf')) * 1000:.1f} ms"
 
 
-def source(folder: Path, version: int) -> Path:
-    """A model folder of a linear model, whose weights are those of `version`."""
+def _source(folder: Path, version: int) -> Path:
     (folder / "samples").mkdir(parents=True)
     (folder / "model.py").write_text(_MODEL.replace("VERSION", str(version)))
     request = json.loads(v2_request("x", "FP64", [[0.5] * 64]))

@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.serving import judge, make_load, rate, source
-from mldeploy.client import Client
+from bench.serving import host, judge, make_load, rate
 from mldeploy.client.daemon import LocalDaemon
 from mldeploy.core.evidence import Comparison
 from mldeploy.core.records import Action, Shadow, Unshadow
@@ -34,18 +32,8 @@ _FRACTION = 2_000
 
 def run() -> Iterator[str]:
     """A linear model on 64 features, one row a request; the shadow gets 20 % of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        client = Client(str(Path(folder) / "store"))
-        for version in (1, 2):
-            client.push(source(Path(folder) / f"v{version}", version))
-        client.promote("linear@1")
-        daemon = LocalDaemon(store=client.store, state=Path(folder) / "host", listen="127.0.0.1:0")
-        daemon.start()
-        try:
-            client.wait("linear", timeout=120)
-            yield from _alternate(daemon, Path(folder), client.store)
-        finally:
-            daemon.stop()
+    with host() as (daemon, client, folder):
+        yield from _alternate(daemon, folder, client.store)
 
 
 def _alternate(daemon: LocalDaemon, folder: Path, store: str) -> Iterator[str]:

@@ -68,6 +68,8 @@ class Measures:
             for scope, role in (scopes_of(routes, version) if routes else ())
             if (role == "shadow") == idle
         ]
+        if not found:
+            return
         merged = merge((*self.kept.past, *found))
         if merged != self.kept.past:
             self.kept.past, self._changed = merged, True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mldeploy.core.host import Limits, Wanted, Worker
+from mldeploy.core.state import Host, Model, Serving, State, Version
 
 LIMITS = Limits(grace=100.0)
 NOW = 1000.0
@@ -28,4 +29,21 @@ def worker(version: int, replica: int = 0, state: str = "ready", ident: str = ""
             **more,
         },
         Worker,
+    )
+
+
+def served(serving: Serving, retired: int = 0) -> State:
+    """A state of the log in which model m has versions 1 to 3 and does this in production."""
+    versions = {
+        n: Version(
+            version=n, digest=f"m{n}", push="", blobs=(), size=0, owner="", expires="", python="",
+            platform="", actor="", published="", seq=n,
+            retired="2026-01-01T00:00:00Z" if n == retired else "",
+        )
+        for n in (1, 2, 3)
+    }  # fmt: skip
+    return State(
+        models={"m": Model(name="m", versions=versions)},
+        environments={"production": {"m": serving}},
+        hosts={"h": Host(id="h", environment="production", hostname="", labels={}, seq=1, joined="")},
     )

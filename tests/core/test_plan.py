@@ -30,9 +30,9 @@ from mldeploy.core.host import (
 )
 from mldeploy.core.plan import plan, references, settled, table
 from mldeploy.core.standing import next_step, standings, why_unserved
-from mldeploy.core.state import Host, Model, Ramp, Serving, State, Version
+from mldeploy.core.state import Ramp, Serving
 from mldeploy.core.wish import wish
-from tests.core.hosts import LIMITS, NOW, wanted, worker
+from tests.core.hosts import LIMITS, NOW, served, wanted, worker
 
 
 def host(*workers: Worker, replicas: int = 1, **more: object) -> Observed:
@@ -232,32 +232,16 @@ def test_files_of_the_previous_version_are_kept_and_fetched() -> None:
 @pytest.mark.parametrize(("labels", "candidate"), [({"zone": "a"}, 2), ({"zone": "b"}, None), ({}, None)])
 def test_a_rollout_for_some_hosts_is_for_those_alone(labels: dict[str, str], candidate: int | None) -> None:
     ramp = Ramp(rollout="r", version=2, steps=(1000,), step=0, seq=3, on=("zone=a",))
-    found = wish(_state(Serving(stable=1, ramp=ramp)), "production", labels, {}).models["m"]
+    found = wish(served(Serving(stable=1, ramp=ramp)), "production", labels, {}).models["m"]
     assert (found.candidate.version if found.candidate else None) == candidate
     assert found.share == (1000 if candidate else 0)
 
 
 def test_a_retired_version_is_never_a_fallback() -> None:
-    found = wish(_state(Serving(stable=2, previous=1), retired=3), "production", {}, {"m": 3}).models["m"]
+    found = wish(served(Serving(stable=2, previous=1), retired=3), "production", {}, {"m": 3}).models["m"]
     assert found.fallback is not None
     assert found.fallback.version == 1
-    assert wish(_state(Serving(stable=2, previous=1)), "production", {}, {"m": 3}).models["m"].fallback == (
+    assert wish(served(Serving(stable=2, previous=1)), "production", {}, {"m": 3}).models["m"].fallback == (
         Wanted(model="m", version=3, digest="m3")
     )
-    assert wish(_state(Serving(stable=2)), "staging", {}, {}).models == {}
-
-
-def _state(serving: Serving, retired: int = 0) -> State:
-    versions = {
-        n: Version(
-            version=n, digest=f"m{n}", push="", blobs=(), size=0, owner="", expires="", python="",
-            platform="", actor="", published="", seq=n,
-            retired="2026-01-01T00:00:00Z" if n == retired else "",
-        )
-        for n in (1, 2, 3)
-    }  # fmt: skip
-    return State(
-        models={"m": Model(name="m", versions=versions)},
-        environments={"production": {"m": serving}},
-        hosts={"h": Host(id="h", environment="production", hostname="", labels={}, seq=1, joined="")},
-    )
+    assert wish(served(Serving(stable=2)), "staging", {}, {}).models == {}

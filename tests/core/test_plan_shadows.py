@@ -22,9 +22,9 @@ from mldeploy.core.host import (
 from mldeploy.core.memory import resting
 from mldeploy.core.plan import plan, table
 from mldeploy.core.standing import standings
-from mldeploy.core.state import Model, Ramp, Serving, Shadowing, State, Version
+from mldeploy.core.state import Ramp, Serving, Shadowing
 from mldeploy.core.wish import wish, without_lease
-from tests.core.hosts import LIMITS, NOW, wanted, worker
+from tests.core.hosts import LIMITS, NOW, served, wanted, worker
 
 
 def idle(version: int) -> Wanted:
@@ -137,43 +137,29 @@ def test_a_shadow_never_makes_another_version_sleep() -> None:
 
 def test_what_the_log_asks_for() -> None:
     shadow = Shadowing(shadow="01S", version=2, seq=9, fraction=2_000, where="header.a == b", keep=5)
-    found = wish(_state(Serving(stable=1, shadows=(shadow,))), "production", {}, {}).models["m"]
+    found = wish(served(Serving(stable=1, shadows=(shadow,))), "production", {}, {}).models["m"]
     assert found.shadows == (
         Mirroring(
             id="01S", version=idle(2), fraction=2_000, where="header.a == b", salt="01S", scope=9, keep=5
         ),
     )
     assert (found.candidate, found.scope) == (None, 0)
-    gone = wish(_state(Serving(stable=1, shadows=(shadow,)), retired=2), "production", {}, {}).models["m"]
+    gone = wish(served(Serving(stable=1, shadows=(shadow,)), retired=2), "production", {}, {}).models["m"]
     assert gone.shadows == ()
 
 
 def test_the_shadow_step_of_a_ramp_is_a_shadow_of_its_candidate() -> None:
     ramp = Ramp(rollout="r", version=2, steps=(0, 1_000), step=0, seq=3, fraction=500)
-    found = wish(_state(Serving(stable=1, ramp=ramp)), "production", {}, {}).models["m"]
+    found = wish(served(Serving(stable=1, ramp=ramp)), "production", {}, {}).models["m"]
     assert found.candidate is None
     assert [(s.id, s.version, s.fraction, s.scope) for s in found.shadows] == [("r", idle(2), 500, 3)]
     by_policy = wish(
-        _state(Serving(stable=1, ramp=msgspec.structs.replace(ramp, fraction=0))), "production", {}, {}
+        served(Serving(stable=1, ramp=msgspec.structs.replace(ramp, fraction=0))), "production", {}, {}
     ).models["m"]
     assert by_policy.shadows[0].fraction == 1_000
     later = msgspec.structs.replace(ramp, step=1, seq=4)
-    found = wish(_state(Serving(stable=1, ramp=later)), "production", {}, {}).models["m"]
+    found = wish(served(Serving(stable=1, ramp=later)), "production", {}, {}).models["m"]
     assert (found.candidate, found.share, found.scope, found.shadows) == (wanted(2), 1_000, 4, ())
-
-
-def _state(serving: Serving, retired: int = 0) -> State:
-    versions = {
-        n: Version(
-            version=n, digest=f"m{n}", push="", blobs=(), size=0, owner="", expires="", python="",
-            platform="", actor="", published="", seq=n,
-            retired="2026-01-01T00:00:00Z" if n == retired else "",
-        )
-        for n in (1, 2, 3)
-    }  # fmt: skip
-    return State(
-        models={"m": Model(name="m", versions=versions)}, environments={"production": {"m": serving}}
-    )
 
 
 def test_nobody_but_a_shadow_waits_for_the_mirror() -> None:
