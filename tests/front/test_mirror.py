@@ -16,6 +16,7 @@ import pytest
 from mldeploy.core.evidence import Comparison, Measure, merge
 from mldeploy.core.manifest import Tensor
 from mldeploy.core.routing import choose
+from mldeploy_daemon.front.mirror import ONE_IN
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, VersionRoutes
 
 _numbers = itertools.count(10)
@@ -259,10 +260,11 @@ def test_a_full_queue_pauses_and_its_end_resumes(fresh_host):
     assert host.mirrored()["why"] == "queue"
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
     before = comparison(host, route)
-    for n in range(10):
+    for n in range(2 * ONE_IN):
         assert ask(host, float(n))[0] == 200
     now = comparison(host, route)
-    assert (now.offered, now.dropped) == (before.offered + 10, before.dropped + 10)
+    assert now.offered == before.offered + 2 * ONE_IN  # two were looked at
+    assert now.dropped == before.dropped + 2 * ONE_IN
     host.infer("/v2/models/m/versions/2/infer", body={"do": "hear"})
     host.until(lambda: not host.mirrored()["paused"])
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "connected")
@@ -282,10 +284,10 @@ def test_a_busy_machine_gets_no_copies_at_all(fresh_host):
     host.until(lambda: host.mirrored()["paused"])
     host.until(lambda: host.control({"op": "stats"})["mirrored"] == "paused")
     before = comparison(host, route)
-    for n in range(20):
+    for n in range(3 * ONE_IN):
         assert ask(host, float(n))[0] == 200
     found = comparison(host, route)
-    assert (found.offered, found.dropped) == (before.offered + 20, before.dropped + 20)
+    assert (found.offered, found.dropped) == (before.offered + 3 * ONE_IN, before.dropped + 3 * ONE_IN)
     assert found.pairs == before.pairs
     assert (found.pauses, host.mirrored()["why"]) == (1, "processor")
 

@@ -1,1 +1,1 @@
-"""The front: HTTP, routing and metrics. No request is decoded here, and nothing blocks."""
+"""The front: HTTP, routing and metrics. Nothing is decoded here but a routing key, and nothing blocks."""

@@ -58,6 +58,7 @@ class Feed:
         self.shadows = shadows
         self.sampled = sampled
         self.due = 0.0  # monotonic seconds: not sampled before
+        self.skipped = 0  # requests of pauses
 
 
 def make_feed(

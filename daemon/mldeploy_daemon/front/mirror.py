@@ -1,9 +1,10 @@
 """The front's line to the mirror: copies go out after their answers have, or they do not go at all.
 
 Rules: nothing here waits, fails a request, or holds more than `Limits.mirror_buffer` bytes: what does not
-fit, and everything while no mirror listens, is dropped and counted. While the mirror has said pause, copies
-for shadows are dropped where they are chosen, and samples for drift go on at a tenth of their rate. Four
-times a second the mirror hears how long the primaries' answers take.
+fit, and everything while no mirror listens, is dropped and counted. While the mirror has said pause the host
+is busy, and choosing costs more than it is worth: one request in ONE_IN is looked at, counts as so many
+dropped, and may be a sample for drift, at a tenth of their rate. Four times a second the mirror hears how
+long the primaries' answers take.
 Left out: who is chosen (`feed.py`), and what the mirror does with it.
 """
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 AGAIN = 0.25
 #: While paused, seconds between two samples are so many times longer.
 PAUSED_RATE = 10
+#: While paused, one request in so many is looked at.
+ONE_IN = 16
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,12 @@ class Mirror(asyncio.Protocol):
 
     def offer(self, exchange: Exchange, feed: Feed, frame: Frame, answer: bytes) -> None:
         """The request has been answered with `answer`: copy it to those it is for."""
+        weight = 1
+        if self.paused:
+            feed.skipped += 1
+            if feed.skipped % ONE_IN:
+                return
+            weight = ONE_IN
         sure: list[Shadow] = []
         open_: list[Shadow] = []
         if feed.shadows:
@@ -62,7 +71,7 @@ class Mirror(asyncio.Protocol):
             for shadow in feed.shadows:
                 if shadow.takes(key) and (wants := shadow.wants(exchange)) is not False:
                     if wants:
-                        shadow.count.offered += 1
+                        shadow.count.offered += weight
                         sure.append(shadow)
                     else:
                         open_.append(shadow)
@@ -73,7 +82,7 @@ class Mirror(asyncio.Protocol):
         size = len(exchange.body) + len(answer)
         lost = self._transport is None or self._full or size > self._limits.mirror_body
         if lost or self.paused:
-            self._drop(sure, open_)
+            self._drop(sure, open_, weight)
             if lost or not sampled:
                 return
             sure, open_ = [], []
@@ -93,13 +102,13 @@ class Mirror(asyncio.Protocol):
             self._transport.write(b"".join(parts))
 
     @staticmethod
-    def _drop(sure: list[Shadow], open_: list[Shadow]) -> None:
+    def _drop(sure: list[Shadow], open_: list[Shadow], weight: int) -> None:
         """What nobody looked into might have been chosen: it is offered and dropped as well."""
         for shadow in sure:
-            shadow.count.dropped += 1
+            shadow.count.dropped += weight
         for shadow in open_:
-            shadow.count.offered += 1
-            shadow.count.dropped += 1
+            shadow.count.offered += weight
+            shadow.count.dropped += weight
 
     # the table's side
 

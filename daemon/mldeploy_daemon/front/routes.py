@@ -48,7 +48,7 @@ class Model:
         }
         self.stable = self.parts["stable"]
         self.candidate = self.parts["candidate"]
-        self.split = Split(routes.salt, routes.share)
+        self.split = Split(routes.salt, routes.share) if routes.share else None
         self.key = KeyOf(routes.key)
 
     def _part(self, number: int | None) -> Version | None:

@@ -51,10 +51,10 @@ def not_ready(model: Model, version: Version) -> Refusal:
 
 
 def _split(model: Model, exchange: Exchange, most: int) -> Version | None:
-    candidate, share = model.candidate, model.routes.share
-    if candidate is None or not share or not candidate.workers:
+    candidate, split = model.candidate, model.split
+    if candidate is None or split is None or not candidate.workers:
         return model.stable
-    return candidate if model.split.takes(model.key.of(exchange, most)) else model.stable
+    return candidate if split.takes(model.key.of(exchange, most)) else model.stable
 
 
 def pick_worker(version: Version, avoid: tuple[str, ...]) -> Worker | None:

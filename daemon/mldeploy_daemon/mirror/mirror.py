@@ -110,7 +110,11 @@ class Mirror:
             for number, version in routes.versions.items()
             if int(number) in (routes.stable, routes.candidate)
         }
-        self.inputs = {key: Reader(version.inputs) for key, (_, version) in routed.items()}
+        self.inputs = {
+            key: Reader(version.inputs)
+            for key, (routes, version) in routed.items()
+            if version.baseline or routes.shadows
+        }
         for key, (routes, version) in routed.items():
             found = self.sampled.get(key)
             if version.baseline and (found is None or found.baseline != version.baseline):
