@@ -2,7 +2,8 @@
 
 The load comes from one Python process on the same machine and takes all it can get; so the shadow has to give
 way, and what is measured is what its giving way costs. The processor time of front and primary for a request
-says the same on a machine that has other work too. Afterwards a trickle shows that the shadow comes back.
+says the same on a machine that has other work too, give or take some percent: how the connections fall to the
+fronts is chance. Afterwards a trickle shows that the shadow comes back.
 """
 
 from __future__ import annotations
