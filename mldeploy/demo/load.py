@@ -1,4 +1,4 @@
-"""Constant load: many keep-alive connections that each send a prediction as soon as the last is answered.
+"""Constant load: many keep-alive connections that each send a prediction once the last is answered.
 
 Rules: every answer is counted once, as an answer, a failure or a disagreement (its values are not what the
 version it names answers); a connection the server closes while nothing is in flight is opened again and
@@ -64,6 +64,8 @@ class _Connection(asyncio.Protocol):
         if self.load.stopping:
             self.transport.close()
             return
+        if self.transport.is_closing():
+            return  # it was closed in the pause; connection_lost opens another
         self.sent = time.monotonic()
         self.transport.write(self.load.requests[self.index])
 
@@ -80,7 +82,10 @@ class _Connection(asyncio.Protocol):
         self.load.account(self.index, int(head[9:12]), body[:length], self.sent)
         self.sent = None
         self.index = (self.index + self.load.connections) % len(self.load.requests)
-        self.send()
+        if self.load.pause and not self.load.stopping:
+            asyncio.get_running_loop().call_later(self.load.pause, self.send)
+        else:
+            self.send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.sent is not None:
@@ -99,12 +104,23 @@ def _content_length(head: bytes) -> int:
 
 
 class Load:
-    """Keeps `connections` clients busy from a thread of its own between `start` and `stop`."""
+    """Keeps `connections` clients busy from a thread of its own between `start` and `stop`.
+
+    Each waits `pause` seconds between an answer and its next request: with none, as fast as it goes.
+    """
 
     def __init__(
-        self, host: str, port: int, path: str, bodies: Sequence[bytes], check: Check, connections: int = 32
+        self,
+        host: str,
+        port: int,
+        path: str,
+        bodies: Sequence[bytes],
+        check: Check,
+        connections: int = 32,
+        pause: float = 0.0,
     ) -> None:
         self.host, self.port, self.check, self.connections = host, port, check, connections
+        self.pause = pause
         self.requests = [_request(host, port, path, body) for body in bodies]
         self.tally = Tally()
         self.stopping = False

@@ -54,9 +54,9 @@ def run(*, store: str | None, listen: str, keep: bool, reporter: Reporter) -> di
     DemoError where a promise did not hold.
     """
     began = time.monotonic()
-    _check_port(listen)
+    check_port(listen)
     with ExitStack() as cleanup:
-        folder = _workspace(cleanup)
+        folder = workspace(cleanup)
         result = _play(store, listen, keep, folder, reporter, cleanup)
     took = msgspec.structs.replace(result, seconds=round(time.monotonic() - began, 1))
     _tell(took, reporter)
@@ -71,8 +71,8 @@ def _play(
     from mldeploy.client.daemon import LocalDaemon
 
     client = Client(store or str(folder / "store"))
-    bundles, held_out = _bundles(folder, client, reporter)
-    pushed = [_push(client, bundle, reporter) for bundle in bundles]
+    packed, held_out = bundles(folder, client, reporter)
+    pushed = [push(client, bundle, reporter) for bundle in packed]
     first, second = (push.ref for push in pushed)
     assert first is not None and second is not None  # only a dry run leaves the version open
     held_out = held_out.renumbered({1: first.version, 2: second.version})
@@ -83,7 +83,7 @@ def _play(
     )
     daemon.start()
     cleanup.callback(daemon.stop)
-    host, port = _address(daemon.address)
+    host, port = address_of(daemon.address)
     reporter.info(f"mldeployd serves on {daemon.address}")
 
     reporter.step(f"promoting {first}")
@@ -119,7 +119,7 @@ def _play(
     )
 
 
-def _bundles(folder: Path, client: Any, reporter: Reporter) -> tuple[list[Path], scene.HeldOut]:
+def bundles(folder: Path, client: Any, reporter: Reporter) -> tuple[list[Path], scene.HeldOut]:
     """Build the environment, train in it, and pack both models with the same lock."""
     from mldeploy.bundle.environment import build, collect_wheels, resolve
     from mldeploy.bundle.interpreters import find_interpreter
@@ -132,7 +132,7 @@ def _bundles(folder: Path, client: Any, reporter: Reporter) -> tuple[list[Path],
     wheels.mkdir()
     collected = collect_wheels(lock, wheels)
     reporter.info(
-        f"{len(collected)} wheels, {_mib(sum(wheel.size for wheel in collected))} MiB, locked by hash"
+        f"{len(collected)} wheels, {mib(sum(wheel.size for wheel in collected))} MiB, locked by hash"
     )
 
     reporter.step("building their environment, and training two models in it")
@@ -150,20 +150,21 @@ def _bundles(folder: Path, client: Any, reporter: Reporter) -> tuple[list[Path],
     told = ", ".join(f"version {version} {held_out.accuracy(version):.1%}" for version in scene.VERSIONS)
     reporter.info(f"trained on two thirds of the digits; right on the rest: {told}")
 
-    bundles = []
+    made = []
     for version in scene.VERSIONS:
         reporter.step(f"packing version {version}, and validating it in its own environment")
         source = scene.write_source(folder / f"source-{version}", version, lock, folder / "trained", held_out)
         packed = client.pack(source, out=folder / f"bundle-{version}", reporter=reporter)
-        bundles.append(packed.folder)
+        made.append(packed.folder)
         reporter.info(f"packed and validated: {packed.digest[:12]}")
-    return bundles, held_out
+    return made, held_out
 
 
-def _push(client: Any, bundle: Path, reporter: Reporter) -> Pushed:
+def push(client: Any, bundle: Path, reporter: Reporter) -> Pushed:
+    """Push a bundle, and say what went over the wire."""
     reporter.step("pushing")
     pushed: Pushed = client.push(bundle, reporter=reporter)
-    sent, reused = _mib(pushed.uploaded_bytes), _mib(pushed.reused_bytes)
+    sent, reused = mib(pushed.uploaded_bytes), mib(pushed.reused_bytes)
     reporter.info(f"pushed {pushed.ref}: {sent} MiB sent, {reused} MiB re-used")
     return pushed
 
@@ -196,17 +197,17 @@ def _tell(result: Result, reporter: Reporter) -> None:
             f"p99 {swap.p99_before_ms} ms before, {swap.p99_during_ms} ms during"
         )
     reporter.info(
-        f"the second push sent {_mib(result.second_push_bytes)} MiB and re-used "
-        f"{_mib(result.second_push_reused_bytes)} MiB; all of it took {result.seconds} s"
+        f"the second push sent {mib(result.second_push_bytes)} MiB and re-used "
+        f"{mib(result.second_push_reused_bytes)} MiB; all of it took {result.seconds} s"
     )
     if result.kept:
         reporter.info(f"left running: {result.address}, store {result.store}")
         reporter.info(f"to end it: {result.stop}")
 
 
-def _check_port(listen: str) -> None:
-    """Say that a port is taken before minutes are spent, not after."""
-    host, port = _address(f"http://{listen}")
+def check_port(listen: str) -> None:
+    """Say that a port is taken before minutes are spent, not after. Raises DaemonError."""
+    host, port = address_of(f"http://{listen}")
     try:
         with socket.create_server((host, port)):
             pass
@@ -217,7 +218,8 @@ def _check_port(listen: str) -> None:
         ) from error
 
 
-def _address(url: str) -> tuple[str, int]:
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of a URL. Raises UsageError."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -228,17 +230,19 @@ def _address(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def _workspace(cleanup: ExitStack) -> Path:
+def workspace(cleanup: ExitStack) -> Path:
+    """A folder with room for a demo, removed by `cleanup`. Raises DiskError."""
     folder = Path(tempfile.mkdtemp(prefix="mldeploy-demo-"))
     cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
     free = shutil.disk_usage(folder).free
     if free < _NEEDED_BYTES:
         raise DiskError(
-            f"{folder.parent} has {_mib(free)} MiB free, and the demo needs {_mib(_NEEDED_BYTES)}",
+            f"{folder.parent} has {mib(free)} MiB free, and the demo needs {mib(_NEEDED_BYTES)}",
             "free some space, or set TMPDIR to a folder on a larger disk",
         )
     return folder
 
 
-def _mib(size: int) -> str:
+def mib(size: int) -> str:
+    """Bytes as MiB, for people."""
     return f"{size / (1 << 20):.1f}"

@@ -7,6 +7,7 @@ imports scikit-learn and never unpickles.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,23 @@ signature:
     - {{name: y, datatype: INT64, shape: [-1]}}
 samples:
   - request: samples/0.request.json
+"""
+_BAD_YAML = _MODEL_YAML.replace("entry:\n  pickle: model.pkl", "entry: model:Digits")
+#: How many requests the bad model fails: one in so many. More than there are sample rows, so that some
+#: remainder is none of theirs.
+_FAILS = _SAMPLE_ROWS + 1
+_BAD_MODEL = """\
+import pickle
+
+class Digits:
+    def load(self, path):
+        with open(path / "model.pkl", "rb") as file:
+            self.model = pickle.load(file)
+
+    def predict(self, x):
+        if (x.sum(axis=1) % {fails} == {remainder}).any():
+            raise ValueError("no answer for a digit with so much ink")
+        return self.model.predict(x)
 """
 _WHAT = {1: "logistic regression", 2: "support vector machine"}
 
@@ -97,4 +115,20 @@ def write_source(folder: Path, version: int, lock: bytes, trained: Path, held_ou
     (folder / "requirements.lock").write_bytes(lock)
     sample = json.loads(v2_request("x", "FP64", held_out.rows[:_SAMPLE_ROWS]))
     (folder / "samples" / "0.request.json").write_text(json.dumps(sample), encoding="utf-8")
+    return folder
+
+
+def write_bad_source(folder: Path, good: Path, held_out: HeldOut) -> Path:
+    """The source folder `good` again, with a class around its model that fails on one row in `_FAILS`.
+
+    No sample row is one of those, so it validates.
+    """
+    (folder / "model").mkdir(parents=True)
+    fine = {int(sum(row)) % _FAILS for row in held_out.rows[:_SAMPLE_ROWS]}
+    remainder = next(number for number in range(_FAILS) if number not in fine)
+    (folder / "model.yaml").write_text(_BAD_YAML.format(what="not always"), encoding="utf-8")
+    (folder / "model.py").write_text(_BAD_MODEL.format(fails=_FAILS, remainder=remainder), encoding="utf-8")
+    shutil.copyfile(good / "model.pkl", folder / "model" / "model.pkl")
+    shutil.copyfile(good / "requirements.lock", folder / "requirements.lock")
+    shutil.copytree(good / "samples", folder / "samples")
     return folder

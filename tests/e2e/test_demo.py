@@ -9,11 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 MLDEPLOY = str(Path(sys.executable).parent / "mldeploy")
 DEADLINE = 280
 
 
-def _demo(folder: Path, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def _demo(
+    folder: Path, *options: str, seconds: float = DEADLINE, **environ: str
+) -> subprocess.CompletedProcess[str]:
     """Run the demo with its temporary files in `folder`."""
     scratch = folder / "tmp"
     scratch.mkdir(exist_ok=True)
@@ -21,7 +25,7 @@ def _demo(folder: Path, *options: str, **environ: str) -> subprocess.CompletedPr
         [MLDEPLOY, "demo", *options],
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=seconds,
         cwd=folder,
         env=os.environ | {"TMPDIR": str(scratch)} | environ,
         check=False,
@@ -89,3 +93,27 @@ def test_no_index_is_a_clear_error(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert _left_running(tmp_path) == []
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(1500)
+def test_rollouts_steer_themselves(tmp_path: Path) -> None:
+    result = _demo(tmp_path, "--scenario", "rollout", "--json", "--listen", "127.0.0.1:0", seconds=1400)
+    assert result.returncode == 0, result.stdout + result.stderr
+    told = json.loads(result.stdout)
+    assert told["schema"] == "mldeploy.demo-rollout/1"
+    assert told["good"]["outcome"] == "completed"
+    assert told["good"]["failed"] == 0
+    assert told["good"]["shares"] == [0, 100, 1000, 5000, 10000]
+    assert told["bad"]["outcome"] == "halted"
+    assert "error_rate" in told["bad"]["reason"]
+    assert told["retired"] == "digits@1"
+    assert "digits@2" in told["report"]
+    assert _left_running(tmp_path) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_scenario_that_leaves_nothing_keeps_nothing(tmp_path: Path) -> None:
+    result = _demo(tmp_path, "--scenario", "rollout", "--keep")
+    assert result.returncode == 2
+    assert "--keep" in result.stderr
