@@ -34,6 +34,8 @@ def main(arguments: list[str]) -> int:
     except (ValueError, KeyError, TypeError):
         print(f"usage: boot.py {'|'.join(MODES)} JSON (with an environment)", file=sys.stderr)
         return EXIT_USAGE
+    # a bundle stays as it was packed, also where nothing keeps this process from writing into it
+    sys.dont_write_bytecode = True
     _load_package()
     return _start(mode, options)
 
