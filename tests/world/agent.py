@@ -166,8 +166,8 @@ class Agent:
 
     def _publish(self, routes: dict[str, core.ModelRoute], desired: core.Desired) -> None:
         machine = self.machine
-        before = {w for route in machine.routes.values() for ids in route.workers.values() for w in ids}
-        after = {w for route in routes.values() for ids in route.workers.values() for w in ids}
+        before = {worker for route in machine.routes.values() for worker in route.all_workers()}
+        after = {worker for route in routes.values() for worker in route.all_workers()}
         for ident in before - after:
             self.left[ident] = (machine.generation, self.host.time())
         for ident in after:

@@ -159,7 +159,7 @@ class Machine:
         self.endings.clear()
         self.came_up.clear()
         self.routes = {
-            name: msgspec.structs.replace(route, workers={}) for name, route in self.routes.items()
+            name: msgspec.structs.replace(route, workers={}, idle={}) for name, route in self.routes.items()
         }
         self.fronts = [SimFront(0), SimFront(1)]
         for front in self.fronts:  # they start again, and take the table there is by then

@@ -41,7 +41,7 @@ OUTCOMES = [
 SELDOM = [
     "unknown", "void", "not written: RaceLostError", "not written: _SweptError", "blobs swept",
     "hosts that lost power", "models cut off by a retire", "host StopZygote", "host KillWorker",
-    "action unshadow", "action notified",
+    "action unshadow", "action notified", "pushes gone on with", "checkpoints written",
 ]  # fmt: skip
 
 

@@ -57,10 +57,18 @@ Then = Callable[[ModelRef], Sequence[Action]]
 
 def real_push(process: Process, folder: Path, log: Log, then: Then) -> Pushed:
     """The production push, with this process's ids, and threads that are none."""
-    return push(
+    begun: list[str] = []
+
+    def ids() -> str:
+        begun.append(process.ids())
+        return begun[-1]
+
+    pushed = push(
         process.store, folder, log=log, actor=process.actor.name, now=process.now(), then=then,
-        validate=False, ids=process.ids, journals=process.actor.journals, pool=Inline,
+        validate=False, ids=ids, journals=process.actor.journals, pool=Inline,
     )  # fmt: skip
+    process.world.counts["pushes gone on with"] += pushed.new and not begun
+    return pushed
 
 
 def real_collect(process: Process, log: Log, now: datetime, grace: timedelta) -> Collection:
