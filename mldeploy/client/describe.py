@@ -33,7 +33,8 @@ def names_of(state: State) -> dict[str, str]:
     for models in state.environments.values():
         for model, now in models.items():
             ended = (*(past.ended for past in now.past), *((now.ended,) if now.ended is not None else ()))
-            found.update((each.rollout, f"{model}@{each.version}") for each in ended)
+            # what a rollback ended without a rollout under way has no id
+            found.update((each.rollout, f"{model}@{each.version}") for each in ended if each.rollout)
             found.update((each.shadow, f"{model}@{each.version}") for each in now.shadows)
             if now.ramp is not None:
                 found[now.ramp.rollout] = f"{model}@{now.ramp.version}"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mldeploy.client import Client, past
+from mldeploy.client.describe import describe, names_of
 from mldeploy.core.fold import fold_many
-from mldeploy.core.records import Action, Advance, Freeze, Halt, Join, Promote, Record, encode
-from mldeploy.core.state import State
+from mldeploy.core.records import Action, Advance, Freeze, Halt, Join, Promote, Record, Retire, encode
+from mldeploy.core.state import Ended, Serving, State
 from mldeploy.store import checkpoints
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import record_key
@@ -299,3 +300,10 @@ def test_a_command_leaves_the_checkpoint_that_no_host_has_left(
     assert entry.key.startswith(f"checkpoints/{30:020d}.")
     cli("freeze", "churn")
     assert len(list(story.store.list("checkpoints/"))) == 1
+
+
+def test_a_rollback_with_no_rollout_under_way_names_nothing() -> None:
+    ended = Ended(rollout="", version=2, outcome="rolled back", reason="", seq=3)
+    state = State(environments={"production": {"churn": Serving(stable=1, ended=ended)}})
+    assert names_of(state) == {}
+    assert describe(Retire(model="churn", version=2), names_of(state)) == "retire churn@2"
