@@ -101,7 +101,12 @@ class _Listener(logging.Handler):
         return f": {'; '.join(self.heard)}" if self.heard else ""
 
     def __enter__(self) -> _Listener:
-        logging.getLogger("apprise").addHandler(self)
+        logger = logging.getLogger("apprise")
+        # whoever configures logging in this process may have turned it off or down
+        logger.disabled = False
+        if not logger.isEnabledFor(logging.WARNING):
+            logger.setLevel(logging.WARNING)
+        logger.addHandler(self)
         return self
 
     def __exit__(self, *_: object) -> None:
