@@ -1,8 +1,9 @@
 """Which workers answer for which version, and which version takes which traffic of a host.
 
 Rules: a version takes traffic once all its replicas are ready, and keeps it while one is; until then what
-serves now keeps serving; what failed takes none, and a failed candidate's share goes to stable. Never is a
-worker routed that is not ready; a version that sleeps is routed with no worker, and its requests wait.
+serves now keeps serving; what failed takes none, and a failed candidate's share goes to stable. What
+stable answers counts as evidence of a ramp while the candidate takes its share. Never is a worker routed
+that is not ready; a version that sleeps is routed with no worker, and its requests wait.
 Left out: starting and stopping workers (`plan.py`), and what sleeps (`memory.py`).
 """
 
@@ -47,7 +48,9 @@ def _route(asked: Wish, observed: Observed, current: ModelRoute, now: float, res
         previous=asked.previous.version if asked.previous else None,
         share=asked.share if candidate else 0,
         salt=asked.salt if candidate else "",
-        scope=asked.scope,
+        # stable is counted from when the candidate takes its share here: both over the same window. A ramp's
+        # shadow step has its scope from the shadow
+        scope=asked.scope if candidate and asked.share else 0,
         workers=workers,
         shadows=shadows,
         idle={

@@ -31,7 +31,7 @@ from mldeploy.core.host import (
 from mldeploy.core.plan import plan, references, settled, table
 from mldeploy.core.standing import next_step, standings, why_unserved
 from mldeploy.core.state import Ramp, Serving
-from mldeploy.core.wish import wish
+from mldeploy.core.wish import wish, without_lease
 from tests.core.hosts import LIMITS, NOW, served, wanted, worker
 
 
@@ -158,6 +158,17 @@ def test_a_candidate_takes_its_share_only_while_it_can() -> None:
     assert (routes.stable, routes.candidate, routes.share, routes.salt) == (1, None, 0, "")
     loading = host(worker(1), worker(2, state="loading"))
     assert table(desired, loading, NOW)["m"].candidate is None
+
+
+def test_what_stable_answers_is_evidence_only_while_the_candidate_takes_its_share() -> None:
+    ask = Wish(stable=wanted(1), candidate=wanted(2), share=1000, salt="r", scope=7)
+    desired = Desired(models={"m": ask})
+    loading = host(worker(1), worker(2, state="loading"))
+    ready = host(worker(1), worker(2))
+    assert table(desired, loading, NOW)["m"].scope == 0
+    assert table(desired, ready, NOW)["m"].scope == 7
+    # nobody can say that the ramp goes on: its share is with stable, and is no evidence of a split
+    assert table(without_lease(desired), ready, NOW)["m"].scope == 0
 
 
 def test_surplus_and_stray_workers_go() -> None:

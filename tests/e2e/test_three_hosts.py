@@ -132,5 +132,4 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
         error = math.sqrt(part * (1 - part) / total)
         off = (counted["candidate"] / total - part) / error if error else 0.0
         print(f"{share / 100:g} %: {counted['candidate']} of {total}, {off:+.1f} standard errors")
-        # three standard errors, and a little: the test shall not fail once in a hundred times
-        assert abs(counted["candidate"] / total - part) <= 4 * error
+        assert abs(counted["candidate"] / total - part) <= 3 * error
