@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 
 from mldeploy.core.state import State
@@ -23,11 +24,11 @@ logger = logging.getLogger(__name__)
 AGAIN = 10.0
 
 
-class Duty:
+class Duty(ABC):
     """Does its part until cancelled. `look` is to be called when the log may have moved."""
 
     #: In logs, and of its thread.
-    name = ""
+    name: str
 
     def __init__(self, config: Config, host: str, follower: Follower) -> None:
         self.config, self.host, self.follower = config, host, follower
@@ -50,9 +51,9 @@ class Duty:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.woken.wait(), pause)
 
+    @abstractmethod
     async def once(self, state: State, store: ObjectStore) -> float:
         """One look; returns the seconds until the next, unless the log moves. May raise MldeployError."""
-        raise NotImplementedError
 
     async def _safely(self) -> float:
         state, store = self.follower.state, self.follower.store

@@ -40,6 +40,7 @@ class Publisher:
         self.environment, self.host, self.now = environment, host, now
         self.table = Table()
         self.routes: dict[str, ModelRoute] = {}
+        self.last: dict[str, int] = {}  # of models that are wanted
         self.left: dict[
             str, tuple[int, float]
         ] = {}  # worker -> last generation that had it, and when it left
@@ -55,7 +56,10 @@ class Publisher:
             except (OSError, msgspec.MsgspecError):
                 continue
             self.own = own
-            self.routes = {name: _route(model, keep_workers=own) for name, model in self.table.models.items()}
+            models = self.table.models
+            self.routes = {name: _route(model, keep_workers=own) for name, model in models.items()}
+            served = {name: model.last or model.stable for name, model in models.items()}
+            self.last = {name: version for name, version in served.items() if version is not None}
             return
 
     def adopted(self, workers: Iterable[Worker]) -> None:
@@ -75,8 +79,8 @@ class Publisher:
         )
 
     def routed(self) -> dict[str, int]:
-        """The stable version each model was routed to last."""
-        return {name: route.stable for name, route in self.routes.items() if route.stable is not None}
+        """What each model's stable share went to last, over restarts, also while nothing serves."""
+        return self.last
 
     def publish(
         self,
@@ -88,8 +92,12 @@ class Publisher:
     ) -> bool:
         """Write the table if it says anything new; returns whether it did. Raises DiskError."""
         slept, woken = self._counted(routes)
+        last = {name: route.stable or self.last.get(name) for name, route in routes.items()}
         models = {
-            name: _model(route, desired, name, standings.get(name, ()), manifests, slept, woken)
+            name: msgspec.structs.replace(
+                _model(route, desired, name, standings.get(name, ()), manifests, slept, woken),
+                last=last[name],
+            )
             for name, route in sorted(routes.items())
         }
         table = Table(
@@ -108,6 +116,7 @@ class Publisher:
             raise DiskError(f"{ROUTES}: {error.strerror}", "make room on that disk") from error
         self._note(routes)
         self.table, self.routes, self.own = table, routes, True
+        self.last = {name: version for name, version in last.items() if version is not None}
         self.slept, self.woken = slept, woken
         return True
 

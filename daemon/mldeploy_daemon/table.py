@@ -78,6 +78,7 @@ class ModelRoutes(msgspec.Struct, frozen=True, kw_only=True):
     scope: int = 0  # of the evidence: the number of the record that set the ramp's step; 0: no ramp
     shadows: tuple[ShadowRoute, ...] = ()
     versions: dict[str, VersionRoutes] = {}  # by version number
+    last: int | None = None  # what was stable here last, also while nothing serves: for the agent alone
     reason: str = ""  # why nothing serves, for the 503
 
 

@@ -17,11 +17,16 @@ app = new_app()
 def retire(
     ctx: typer.Context,
     ref: Ref,
-    force: Annotated[bool, typer.Option("--force", help="Even while it takes traffic.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Even while it takes traffic, and at once on every host.")
+    ] = False,
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Take a version out for good: no traffic, and its files may be collected."""
+    """Take a version out for good: no traffic, and its files may be collected.
+
+    A host on which what replaced it is not ready yet goes on answering with it until it is, unless --force.
+    """
     session = Session(ctx)
     change = session.client().retire(ref, force=force, reason=reason, dry_run=dry_run)
     session.changed("retire", change, f"{ref} is retired", f"{ref} was retired")

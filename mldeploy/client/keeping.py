@@ -18,14 +18,15 @@ from mldeploy.errors import NotAllowedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class RetireVersion:
-    """Retire `ref`; while it takes traffic only with `force`."""
+    """Retire `ref`; while it takes traffic only with `force`, which cuts it off at once everywhere."""
 
     ref: ModelRef
     force: bool
     reason: str
 
     def __call__(self, state: State) -> Sequence[Action]:
-        if find_version(state, self.ref).retired:
+        version = find_version(state, self.ref)
+        if version.retired and (version.cut or not self.force):
             return ()
         takes = [use for use in uses(state, self.ref) if not use.startswith(("previous", "shadow"))]
         if takes and not self.force:

@@ -5,10 +5,13 @@ Left out: what forbids it (`keeping.py`), and retirement without a hand (`core/r
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.keeping import RetireVersion, breaks
 from mldeploy.client.types import Change
+from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
 
 
@@ -18,16 +21,31 @@ def retire(at: Connection, ref: ModelRef, force: bool, reason: str, dry_run: boo
     intents.find_version(state, ref)
     broken = breaks(state, ref)
     written = at.change(RetireVersion(ref, force, reason), dry_run=dry_run)
-    warnings = (*broken, *_used(at, ref)) if written.actions else ()
+    live = [host for host in fleet.hosts(at) if host.live] if written.actions else []
+    warnings = (*broken, *_used(live, ref), *_left_behind(state, live, ref, force)) if written.actions else ()
     return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
 
 
-def _used(at: Connection, ref: ModelRef) -> tuple[str, ...]:
+def _left_behind(state: State, live: Sequence[fleet.Seen], ref: ModelRef, force: bool) -> Iterator[str]:
+    """The hosts that answer with it because what came after it is not ready there."""
+    for host in live:
+        said = host.report.models.get(ref.name)
+        after = intents.serving(state, host.report.environment, ref.name).stable
+        if said is None or said.stable != ref.version or after in (None, ref.version):
+            continue
+        if force:
+            what = f"{host.report.hostname} stops answering with {ref}"
+            yield f"{what}, though {ref.name}@{after} is not ready there"
+        else:
+            yield f"{host.report.hostname} goes on with {ref} until {ref.name}@{after} is ready there"
+
+
+def _used(live: Sequence[fleet.Seen], ref: ModelRef) -> tuple[str, ...]:
     """When a live host was last asked for it; nothing where none says so."""
     asked = [
         (host.report.uses[str(ref)] + host.age, host.report.hostname)
-        for host in fleet.hosts(at)
-        if host.live and str(ref) in host.report.uses
+        for host in live
+        if str(ref) in host.report.uses
     ]
     if not asked:
         return ()

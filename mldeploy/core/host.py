@@ -46,8 +46,8 @@ class Mirroring(_Value, frozen=True, kw_only=True):
 class Wish(_Value, frozen=True, kw_only=True):
     """What the log asks of this host for one model.
 
-    `fallback` may serve while stable does not: the version routed last, else the previous one; never one
-    that was retired. `previous` stays on the disk, and runs while requests name it.
+    `fallback` may serve while stable does not: the version routed last, also if it was retired since (but not
+    by force), else the previous one. `previous` stays on the disk, and runs while requests name it.
     """
 
     stable: Wanted | None = None

@@ -127,10 +127,14 @@ def _check_publish(draft: Draft, action: records.Publish) -> None:
 
 
 def retire(draft: Draft, action: records.Retire, told: Context) -> None:
-    """No traffic any more. One in traffic is retired with force only, and then its routes are gone."""
+    """No traffic any more. One in traffic is retired with force only, and then its routes are gone.
+
+    Retired without force it goes on where its successor is not ready yet; force cuts that off as well, and
+    fits a version that is retired already.
+    """
     model, number = action.model, action.version
     version = find_version(draft, model, number)
-    if version.retired:
+    if version.retired and (version.cut or not action.force):
         refuse(f"{model}@{number} is already retired", "there is nothing to do")
     for environment in draft.environments():
         serving = draft.serving(environment, model)
@@ -161,7 +165,8 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
             seq=told.seq,
         )
         draft.put_serving(environment, model, serving)
-    draft.put_version(model, msgspec.structs.replace(version, retired=told.time))
+    when = version.retired or told.time
+    draft.put_version(model, msgspec.structs.replace(version, retired=when, cut=action.force))
 
 
 def restore(draft: Draft, action: records.Restore, told: Context) -> None:
@@ -175,7 +180,7 @@ def restore(draft: Draft, action: records.Restore, told: Context) -> None:
         refuse(f"the same bundle is live as {model}@{twin}", "use that version")
     if not all(blob in draft.blobs for blob in version.blobs):
         refuse(f"files of {model}@{action.version} have been collected", "push the bundle again")
-    draft.put_version(model, msgspec.structs.replace(version, retired=""))
+    draft.put_version(model, msgspec.structs.replace(version, retired="", cut=False))
 
 
 def extend(draft: Draft, action: records.Extend, told: Context) -> None:

@@ -75,7 +75,10 @@ def launched(draft: Draft, environment: str, model: str, before: Serving, told: 
 
 def retire(draft: Draft, action: records.Retire, told: Context) -> None:
     """`lifecycle.retire`, and its notice."""
+    before = find_version(draft, action.model, action.version)
     lifecycle.retire(draft, action, told)
+    if before.retired:
+        return  # it was told when it was retired; now it is cut off where it still went on
     open_notice(draft, "retired", action.model, action.version, told, reason=action.reason)
 
 

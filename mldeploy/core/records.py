@@ -146,7 +146,10 @@ class Unshadow(_Action, frozen=True, kw_only=True, tag="unshadow"):
 
 
 class Retire(_Action, frozen=True, kw_only=True, tag="retire"):
-    """The version takes no traffic any more and its files may be collected. In use: only with force."""
+    """The version takes no traffic any more and its files may be collected. In use: only with force.
+
+    A host on which its successor is not ready goes on with it until it is; with force it does not.
+    """
 
     model: str
     version: int

@@ -35,6 +35,7 @@ class Version(_Value, frozen=True, kw_only=True):
     metrics: dict[str, float] = {}
     measured: dict[str, float] = {}
     retired: str = ""  # RFC 3339 when retired, else empty
+    cut: bool = False  # retired by force: no host goes on with it until its successor is ready
     warned: str = ""  # ISO date: warnings of its expiry due up to this day are closed
 
 

@@ -1,6 +1,7 @@
 """What the log asks of one host: (state, environment, labels) -> Desired.
 
-Pure; a version that was retired is never asked for. Left out: what the host does about it (`plan.py`).
+Pure; a version that was retired is asked for only where it was routed last and what came after it is not
+ready yet, and not even there if it was retired by force. Left out: what the host does about it (`plan.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mldeploy.core.state import Version as Published
 
 
 def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapping[str, int]) -> Desired:
-    """What the log asks of a host with these labels. `routed`: the stable version each model had last."""
+    """What the log asks of a host with these labels. `routed`: what served each model's stable share last."""
     models = {}
     fraction = settings(state, environment).shadow_fraction
     for name, serving in state.environments.get(environment, {}).items():
@@ -27,7 +28,7 @@ def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapp
         mirrored = ramp is not None and not ramp.share
         stable = _wanted(name, versions, serving.stable)
         previous = _wanted(name, versions, serving.previous)
-        last = _wanted(name, versions, routed.get(name))
+        last = _wanted(name, versions, routed.get(name), spare=True)
         candidate = _wanted(name, versions, ramp.version) if ramp and not mirrored else None
         if stable is None and candidate is None:
             continue  # nothing is to be served: what was routed goes, what is on the disk goes later
@@ -94,9 +95,12 @@ def meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
     return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in ramp.on))
 
 
-def _wanted(name: str, versions: Mapping[int, Published], number: int | None) -> Wanted | None:
+def _wanted(
+    name: str, versions: Mapping[int, Published], number: int | None, *, spare: bool = False
+) -> Wanted | None:
+    """None for one that is retired; as a `spare` it counts until it is cut off."""
     version = versions.get(number) if number is not None else None
-    if version is None or version.retired:
+    if version is None or (version.cut if spare else version.retired):
         return None
     return Wanted(
         model=name,

@@ -264,3 +264,25 @@ def test_retire_names_what_it_ends_and_who_asks_for_it(ramping: World, cli: Cli)
     assert (done.code, done.document["warnings"]) == (0, ["its shadow in production ends"])
     assert cli("retire", "churn@1", "--force").code == 0
     assert cli("retire", "churn@1", "--json").document["already"]
+
+
+def test_retire_says_who_goes_on_with_the_version(world: World, cli: Cli) -> None:
+    world.publish()
+    world.publish(content="2")
+    world.join()
+    cli("promote", "churn@1")
+    cli("promote", "churn@2")
+    failed = VersionReport(state="failed")
+    world.report(
+        models={"churn": ModelReport(stable=1, serving={1: VersionReport(state="ready"), 2: failed})}
+    )
+    dry = cli("retire", "churn@1", "--dry-run")
+    assert "h1.example goes on with churn@1 until churn@2 is ready there" in dry.err
+    assert cli("retire", "churn@1").code == 0
+    assert cli("retire", "churn@1", "--json").document["already"]
+    forced = cli("retire", "churn@1", "--force", "--json").document
+    assert forced["warnings"] == [
+        "h1.example stops answering with churn@1, though churn@2 is not ready there"
+    ]
+    assert not forced["already"]
+    assert cli("retire", "churn@1", "--force", "--json").document["already"]

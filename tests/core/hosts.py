@@ -32,13 +32,13 @@ def worker(version: int, replica: int = 0, state: str = "ready", ident: str = ""
     )
 
 
-def served(serving: Serving, retired: int = 0) -> State:
-    """A state of the log in which model m has versions 1 to 3 and does this in production."""
+def served(serving: Serving, *retired: int, cut: int = 0) -> State:
+    """A state in which model m has versions 1 to 3 and does this in production; `cut` by force."""
     versions = {
         n: Version(
             version=n, digest=f"m{n}", push="", blobs=(), size=0, owner="", expires="", python="",
             platform="", actor="", published="", seq=n,
-            retired="2026-01-01T00:00:00Z" if n == retired else "",
+            retired="2026-01-01T00:00:00Z" if n in (*retired, cut) else "", cut=n == cut,
         )
         for n in (1, 2, 3)
     }  # fmt: skip

@@ -122,6 +122,20 @@ def test_retire_is_refused_in_traffic_and_with_force_takes_the_routes() -> None:
     assert serving(state).stable == 2
 
 
+def test_force_cuts_off_what_was_retired_without_it() -> None:
+    notify = records.Policy(settings={"notify": {"ops": "json://ops.example.com"}})
+    state = after(notify, retire(1), state=TWO)
+    assert not state.models["churn"].versions[1].cut
+    assert "already retired" in refused(state, retire(1))
+    when, told = state.models["churn"].versions[1].retired, state.notices
+    state = after(retire(1, force=True), state=state)
+    assert (state.models["churn"].versions[1].cut, state.models["churn"].versions[1].retired) == (True, when)
+    assert state.notices == told, "people were told when it was retired"
+    assert "already retired" in refused(state, retire(1, force=True))
+    state = after(records.Restore(model="churn", version=1), retire(1), state=state)
+    assert not state.models["churn"].versions[1].cut
+
+
 def test_retiring_the_previous_version_leaves_nothing_to_roll_back_to() -> None:
     state = after(retire(1), state=TWO)
     assert serving(state).previous is None

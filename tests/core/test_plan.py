@@ -248,10 +248,18 @@ def test_a_rollout_for_some_hosts_is_for_those_alone(labels: dict[str, str], can
     assert found.share == (1000 if candidate else 0)
 
 
-def test_a_retired_version_is_never_a_fallback() -> None:
-    found = wish(served(Serving(stable=2, previous=1), retired=3), "production", {}, {"m": 3}).models["m"]
-    assert found.fallback is not None
-    assert found.fallback.version == 1
+def test_a_retired_version_is_the_fallback_where_it_was_routed_last() -> None:
+    def fallback(*retired: int, last: int = 3, cut: int = 0) -> Wanted | None:
+        state = served(Serving(stable=2, previous=1), *retired, cut=cut)
+        return wish(state, "production", {}, {"m": last}).models["m"].fallback
+
+    assert fallback(3) == wanted(3)
+    assert fallback(cut=3) == wanted(1)
+    assert fallback(1) == wanted(3)
+    assert fallback(1, last=2) is None, "its successor has served here"
+    assert fallback(last=2) == wanted(1)
+    gone = served(Serving(), 1)
+    assert wish(gone, "production", {}, {"m": 1}).models == {}, "there is no successor to wait for"
     assert wish(served(Serving(stable=2, previous=1)), "production", {}, {"m": 3}).models["m"].fallback == (
         Wanted(model="m", version=3, digest="m3")
     )

@@ -144,7 +144,7 @@ def test_what_the_log_asks_for() -> None:
         ),
     )
     assert (found.candidate, found.scope) == (None, 0)
-    gone = wish(served(Serving(stable=1, shadows=(shadow,)), retired=2), "production", {}, {}).models["m"]
+    gone = wish(served(Serving(stable=1, shadows=(shadow,)), 2), "production", {}, {}).models["m"]
     assert gone.shadows == ()
 
 

@@ -33,7 +33,9 @@ from mldeploy.core.host import (
     Wish,
 )
 from mldeploy.core.plan import plan, references
-from tests.core.hosts import LIMITS, NOW, wanted, worker
+from mldeploy.core.state import Serving
+from mldeploy.core.wish import wish
+from tests.core.hosts import LIMITS, NOW, served, wanted, worker
 
 VERSIONS = (1, 2, 3)
 
@@ -46,6 +48,7 @@ class World:
     now: float = NOW
     generation: int = 5
     number: int = 0
+    last: dict[str, int] = field(default_factory=dict)  # what was stable last
     acknowledged: dict[int, dict[str, ModelRoute]] = field(default_factory=dict)
 
     def set(self, **changes: object) -> None:
@@ -109,6 +112,8 @@ class World:
             for w in self.observed.workers
         )
         self.generation += 1
+        last = {name: route.stable or self.last.get(name) for name, route in routes.items()}
+        self.last = {name: version for name, version in last.items() if version}
         self.set(routes=routes, workers=workers)
 
     def acknowledge(self, index: int) -> None:
@@ -133,6 +138,11 @@ class World:
         there = {*self.observed.bundles, *self.observed.environments}
         there |= {f"zygote {name}" for name in self.observed.zygotes}
         self.set(unused={key: self.observed.unused.get(key, self.now) for key in there - needed})
+
+    def crash(self) -> None:
+        """One ready worker is gone; the table still names it."""
+        ready = [w.id for w in self.observed.workers if w.state == "ready"]
+        self.set(workers=tuple(w for w in self.observed.workers if w.id not in ready[:1]))
 
 
 def _has(routes: dict[str, ModelRoute], ident: str) -> bool:
@@ -166,6 +176,7 @@ def worlds(draw: st.DrawFn) -> tuple[World, list[Desired]]:
         ),
     )
     world = World(replicas, observed, frozenset(draw(st.sets(st.sampled_from(VERSIONS), max_size=1))))
+    world.last = {name: route.stable for name, route in routes.items() if route.stable}
     for front in observed.fronts:
         world.acknowledged[front.index] = routes
     changes = draw(st.lists(_asked(), min_size=1, max_size=3))
@@ -190,11 +201,11 @@ def _asked(draw: st.DrawFn) -> Desired:
     )
 
 
-def _with_fallback(desired: Desired, routes: dict[str, ModelRoute]) -> Desired:
+def _with_fallback(desired: Desired, served: dict[str, int]) -> Desired:
     """As `wish` does: the version routed last, else the previous one."""
     models = {}
     for name, asked in desired.models.items():
-        last = routes[name].stable if name in routes else None
+        last = served.get(name)
         spare = wanted(last) if last and asked.stable and last != asked.stable.version else asked.previous
         models[name] = msgspec.structs.replace(asked, fallback=spare)
     return Desired(models=models)
@@ -208,16 +219,45 @@ def test_any_world_converges_and_never_loses_what_serves(
     world, changes = made
     for desired in changes:
         for _ in range(data.draw(st.integers(0, 12))):
-            _step(world, desired, data)
+            _step(world, _with_fallback(desired, world.last), data)
     desired = changes[-1]
     for _ in range(60):
-        _settle(world, desired)
+        _settle(world, _with_fallback(desired, world.last))
     _is_as_asked(world, desired)
 
 
-def _step(world: World, desired: Desired, data: st.DataObject) -> None:
+@settings(max_examples=60, deadline=None, report_multiple_bugs=False)
+@given(worlds(), st.data())
+def test_a_retired_version_serves_until_its_successor_does(
+    made: tuple[World, list[Desired]], data: st.DataObject
+) -> None:
+    world, _ = made
+
+    def asked() -> Desired:
+        return wish(served(serving, *retired), "production", {}, world.last)
+
+    for _ in range(data.draw(st.integers(1, 3))):
+        stable = data.draw(st.sampled_from(VERSIONS))
+        others = st.sampled_from([version for version in VERSIONS if version != stable])
+        serving, retired = Serving(stable=stable), data.draw(st.sets(others))
+        for _ in range(data.draw(st.integers(0, 12))):
+            _step(world, asked(), data)
+            if data.draw(st.integers(0, 9)) == 0:
+                world.crash()
+    for _ in range(60):
+        _settle(world, asked())
+    _is_as_asked(world, asked())
+    last = world.last.get("m")
+    if stable in world.failing and last is not None and last not in world.failing:
+        route = world.observed.routes["m"]
+        assert (route.stable, len(route.workers[last])) == (last, world.replicas)
+    elif stable not in world.failing:
+        assert {w.version for w in world.observed.workers} == {stable}
+        assert set(world.observed.bundles) == {f"m{stable}"}, "what was retired goes"
+
+
+def _step(world: World, asked: Desired, data: st.DataObject) -> None:
     """One tick, part of whose actions are done, and then something happens."""
-    asked = _with_fallback(desired, world.observed.routes)
     world.age(asked)
     actions = plan(asked, world.observed, world.now, LIMITS)
     assert plan(asked, world.observed, world.now, LIMITS) == actions
@@ -248,16 +288,15 @@ def _use(world: World) -> None:
 def _do(world: World, asked: Desired, action: Action) -> None:
     before = world.observed.routes.get("m", ModelRoute())
     alive = {w.id for w in world.observed.workers if w.state == "ready"}
-    served = any(w in alive for w in before.workers.get(before.stable or 0, ()))
+    answered = any(w in alive for w in before.workers.get(before.stable or 0, ()))
     world.do(action)
     after = world.observed.routes.get("m", ModelRoute())
-    if isinstance(action, PublishTable) and served and "m" in asked.models:
+    if isinstance(action, PublishTable) and answered and "m" in asked.models:
         assert after.workers.get(after.stable or 0), "what served was routed away with no successor"
 
 
-def _settle(world: World, desired: Desired) -> None:
+def _settle(world: World, asked: Desired) -> None:
     """Do everything, let everything happen, for twenty seconds."""
-    asked = _with_fallback(desired, world.observed.routes)
     world.age(asked)
     actions = plan(asked, world.observed, world.now, LIMITS)
     for action in actions:

@@ -175,6 +175,13 @@ def test_a_table_is_published_when_it_says_something_new(
     assert fresh.routed() == {"m": 2}
     assert not any(route.has("w2") for route in fresh.routes.values())
     assert fresh.table.generation == 2
+    # nothing serves for now: what did is still known, by the next run as well
+    nothing = {"m": ModelRoute()}
+    assert fresh.publish(nothing, Desired(), {}, lambda _: None, True)
+    after.load()
+    assert fresh.routed() == after.routed() == {"m": 2}
+    assert fresh.publish({}, Desired(), {}, lambda _: None, True)
+    assert fresh.routed() == {}, "the model is not wanted here any more"
 
 
 def test_the_configuration_of_a_child_comes_from_its_environment() -> None:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+from mldeploy.client import Client
 from mldeploy.core.records import Join, Leave, Retire, Rollback
 from mldeploy.core.state import State
 from mldeploy.store.log import Log
@@ -212,6 +213,51 @@ def test_a_retired_model_goes_routes_first_then_files(place: Place, start: Start
     until(lambda: not list((daemon.state / "blobs").rglob("??/*")), "no blob is left")
     until(lambda: not list((daemon.state / "environments").iterdir()), "no environment is left")
     assert daemon.ready()
+
+
+def test_a_retired_version_goes_on_until_its_successor_is_ready(place: Place, start: Start) -> None:
+    place.push(1.0)
+    daemon = start()
+    daemon.wait_answer(1.0)
+    bad = place.push(2.0, wrong_sample=True)
+
+    def failed() -> bool:
+        report = version(daemon, bad.version)
+        return report is not None and report.state == "failed"
+
+    until(failed, "the new version has failed its samples")
+    with Load(daemon) as load:
+        seq = place.append(Retire(model="answer", version=1))
+        until(lambda: (report := daemon.report()) and report.head >= seq, "the host has read it")
+        # its files leave the store, and it must not matter
+        assert Client(str(place.folder)).collect(grace="0s").blobs > 0
+        load.more(50)
+    assert (load.failed, set(load.answers)) == ([], {(1.0, 1)})
+    assert state_of(place).models["answer"].versions[1].retired
+    # nor may a restart, during which nothing serves at all, or the end of its worker, while the new one fails
+    assert daemon.stop() == 0
+    daemon.start()
+    daemon.wait_answer(1.0)
+    assert daemon.ask(CRASH)[0] in (500, 502, 503)
+    daemon.wait_answer(1.0)
+    good = place.push(3.0)
+    daemon.wait_answer(3.0)
+    until(lambda: len(daemon.workers()) == 1, "the retired one is stopped")
+    assert daemon.ask(version=1)[0] == 404
+    assert daemon.ask() == (200, (3.0, good.version))
+
+
+def test_force_cuts_a_retired_version_off_everywhere(place: Place, start: Start) -> None:
+    place.push(1.0)
+    daemon = start()
+    daemon.wait_answer(1.0)
+    place.push(2.0, wrong_sample=True)
+    place.append(Retire(model="answer", version=1))
+    until(lambda: (found := version(daemon, 2)) and found.state == "failed", "the new version has failed")
+    assert daemon.ask() == (200, (1.0, 1))
+    place.append(Retire(model="answer", version=1, force=True))
+    until(lambda: daemon.ask()[0] == 503, "nothing answers")
+    until(lambda: not daemon.workers(), "its process is ended")
 
 
 def test_a_bundle_altered_on_the_disk_is_noticed_and_fetched_again(place: Place, start: Start) -> None:
