@@ -230,7 +230,8 @@ class Agent:
         if not self.ready and known and settled(desired, observed, self.now()):
             self.ready = True
         told = standings(desired, observed, self.now())
-        if self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready):
+        drained = self.follower.drained
+        if self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready, drained):
             self.fronts.tell(self.publisher.table.generation)
         fronts = [front for front in observed.fronts if not front.idle]
         if self.ready and not self.announced and fronts:
@@ -239,7 +240,7 @@ class Agent:
                 self._announce()
 
     def _announce(self) -> None:
-        """Tell the keeper, once every front has a table that says "ready"."""
+        """Tell the keeper, once every front has that table: a host that is drained has started as well."""
         self.announced = True
         self.disk.write("run/ready", self.config.boot.encode())
         if self.config.ready_fd >= 0:
@@ -265,7 +266,7 @@ class Agent:
             actions=actions,
             standings=standings(desired, observed, self.now()),
             head=head,
-            ready=self.ready,
+            ready=self.ready and not self.follower.drained,
             errors=tuple(self.follower.errors),
             totals=totals,
             watched=self.uses.watched,

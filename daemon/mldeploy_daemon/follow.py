@@ -84,6 +84,11 @@ class Follower:
         return self.state is None or (version is not None and not version.retired)
 
     @property
+    def drained(self) -> bool:
+        """Whether this host is to take no traffic."""
+        return self.state is not None and self.host in self.state.drained
+
+    @property
     def leased(self) -> bool:
         """Whether the head is fresh enough for rollouts and shadows to have traffic."""
         return time.monotonic() - self._fresh <= LEASE

@@ -19,7 +19,7 @@ import msgspec
 
 from mldeploy.bundle.published import fetch_manifests
 from mldeploy.core import duty
-from mldeploy.core.controller import notices
+from mldeploy.core.controller import notices, on_duty
 from mldeploy.core.fold import refusal
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Notified
@@ -149,14 +149,16 @@ class Notifying:
         return not notice.seq or self.host in duty.senders(notice, self._hosts(state, notice))
 
     def _hosts(self, state: State, notice: Notice) -> list[str]:
-        """Every host that may send it: of its environment, or all where it is about all."""
-        where = notice.environment
-        return [host.id for host in state.hosts.values() if where in ("", host.environment)]
+        """The hosts that may send it: of its environment, or of all where it names none."""
+        where = {notice.environment} if notice.environment else {h.environment for h in state.hosts.values()}
+        return [host.id for environment in where for host in on_duty(state, environment)]
 
     def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
-        """What the hosts of earlier turns, or this one before a restart, say they have reached."""
+        """What the hosts of earlier turns, this one before a restart, or those that were drained since, say
+        they have reached."""
         found: set[str] = set()
-        for host in duty.before(order, turn):
+        drained = [host for host in state.drained if host in state.hosts and host not in order]
+        for host in (*duty.before(order, turn), *drained[: duty.SENDERS]):
             fetched = self.store.get(report_key(state.hosts[host].environment, host))
             if fetched is not None:
                 try:

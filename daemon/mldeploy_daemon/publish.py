@@ -89,6 +89,7 @@ class Publisher:
         standings: Mapping[str, tuple[Standing, ...]],
         manifests: Callable[[str], Manifest | None],
         ready: bool,
+        drained: bool = False,
     ) -> bool:
         """Write the table if it says anything new; returns whether it did. Raises DiskError."""
         slept, woken = self._counted(routes)
@@ -102,7 +103,8 @@ class Publisher:
         }
         table = Table(
             generation=self.table.generation,
-            ready=ready,
+            ready=ready and not drained,
+            drained=drained,
             environment=self.environment,
             host=self.host,
             models=models,

@@ -26,6 +26,7 @@ from mldeploy.core.controller import (
     WATCHERS,
     delay,
     freshness,
+    on_duty,
     propose,
     ranked,
     report_pause,
@@ -76,12 +77,13 @@ class Steering:
 
     def look(self, state: State) -> Turn:
         """Do what is to be done now, and say what is to be appended. Raises StoreError."""
-        members = self._members(state)
+        members = frozenset(h.id for h in state.hosts.values() if h.environment == self.environment)
+        able = frozenset(host.id for host in on_duty(state, self.environment))
         pace = self._pace(state, len(members))
         if self.host not in members:
             return Turn((), min(pace, MINUTE))
-        pauses = [self._merge(state, members, pace)]
-        rank = self._rank(members)
+        pauses = [self._merge(state, members, able, pace)]
+        rank = self._rank(able, len(members)) if self.host in able else None
         if rank is None:
             self._due.clear()
             return Turn((), min([*pauses, max(pace, MINUTE)]))
@@ -97,9 +99,6 @@ class Steering:
         )
         actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank)
         return Turn(actions, min([*pauses, pace, delay(1) if self._due else pace]))
-
-    def _members(self, state: State) -> frozenset[str]:
-        return frozenset(h.id for h in state.hosts.values() if h.environment == self.environment)
 
     def _pace(self, state: State, members: int) -> float:
         """Seconds between looks."""
@@ -118,23 +117,23 @@ class Steering:
         first = self._started if pace >= MINUTE else -float("inf")
         return self._looked.get(duty, first) + pace - self.monotonic()
 
-    def _rank(self, members: frozenset[str]) -> int | None:
+    def _rank(self, able: frozenset[str], members: int) -> int | None:
         """The place of this host among the watchers; None if it is none of them."""
-        if self._order[0] != members:
-            self._order = members, ranked(members, self.environment)
+        if self._order[0] != able:
+            self._order = able, ranked(able, self.environment)
         order = self._order[1]
         rank = order.index(self.host)
         if rank < WATCHERS:
             return rank
-        return self._standing_by(order[:rank])
+        return self._standing_by(order[:rank], members)
 
-    def _standing_by(self, before: list[str]) -> int | None:
+    def _standing_by(self, before: list[str], members: int) -> int | None:
         """The place that is free because those before it are silent; None where there is none."""
         if self._left("stand by", MINUTE) > 0:
             return self._place
         self._looked["stand by"] = self.monotonic()
         alive = 0
-        oldest = freshness(len(self._order[0]))
+        oldest = freshness(members)
         for start in range(0, len(before), WATCHERS):
             some = before[start : start + WATCHERS]
             keys = [report_key(self.environment, host) for host in some]
@@ -145,15 +144,19 @@ class Steering:
         self._place = alive if alive < WATCHERS else None
         return self._place
 
-    def _merge(self, state: State, members: frozenset[str], pace: float) -> float:
+    def _merge(self, state: State, members: frozenset[str], able: frozenset[str], pace: float) -> float:
         """Merge this host's group where that is its part; returns the seconds until that is due again."""
         groups = groups_of(len(members))
         if not groups:
             return pace
         group = group_of(self.host, groups)
-        ours = [host for host in members if group_of(host, groups) == group]
+        grouped = [host for host in members if group_of(host, groups) == group]
+        # a group all of whose hosts are drained has nobody else to merge it
+        ours = [host for host in grouped if host in able] or grouped
+        if self.host not in ours:
+            return pace
         rank = ranked(ours, f"{self.environment} merged").index(self.host)
-        own_pace = max(pace, len(ours) / RATE if rank == 0 else MINUTE)
+        own_pace = max(pace, len(grouped) / RATE if rank == 0 else MINUTE)
         left = self._left("merge", own_pace)
         if left > 0:
             return left

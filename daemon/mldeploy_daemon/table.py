@@ -87,6 +87,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
 
     generation: int = 0
     ready: bool = False
+    drained: bool = False  # by an operator: it is not ready then, and this is why
     environment: str = ""
     host: str = ""
     models: dict[str, ModelRoutes] = {}

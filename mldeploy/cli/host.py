@@ -1,4 +1,4 @@
-"""`host list`, `host forget`: the machines with a daemon."""
+"""`host list`, `host drain`, `host forget`: the machines with a daemon."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import DryRun, new_group
+from mldeploy.cli.arguments import DryRun, Reason, new_group
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell
 from mldeploy.cli.session import Session
+from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client.types import HostEntry
 
-app = new_group("host", "The hosts: list, forget.")
+Host = Annotated[
+    str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)
+]
+
+app = new_group("host", "The hosts: list, drain, forget.")
 
 
 @app.command("list", cls=Command)
@@ -47,21 +52,47 @@ def _row(host: HostEntry) -> list[Cell]:
         host.host,
         host.environment,
         reported,
-        ("yes", "green") if host.ready and host.live else ("no", "yellow"),
+        _ready(host),
         (behind, "yellow") if host.behind else behind,
         ", ".join(f"{key}={value}" for key, value in sorted(host.labels.items())),
         host.version,
     ]
 
 
+def _ready(host: HostEntry) -> Cell:
+    if host.drained is not None:
+        # one that has not read the record yet says that it is ready
+        word = "draining" if host.ready and host.live else "drained"
+        return f"{word}: {host.drained}" if host.drained else word, "yellow"
+    return ("yes", "green") if host.ready and host.live else ("no", "yellow")
+
+
 @app.command(cls=Command)
-def forget(
+def drain(
     ctx: typer.Context,
-    host: Annotated[
-        str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)
-    ],
+    host: Host,
+    undo: Annotated[bool, typer.Option("--undo", help="Let it take traffic again.")] = False,
+    reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
+    """Have a host take no traffic: it is not ready for load balancers, and answers what still comes.
+
+    Rollouts do not wait for it. It stays drained, over restarts as well, until --undo.
+    """
+    session = Session(ctx)
+    client = session.client()
+    if not undo:
+        change = client.drain_host(host, reason=reason, dry_run=dry_run)
+        session.changed("host-drain", change, f"{host} is drained", f"{host} is drained")
+        return
+    if reason:
+        raise UsageError("--reason says why a host is drained", "leave it out with --undo")
+    change = client.undrain_host(host, dry_run=dry_run)
+    session.changed("host-drain", change, f"{host} takes traffic again", f"{host} takes traffic")
+
+
+@app.command(cls=Command)
+def forget(ctx: typer.Context, host: Host, dry_run: DryRun = False) -> None:
     """Take a host that is gone out of the members; it joins again if it returns.
 
     Hosts silent for longer than the policy's host_ttl are forgotten by themselves.

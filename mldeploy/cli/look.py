@@ -96,6 +96,9 @@ def _show_status(session: Session, found: Status) -> None:
 
 
 def _note_host(session: Session, host: HostStatus, head: int) -> None:
+    if host.drained is not None:
+        because = f": {host.drained}" if host.drained else ""
+        session.output.note(f"host {host.hostname} ({host.host[:8]}) is drained{because}")
     if not host.live:
         session.output.note(f"host {host.hostname} ({host.host[:8]}) has not reported for {host.age:.0f} s")
     elif host.errors:
@@ -231,6 +234,7 @@ def _show_why(session: Session, found: Why) -> None:
                 "address": host.address,
                 "reported": f"{host.age:.0f} s ago" + ("" if host.live else ": not live"),
                 "ready": "yes" if host.ready else "no",
+                **({"drained": host.drained or "yes"} if host.drained is not None else {}),
                 "head": f"{host.head} of {found.head}{behind}",
                 "errors": "; ".join(host.errors),
             }

@@ -414,6 +414,22 @@ class Client:
 
         return hosting.forget(self._at, host, dry_run)
 
+    def drain_host(self, host: str, *, reason: str = "", dry_run: bool = False) -> Change:
+        """Have a host (a hostname, or the start of an id) take no traffic, until `undrain_host`.
+
+        It says so to load balancers, and answers what still comes. Rollouts and `wait` do not wait for it. It
+        stays so over restarts. Raises NotFoundError, and NotAllowedError for one that is no member.
+        """
+        from mldeploy.client import hosting
+
+        return hosting.drain(self._at, host, reason, dry_run)
+
+    def undrain_host(self, host: str, *, dry_run: bool = False) -> Change:
+        """Have a host (a hostname, or the start of an id) take traffic again. Raises NotFoundError."""
+        from mldeploy.client import hosting
+
+        return hosting.undrain(self._at, host, dry_run)
+
     def why(self, host: str, model: str | None = None) -> Why:
         """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""
         from mldeploy.client import looking

@@ -182,6 +182,16 @@ def _(action: r.Forget) -> str:
 
 
 @_describe.register
+def _(action: r.Drain) -> str:
+    return f"drain host {action.host}{_because(action.reason)}"
+
+
+@_describe.register
+def _(action: r.Undrain) -> str:
+    return f"undrain host {action.host}"
+
+
+@_describe.register
 def _(action: r.Sweep) -> str:
     count = f"{len(action.blobs):,} blob{'s' if len(action.blobs) != 1 else ''}"
     return f"sweep {count}; pushes begun before {began(action.horizon)} are void"

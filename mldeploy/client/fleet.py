@@ -8,7 +8,7 @@ follows from it (`looking.py`, `waiting.py`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,10 +31,11 @@ class Seen:
     age: float
     member: bool
     modified: float = 0.0
+    drained: str | None = None  # the reason, while it is to take no traffic
 
     @property
     def live(self) -> bool:
-        """Whether it is to be waited for."""
+        """Whether it is there."""
         return self.member and self.age < LIVE
 
     def status(self) -> HostStatus:
@@ -43,7 +44,7 @@ class Seen:
         return HostStatus(
             host=report.host, hostname=report.hostname, environment=report.environment, live=self.live,
             age=round(self.age, 1), head=report.head, ready=report.ready, address=report.listen,
-            errors=tuple(report.errors),
+            errors=tuple(report.errors), drained=self.drained,
         )  # fmt: skip
 
 
@@ -59,8 +60,15 @@ def hosts(at: Connection, environment: str | None = None) -> list[Seen]:
     for report, modified in found:
         member = state.hosts.get(report.host)
         belongs = member is not None and member.environment == report.environment
-        seen.append(Seen(report, max(0.0, now - modified), belongs, modified))
+        drained = state.drained.get(report.host)
+        seen.append(Seen(report, max(0.0, now - modified), belongs, modified, drained))
     return sorted(seen, key=lambda host: (host.report.hostname, host.report.host))
+
+
+def counted(seen: Iterable[Seen]) -> list[Seen]:
+    """Those that are to be waited for: the live hosts, without the drained ones unless all are."""
+    live = [host for host in seen if host.live]
+    return [host for host in live if host.drained is None] or live
 
 
 def environments(state: State) -> list[str]:

@@ -1,7 +1,9 @@
-"""`host list` and `host forget`: the members of the environments, and what each last said of itself.
+"""`host list`, `host forget` and `host drain`: the members of the environments, and what each last said of
+itself.
 
-Rules: a member that has never reported is listed as well, and so is one that reports and is no member. A live
-host cannot be forgotten: it would join again at once. Left out: what a host serves (`why`).
+Rules: a member that has never reported is listed as well, and so is one that reports and is no member, or
+that is drained and neither. A live host cannot be forgotten: it would join again at once. One that is
+forgotten by hand is not drained any more. Left out: what a host serves (`why`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Change, HostEntry, Hosts
-from mldeploy.core.records import Action, Forget
+from mldeploy.core.records import Action, Drain, Forget, Undrain
 from mldeploy.core.state import Host, State
 from mldeploy.errors import NotAllowedError
 
@@ -22,7 +24,8 @@ def list_hosts(at: Connection, environment: str | None) -> Hosts:
     state = at.refresh()
     seen = {each.report.host: each for each in fleet.hosts(at, environment)}
     members = {host.id: host for host in state.hosts.values() if environment in (None, host.environment)}
-    entries = [_entry(state, name, members.get(name), seen.get(name)) for name in {*members, *seen}]
+    gone = set(state.drained) - set(state.hosts) if environment is None else set()
+    entries = [_entry(state, name, members.get(name), seen.get(name)) for name in {*members, *seen, *gone}]
     ordered = sorted(entries, key=lambda each: (each.environment, each.hostname, each.host))
     return Hosts(store=at.settings.store, head=state.head, hosts=tuple(ordered))
 
@@ -43,25 +46,24 @@ def _entry(state: State, name: str, member: Host | None, seen: fleet.Seen | None
         version=report.version if report is not None else "",
         address=report.listen if report is not None else "",
         errors=report.errors if report is not None else (),
+        drained=state.drained.get(name),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetHost:
-    """Forget the member `host` (an id); nothing where it is none."""
+    """Forget the member `host` (an id), and that it is drained; nothing where it is neither."""
 
     host: str
 
     def __call__(self, state: State) -> Sequence[Action]:
-        return (Forget(host=self.host),) if self.host in state.hosts else ()
+        member = (Forget(host=self.host),) if self.host in state.hosts else ()
+        return (*member, *UndrainHost(self.host)(state))
 
 
 def forget(at: Connection, text: str, dry_run: bool) -> Change:
     """See Client.forget_host."""
-    everyone = list_hosts(at, None).hosts
-    named = fleet.matching([(each.hostname, each.host) for each in everyone], text)
-    hosts = [each for each in everyone if each.host in named]
-    found = fleet.one_of(hosts, everyone, text, lambda each: f"{each.hostname} ({each.host})")
+    found = _named(list_hosts(at, None).hosts, text)
     if found.live:
         raise NotAllowedError(
             f"{found.hostname} ({found.host[:8]}) reported {found.age:.0f} s ago: it would join again",
@@ -69,3 +71,64 @@ def forget(at: Connection, text: str, dry_run: bool) -> Change:
         )
     written = at.change(ForgetHost(found.host), dry_run=dry_run)
     return at.told(written, dry_run, model="", version=None, environment=found.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class DrainHost:
+    """Drain the member `host` (an id). Without a `reason` one that it has stays."""
+
+    host: str
+    hostname: str
+    reason: str
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        if self.host not in state.hosts:
+            raise NotAllowedError(
+                f"{self.hostname or self.host} is no member",
+                "only a host whose mldeployd runs can be drained",
+            )
+        if self.host in state.drained and self.reason in ("", state.drained[self.host]):
+            return ()
+        return (Drain(host=self.host, reason=self.reason),)
+
+
+@dataclass(frozen=True, slots=True)
+class UndrainHost:
+    """Let `host` (an id) take traffic again; nothing where it is not drained."""
+
+    host: str
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        return (Undrain(host=self.host),) if self.host in state.drained else ()
+
+
+def drain(at: Connection, text: str, reason: str, dry_run: bool) -> Change:
+    """See Client.drain_host."""
+    everyone = list_hosts(at, None).hosts
+    found = _named(everyone, text)
+    written = at.change(DrainHost(found.host, found.hostname, reason), dry_run=dry_run)
+    others = [
+        each
+        for each in everyone
+        if each.environment == found.environment and each.host != found.host
+        and each.live and each.ready and each.drained is None
+    ]  # fmt: skip
+    alone = () if others else (f"no other host of {found.environment} is ready to take its traffic",)
+    return at.told(
+        written, dry_run, model="", version=None, environment=found.environment,
+        warnings=alone if written.actions else (),
+    )  # fmt: skip
+
+
+def undrain(at: Connection, text: str, dry_run: bool) -> Change:
+    """See Client.undrain_host."""
+    found = _named(list_hosts(at, None).hosts, text)
+    written = at.change(UndrainHost(found.host), dry_run=dry_run)
+    return at.told(written, dry_run, model="", version=None, environment=found.environment or None)
+
+
+def _named(everyone: Sequence[HostEntry], text: str) -> HostEntry:
+    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
+    named = fleet.matching([(each.hostname, each.host) for each in everyone], text)
+    hosts = [each for each in everyone if each.host in named]
+    return fleet.one_of(hosts, everyone, text, lambda each: f"{each.hostname} ({each.host})")

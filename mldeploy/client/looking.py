@@ -146,7 +146,8 @@ def model_in(
     """One model in one environment; where nobody knows of the hosts (`seen` is None), without them."""
     now = intents.serving(state, environment, name)
     live = [host for host in seen or () if host.live and host.report.environment == environment]
-    far = [(host, progress(host.report, name, now, now.seq)) for host in live]
+    counted = fleet.counted(live)
+    far = [(host, progress(host.report, name, now, now.seq)) for host in counted]
     shown = _shown_version(state.models[name], now)
     verdict, reason = _verdict(now, far) if seen is not None else ("", "")
     return ModelStatus(
@@ -159,7 +160,7 @@ def model_in(
         expires=shown.expires,
         expired=shown.expires < today.isoformat(),
         days=_days(shown, today),
-        hosts=len(live),
+        hosts=len(counted),
         converged=sum(one.arrived for _, one in far),
         state=verdict,
         reason=reason,

@@ -11,7 +11,7 @@ import contextlib
 from mldeploy.bundle.published import fetch_manifests, find_version
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
-from mldeploy.core.controller import decisions
+from mldeploy.core.controller import decisions, on_duty
 from mldeploy.core.evidence import Evidence
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import Ramp, Serving, Shadowing, State
@@ -75,9 +75,9 @@ def _live(
     if isinstance(running, Ramp):
         decision = decisions(state, reports, now)[model]
         return decision.evidence, decision.waits
-    members = sum(host.environment == at.environment for host in state.hosts.values())
-    heard = sum(each.head >= running.seq for each in reports.heard)
-    return Evidence(hosts=heard, members=members, end=now, measures=reports.measures), ()
+    members = {host.id for host in on_duty(state, at.environment)}
+    heard = sum(each.head >= running.seq for each in reports.heard if each.host in members)
+    return Evidence(hosts=heard, members=len(members), end=now, measures=reports.measures), ()
 
 
 def _told(at: Connection, trail: tuple[int, ...]) -> list[Told]:

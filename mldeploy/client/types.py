@@ -213,7 +213,7 @@ class ModelStatus(_Result, frozen=True, kw_only=True):
     expires: str  # of the stable version, else the newest
     expired: bool
     days: int  # until then; negative once it is past
-    hosts: int  # live
+    hosts: int  # live and not drained (where all are drained: live)
     converged: int
     state: str
     reason: str = ""
@@ -235,6 +235,7 @@ class HostStatus(_Result, frozen=True, kw_only=True):
     ready: bool
     address: str
     errors: tuple[str, ...] = ()
+    drained: str | None = None  # the reason, while it is to take no traffic
 
 
 class Status(_Result, frozen=True, kw_only=True):
@@ -394,6 +395,7 @@ class HostEntry(_Result, frozen=True, kw_only=True):
     version: str  # of the daemon
     address: str
     errors: tuple[str, ...] = ()
+    drained: str | None = None  # the reason, while it is to take no traffic
 
 
 class Hosts(_Result, frozen=True, kw_only=True):

@@ -2,8 +2,9 @@
 
 Rules: the record waited for is folded before anything is judged; a live host that says the version failed
 ends the wait at once (RolloutHaltedError), as does a rollout that was halted, rolled back or superseded; at
-the deadline WaitTimeoutError names what has not arrived. With no live host there is nobody to arrive, so it
-waits for one. A rollout whose last step is below 100 % stays there, and is waited for no longer than that.
+the deadline WaitTimeoutError names what has not arrived. A host that is drained is not waited for, unless
+all are. With no live host there is nobody to arrive, so it waits for one. A rollout whose last step is below
+100 % stays there, and is waited for no longer than that.
 Left out: how far one host is (`arrival.py`), and what the hosts make of the numbers (`underway.py`).
 """
 
@@ -125,7 +126,8 @@ class _Follow:
         state = at.refresh()
         now = intents.serving(state, at.environment, model)
         seen = fleet.hosts(at, at.environment)
-        far = [(host, progress(host.report, model, now, self.seq)) for host in seen if host.live]
+        counted = fleet.counted(seen)
+        far = [(host, progress(host.report, model, now, self.seq)) for host in counted]
         candidate = None
         if now.ramp is not None and now.ramp.rollout == self._rollout:
             decision = self._underway.decisions(state, at.environment, seen).get(model)

@@ -7,7 +7,8 @@ later than the one before (`delay`) that usually one alone has to.
 
 Rules: at most one action of each rollout. Every time is the store's: of records, of reports, and for now
 the newest of what was read. An advance needs the fresh reports of 95 % of the members a rollout is for, a
-halt of none; a retirement of all; a report that is not fresh counts for its counts alone.
+halt of none; a retirement of all; a report that is not fresh counts for its counts alone. Rollouts do not
+wait for a host that is drained, and it has no duties, unless all are.
 Left out: reading reports and writing records.
 """
 
@@ -69,8 +70,8 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
 def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]:
     """What each rollout of the environment does next, or waits for, by model."""
     said = settings(state, reports.environment)
-    members = [host for host in state.hosts.values() if host.environment == reports.environment]
-    fresh = {each.host: each for each in _fresh(members, reports, now)}
+    fresh = {each.host: each for each in _fresh(_members(state, reports.environment), reports, now)}
+    members = on_duty(state, reports.environment)
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
         by_model.setdefault(measure.model, []).append(measure)
@@ -96,6 +97,16 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
         if decision is not None:
             found[model] = decision
     return found
+
+
+def on_duty(state: State, environment: str) -> list[Host]:
+    """The members that rollouts wait for and that have duties: those not drained, or all where all are."""
+    members = _members(state, environment)
+    return [host for host in members if host.id not in state.drained] or members
+
+
+def _members(state: State, environment: str) -> list[Host]:
+    return [host for host in state.hosts.values() if host.environment == environment]
 
 
 def ramps(state: State, environment: str) -> Iterator[tuple[str, Serving]]:

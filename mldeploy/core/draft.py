@@ -85,6 +85,7 @@ class Draft:
         self.void: list[int] = []  # numbers of records that changed nothing, since `state`
         self.blobs: Table[str, Blob] = Table(state.blobs, self._journal)
         self.hosts: Table[str, Host] = Table(state.hosts, self._journal)
+        self.drained: Table[str, str] = Table(state.drained, self._journal)
         self.frozen: Table[str, str] = Table(state.frozen, self._journal)
         self.policy: Table[str, dict[str, Setting]] = Table(state.policy, self._journal)
         self.notices: Table[str, Notice] = Table(state.notices, self._journal)
@@ -131,6 +132,7 @@ class Draft:
             environments=environments,
             frozen=self.frozen.dict(),
             hosts=self.hosts.dict(),
+            drained=self.drained.dict(),
             blobs=self.blobs.dict(),
             horizon=self.horizon,
             void=(*state.void, *self.void) if self.void else state.void,

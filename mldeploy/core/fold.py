@@ -48,6 +48,8 @@ _APPLY: dict[type, Callable[[Draft, Any, Context], None]] = {
     records.Join: lifecycle.join,
     records.Leave: lifecycle.leave,
     records.Forget: lifecycle.leave,
+    records.Drain: lifecycle.drain,
+    records.Undrain: lifecycle.undrain,
     records.Sweep: lifecycle.sweep,
 }
 

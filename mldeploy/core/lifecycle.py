@@ -1,5 +1,5 @@
 """What the actions on versions, blobs and hosts do to a Draft: publish, retire, restore, extend, sweep, join,
-leave, forget.
+leave, forget, drain, undrain.
 
 Each function changes the draft, or raises NotAllowedError or NotFoundError and the whole record is void.
 Left out: traffic (`core/traffic.py`).
@@ -237,6 +237,22 @@ def leave(draft: Draft, action: records.Leave | records.Forget, told: Context) -
     if action.host not in draft.hosts:
         raise NotFoundError(f"there is no host {action.host!r}", "see `mldeploy status`")
     draft.hosts.drop(action.host)
+
+
+def drain(draft: Draft, action: records.Drain, told: Context) -> None:
+    """A member is to take no traffic."""
+    if action.host not in draft.hosts:
+        raise NotFoundError(f"there is no host {action.host!r}", "see `mldeploy host list`")
+    if draft.drained.get(action.host) == action.reason:
+        refuse(f"host {action.host} is already drained", "there is nothing to do")
+    draft.drained.put(action.host, action.reason)
+
+
+def undrain(draft: Draft, action: records.Undrain, told: Context) -> None:
+    """A host takes traffic again."""
+    if action.host not in draft.drained:
+        refuse(f"host {action.host} is not drained", "there is nothing to do")
+    draft.drained.drop(action.host)
 
 
 def _check_ulid(text: str, what: str) -> None:

@@ -231,6 +231,23 @@ class Forget(_Action, frozen=True, kw_only=True, tag="forget"):
     host: str
 
 
+class Drain(_Action, frozen=True, kw_only=True, tag="drain"):
+    """The host is to take no traffic: it tells load balancers so, and answers what still comes.
+
+    Until `undrain`, also over restarts, `leave`, `forget` and `join`. Meanwhile no rollout waits for it, and
+    the others do what it did for the fleet.
+    """
+
+    host: str
+    reason: str = ""
+
+
+class Undrain(_Action, frozen=True, kw_only=True, tag="undrain"):
+    """The host takes traffic again. It need not be a member: one that is gone for good is forgotten so."""
+
+    host: str
+
+
 class Sweep(_Action, frozen=True, kw_only=True, tag="sweep"):
     """These blobs are live no more, and pushes begun before the horizon are void.
 
@@ -244,7 +261,8 @@ class Sweep(_Action, frozen=True, kw_only=True, tag="sweep"):
 
 Action = (
     Publish | Promote | Advance | Complete | Halt | Pause | Resume | Rollback | Retire | Restore | Extend
-    | Freeze | Unfreeze | Join | Leave | Forget | Sweep | Shadow | Unshadow | Policy | Notified
+    | Freeze | Unfreeze | Join | Leave | Forget | Drain | Undrain | Sweep | Shadow | Unshadow | Policy
+    | Notified
 )  # fmt: skip
 
 

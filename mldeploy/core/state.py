@@ -161,6 +161,7 @@ class State(_Value, frozen=True, kw_only=True):
     environments: dict[str, dict[str, Serving]] = {}  # environment -> model -> what it does
     frozen: dict[str, str] = {}  # environment -> reason, while every model of it is frozen
     hosts: dict[str, Host] = {}
+    drained: dict[str, str] = {}  # host -> the reason, while it is to take no traffic; members or not
     blobs: dict[str, Blob] = {}  # live blobs by sha256
     horizon: str = ""  # pushes with smaller ids are void
     policy: dict[str, dict[str, Setting]] = {}  # environment ("": all) -> what is set there

@@ -1,4 +1,4 @@
-"""which, host list and host forget, and promote --from, on a real folder store."""
+"""which, host list, drain and forget, and promote --from, on a real folder store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mldeploy.client import Client
-from mldeploy.core.records import Join, Promote
+from mldeploy.core.records import Drain, Join, Leave, Promote
 from mldeploy.core.routing import choose
 from mldeploy.store.reports import report_key
 
@@ -124,6 +124,78 @@ def test_a_host_that_is_gone_is_forgotten_and_a_live_one_is_not(ramping: World, 
     assert "h1" not in ramping.log.state.hosts
     assert cli("host", "forget", "h1", "--json").document["already"]
     assert cli("host", "forget", "nobody").code == 1
+
+
+def test_a_host_is_drained_and_takes_traffic_again(ramping: World, cli: Cli) -> None:
+    for host in ("h1", "h2"):
+        ramping.join(host)
+        ramping.report(host)
+    assert (
+        "would drain host h1: new disk" in cli("host", "drain", "h1", "--reason", "new disk", "--dry-run").err
+    )
+    done = cli("host", "drain", "h1.example", "--reason", "new disk", "--json")
+    assert (done.code, done.document["schema"], done.document["warnings"]) == (0, "mldeploy.host-drain/1", [])
+    for words in ((), ("--reason", "new disk")):
+        assert cli("host", "drain", "h1", *words, "--json").document["already"]
+    rows = {row[0]: row for row in (line.split("\t") for line in cli("host", "list").out.splitlines())}
+    # it has not read the record yet: it still says that it is ready
+    assert (rows["h1.example"][4], rows["h2.example"][4]) == ("draining: new disk", "yes")
+    ramping.report("h1", ready=False)
+    assert "drained: new disk" in cli("host", "list").out
+    (entry,) = [each for each in cli("host", "list", "--json").document["hosts"] if each["host"] == "h1"]
+    assert (entry["drained"], entry["ready"], entry["live"]) == ("new disk", False, True)
+    status = cli("status", "--json").document
+    assert {host["host"]: host["drained"] for host in status["hosts"]} == {"h1": "new disk", "h2": None}
+    assert status["models"][0]["hosts"] == 1
+    assert "host h1.example (h1) is drained: new disk" in cli("status").err
+    assert ["drained", "new disk"] in [line.split("\t") for line in cli("why", "h1").out.splitlines()]
+    assert "drain host h1: new disk" in cli("history").out
+    assert cli("host", "drain", "h1", "--undo").code == 0
+    assert cli("host", "drain", "h1", "--undo", "--json").document["already"]
+    assert "drained" not in cli("host", "list").out
+    assert cli("status", "--json").document["models"][0]["hosts"] == 2
+
+
+def test_what_cannot_be_drained_is_refused_with_what_to_do(ramping: World, cli: Cli) -> None:
+    unknown = cli("host", "drain", "nobody")
+    assert unknown.code == 1
+    assert "no host 'nobody' has reported" in unknown.err
+    assert "hint: " in unknown.err
+    ramping.report("gone")
+    stranger = cli("host", "drain", "gone")
+    assert stranger.code == 4
+    assert "gone.example is no member" in stranger.err
+    assert cli("host", "drain", "gone", "--undo", "--reason", "x").code == 2
+    ramping.join("h1")
+    ramping.report("h1")
+    alone = cli("host", "drain", "h1")
+    assert alone.code == 0
+    assert "no other host of production is ready to take its traffic" in alone.err
+
+
+def test_wait_does_not_wait_for_a_drained_host_unless_all_are(world: World, cli: Cli) -> None:
+    world.publish()
+    for host in ("h1", "h2"):
+        world.join(host)
+    cli("promote", "churn@1")
+    world.serve(1, "h1")
+    world.serve(1, "h2", state="failed", stage="load", reason="broken disk")
+    assert cli("wait", "churn", "--timeout", "5s").code == 6
+    assert cli("host", "drain", "h2").code == 0
+    seq = str(world.head() - 1)
+    assert "1 of 1 live hosts arrived" in cli("wait", "churn", "--record", seq, "--timeout", "5s").err
+    assert cli("host", "drain", "h1").code == 0
+    assert cli("wait", "churn", "--record", seq, "--timeout", "5s").code == 6
+
+
+def test_a_drained_host_that_is_gone_is_forgotten_whole(ramping: World, cli: Cli) -> None:
+    ramping.append(Join(host="h9", hostname="h9.example"), Drain(host="h9", reason="sold"), Leave(host="h9"))
+    rows = [line.split("\t") for line in cli("host", "list").out.splitlines()]
+    assert rows[0][1] == "h9"
+    assert rows[0][4] == "drained: sold"
+    assert cli("host", "forget", "h9").code == 0
+    ramping.log.refresh()
+    assert ramping.log.state.drained == {}
 
 
 def test_promote_from_another_environment(ramping: World, cli: Cli) -> None:

@@ -206,6 +206,8 @@ def actions() -> st.SearchStrategy[Action]:
         st.builds(records.Join, host=st.sampled_from(["h1", "h2"]), hostname=_reason),
         st.builds(records.Leave, host=st.sampled_from(["h1", "h2"])),
         st.builds(records.Forget, host=st.sampled_from(["h1", "h2"])),
+        st.builds(records.Drain, host=st.sampled_from(["h1", "h2"]), reason=_reason),
+        st.builds(records.Undrain, host=st.sampled_from(["h1", "h2"])),
         st.builds(
             records.Sweep,
             horizon=st.integers(0, 40).map(ulid),

@@ -174,6 +174,22 @@ def test_a_winner_that_dies_right_after_winning_is_replaced(world: World, dies: 
     assert len(world.sent("ops")) == times
 
 
+def test_a_winner_that_is_drained_leaves_it_to_the_others_and_what_it_reached_is_not_repeated(
+    world: World,
+) -> None:
+    world.down = {"hook"}
+    world.launch("h1")
+    world.look("h1")
+    world.report("h1")
+    world.say(records.Drain(host="h1"))
+    world.down = set()
+    world.look("h1")
+    assert len(world.outbox) == 1
+    world.run(600)
+    assert len(world.sent("ops")) == 1 and len(world.sent("hook")) == 1
+    assert world.outbox[-1][0] != "h1" and world.pending == []
+
+
 def test_one_that_said_what_it_had_reached_before_it_died_is_not_repeated(world: World) -> None:
     world.down = {"hook"}
     world.launch("h1")

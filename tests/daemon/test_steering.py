@@ -14,7 +14,7 @@ from mldeploy.core.controller import WATCHERS, ranked
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Advance, Halt
 from mldeploy.core.state import State
-from mldeploy.store.fleet import Fleet, group_of, groups_of
+from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
 from mldeploy.store.objects import Fetched
 from mldeploy.store.reports import HostReport, report_key, write_report
 from mldeploy.store.tail import record_key
@@ -113,6 +113,40 @@ def test_the_first_acts_at_once_the_second_after_a_while_and_the_fourth_not_at_a
     world.sleep(MINUTE)
     turn, requests = world.look(fourth)
     assert (turn.actions, requests) == ((), 1 + WATCHERS)
+
+
+def drained(world: World, *hosts: str) -> None:
+    world.state = msgspec.structs.replace(world.state, drained=dict.fromkeys(hosts, "disk"))
+
+
+def test_a_drained_host_leaves_steering_to_the_others_at_once(world: World) -> None:
+    first, second = world.order[:2]
+    drained(world, first)
+    turn, requests = world.look(first)
+    assert (turn.actions, requests) == ((), 0)
+    world.report(first)  # nor is anybody waiting for its word
+    (action,) = world.look(second)[0].actions
+    assert isinstance(action, Advance)
+    drained(world, *world.order)
+    world.report()
+    world.sleep(11)
+    assert world.look(first)[0].actions != (), "with everybody drained somebody has to"
+
+
+def test_a_group_whose_merger_is_drained_is_merged_by_the_next() -> None:
+    world = World(fleet_of(250, state=RAMP))
+    ours = [host for host in world.state.hosts if group_of(host, groups_of(250)) == 0]
+    first, second = ranked(ours, "production merged")[:2]
+    world.report()
+    for gone, merger in (((), first), ((first,), second), (ours, first)):
+        drained(world, *gone)
+        world.sleep(MINUTE)
+        world.report()
+        for host in (first, second):
+            world.look(host)
+        fetched = world.store.get(merged_key("production", 0))
+        assert fetched is not None
+        assert msgspec.json.decode(fetched.data)["by"] == merger
 
 
 def test_who_stands_by_takes_the_place_of_the_dead(world: World) -> None:

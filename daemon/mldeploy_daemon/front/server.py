@@ -88,7 +88,12 @@ class Front:
     @property
     def ready(self) -> bool:
         """Whether a load balancer should send requests here."""
-        return self.routes.table.ready and not self.draining
+        return self.routes.table.ready and not self.leaving
+
+    @property
+    def leaving(self) -> bool:
+        """Whether traffic is to leave: this process is about to stop, or the host is drained."""
+        return self.draining or self.routes.table.drained
 
     def drain(self) -> None:
         """Not ready from now on, but still serving."""
@@ -156,9 +161,9 @@ class Front:
         return {
             kinds.SERVER: lambda _, __: v2.server(_version()),
             kinds.LIVE: lambda _, __: v2.live(self.ready),
-            kinds.READY: lambda _, __: v2.ready(self.ready, self.draining),
+            kinds.READY: lambda _, __: v2.ready(self.ready, self.leaving),
             kinds.METADATA: lambda _, route: v2.metadata(self.routes, route),
-            kinds.MODEL_READY: lambda _, route: v2.model_ready(self.routes, route, self.draining),
+            kinds.MODEL_READY: lambda _, route: v2.model_ready(self.routes, route, self.leaving),
             kinds.INDEX: lambda exchange, _: v2.index(self.routes, exchange),
             kinds.MANAGE: lambda _, __: v2.manage(),
             kinds.PAGE: lambda exchange, _: page.page(
