@@ -1,5 +1,5 @@
 """Three real daemons on one S3 server, clients with sticky keys: a good candidate goes from a shadow step to
-all of the traffic, and nobody but the hosts takes part."""
+all of the traffic, nobody but the hosts takes part, and the launch is told with what /metrics showed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import json
 import math
 import os
 import random
+import re
 import threading
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from mldeploy.core.records import Advance, Complete, Promote, decode
+from mldeploy.core.evidence import Evidence
+from mldeploy.core.records import Advance, Complete, Policy, Promote, decode
 from mldeploy.core.routing import choose
 from mldeploy.store.log import Log, record_key
 from mldeploy.store.objects import open_store
+from tests.reporting.receivers import Mailbox, mail_server
 from tests.support.bundles import Maker, append, publish
 from tests.support.daemons import Daemon, answer_of, request, until
 from tests.support.s3 import Server
@@ -62,6 +67,45 @@ class Clients:
                     self.seen[key].append(version)
 
 
+class Gauges:
+    """What the metrics endpoints of all hosts show of the ramp: requests by (scope, version), over time."""
+
+    def __init__(self, daemons: list[Daemon]) -> None:
+        self.daemons = daemons
+        self.seen: list[tuple[float, float, Counter[tuple[int, int]]]] = []  # begun, ended, their sum
+        self.stopping = threading.Event()
+        self.threads = [threading.Thread(target=self._run)]
+
+    def _run(self) -> None:
+        while not self.stopping.wait(0.1):
+            begun, found = time.time(), Counter[tuple[int, int]]()
+            for daemon in self.daemons:
+                connection = http.client.HTTPConnection(*daemon.address(), timeout=30)
+                with contextlib.closing(connection):
+                    connection.request("GET", "/metrics")
+                    text = connection.getresponse().read().decode()
+                for family in text_string_to_metric_families(text):
+                    if family.name == "mldeploy_rollout_requests":
+                        for sample in family.samples:
+                            key = int(sample.labels["scope"]), int(sample.labels["version"])
+                            found[key] += int(sample.value)
+            self.seen.append((begun, time.time(), found))
+
+    def check(self, scope: int, evidence: Evidence) -> None:
+        """What was judged is what they showed, as reports of a few seconds before told it.
+
+        A report is sent every half second and read at the next poll; on a busy machine later. The last look
+        at a step may be half a second before its verdict, as its numbers go from /metrics with it.
+        """
+        for measure in evidence.measures:
+            key, count = (scope, measure.version), measure.tally.requests
+            if measure.role != "shadow" and count:
+                before = [found[key] for _, ended, found in self.seen if ended < evidence.end - 5.0]
+                most = max(found[key] for _, _, found in self.seen)
+                assert max(before, default=0) <= count
+                assert count <= most + count / (evidence.end - evidence.start)
+
+
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
@@ -73,6 +117,9 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
     publish(store, maker.bundle("answer", 1.0, key="header:x-user"))
     env = os.environ | s3_environ.environ
     with contextlib.ExitStack() as stack:
+        box = stack.enter_context(mail_server(Mailbox()))
+        mail = f"mailto://127.0.0.1:{box.port}/ops@example.com?from=mldeploy@example.com"
+        append(store, Policy(settings={"notify": {"ops": mail}}))
         daemons = []
         for number in range(HOSTS):
             maker.seed(tmp_path / f"host-{number}")
@@ -84,7 +131,9 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
             store, maker.bundle("answer", 1.0, key="header:x-user", bad={"other": 1.0}), share=None
         )
         clients = [Clients(daemon, seed) for seed, daemon in enumerate(daemons)]
-        for each in clients:
+        gauges = Gauges(daemons)
+        running = [*clients, gauges]
+        for each in running:
             for thread in each.threads:
                 thread.start()
         try:
@@ -104,27 +153,43 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
 
             assert until(over, "the rollout is over", 600.0, every=0.5) == "completed"
         finally:
-            for each in clients:
+            for each in running:
                 each.stopping.set()
                 for thread in each.threads:
                     thread.join()
+
+        def told() -> bool:
+            log.refresh()
+            return not log.state.notices
+
+        until(told, "every notice is closed")
     assert [each.failed for each in clients] == [[], [], []]
     for each in clients:
         # from stable to the candidate, at most once, and never back on a host
         assert {tuple(versions) for versions in each.seen.values()} <= {(1,), (2,), (1, 2)}
-    steps = []
+    said = []
     for seq in range(1, log.state.head + 1):
         fetched = store.get(record_key(seq))
         assert fetched is not None
-        steps += [a for a in decode(fetched.data, seq).actions if isinstance(a, Advance | Complete)]
-    assert [action.step for action in steps] == list(range(len(STEPS)))
-    for share, action in zip(STEPS, steps, strict=True):
+        said += [(seq, action) for action in decode(fetched.data, seq).actions]
+    steps = [(seq, action) for seq, action in said if isinstance(action, Advance | Complete)]
+    assert [action.step for _, action in steps] == list(range(len(STEPS)))
+    (mail,) = [each for each in box.mails if f"{candidate}" in str(each["Subject"])]
+    body = mail.get_body(("plain",))
+    assert body is not None
+    text = body.get_content()
+    (scope,) = [seq for seq, action in said if isinstance(action, Promote) and action.rollout == ROLLOUT]
+    for share, (seq, action) in zip(STEPS, steps, strict=True):
         assert action.evidence is not None
+        gauges.check(scope, action.evidence)
+        scope = seq  # of the next step
         assert (action.evidence.hosts, action.evidence.members) == (HOSTS, HOSTS)
         counted = {measure.role: measure.tally.requests for measure in action.evidence.measures}
         if not share:
             assert counted.get("candidate", 0) == 0
             continue
+        shown = counted["candidate"], counted.get("stable", 0)
+        assert re.search(rf"requests +{shown[0]:,} +{shown[1]:,}\n", text), f"{shown} in {text}"
         # what the keys' hash gives, and what chance adds to that
         part = sum(choose(f"user-{number}", ROLLOUT, share) for number in range(KEYS)) / KEYS
         total = sum(counted.values())
