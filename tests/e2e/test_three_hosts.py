@@ -92,18 +92,16 @@ class Gauges:
             self.seen.append((begun, time.time(), found))
 
     def check(self, scope: int, evidence: Evidence) -> None:
-        """What was judged is what they showed, as reports of a few seconds before told it.
+        """What was judged is what they showed: no more than in the end, no less than a few seconds before.
 
-        A report is sent every half second and read at the next poll; on a busy machine later. The last look
-        at a step may be half a second before its verdict, as its numbers go from /metrics with it.
+        Reports and /metrics tell with a delay of seconds, each its own, what was counted; and between a
+        verdict and the moment when every host has read it, requests go on.
         """
         for measure in evidence.measures:
             key, count = (scope, measure.version), measure.tally.requests
             if measure.role != "shadow" and count:
                 before = [found[key] for _, ended, found in self.seen if ended < evidence.end - 5.0]
-                most = max(found[key] for _, _, found in self.seen)
-                assert max(before, default=0) <= count
-                assert count <= most + count / (evidence.end - evidence.start)
+                assert max(before, default=0) <= count <= max(found[key] for _, _, found in self.seen)
 
 
 @pytest.mark.full
@@ -152,6 +150,8 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
                 return ended.outcome if ended is not None and ended.rollout == ROLLOUT else ""
 
             assert until(over, "the rollout is over", 600.0, every=0.5) == "completed"
+            ended = time.time()
+            until(lambda: gauges.seen[-1][0] > ended + 3.0, "what was counted last is shown", 60.0)
         finally:
             for each in running:
                 each.stopping.set()
@@ -189,7 +189,7 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
             assert counted.get("candidate", 0) == 0
             continue
         shown = counted["candidate"], counted.get("stable", 0)
-        assert re.search(rf"requests +{shown[0]:,} +{shown[1]:,}\n", text), f"{shown} in {text}"
+        assert re.search(rf"requests +{shown[0]:,} +{shown[1]:,}\r?\n", text), f"{shown} in {text}"
         # what the keys' hash gives, and what chance adds to that
         part = sum(choose(f"user-{number}", ROLLOUT, share) for number in range(KEYS)) / KEYS
         total = sum(counted.values())

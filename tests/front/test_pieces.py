@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 
 import msgspec
@@ -11,12 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mldeploy.core.evidence import Measure, Tally
 from mldeploy_daemon.front import exposition
 from mldeploy_daemon.front.deadlines import Deadlines
 from mldeploy_daemon.front.exchange import request_id
 from mldeploy_daemon.front.metrics import BUCKETS, Metrics, Series
 from mldeploy_daemon.front.router import resolve
-from mldeploy_daemon.table import ModelRoutes, Table, VersionRoutes, decode_table, encode_table, write_table
+from mldeploy_daemon.table import (
+    ModelRoutes,
+    ShadowRoute,
+    Table,
+    VersionRoutes,
+    decode_table,
+    encode_table,
+    write_table,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +96,20 @@ def test_counters_of_what_has_long_left_the_table_are_dropped():
 def test_label_values_are_escaped():
     table = Table(environment='a"b\\c\nd')
     assert rb'environment="a\"b\\c\nd"' in exposition.render(table, True, {})
+
+
+def test_the_evidence_of_what_is_under_way_and_of_what_ended_last_is_shown():
+    def measure(scope: int, model: str = "m") -> Measure:
+        return Measure(model=model, version=2, scope=scope, role="stable", tally=Tally(requests=scope))
+
+    table = Table(
+        models={"m": ModelRoutes(stable=2, scope=9, shadows=(ShadowRoute(id="s", version=3, scope=5),))}
+    )
+    shown = exposition.render(
+        table, True, {}, (*map(measure, (5, 7, 8, 9)), measure(3, "n"), measure(4, "n"))
+    ).decode()
+    found = re.findall(r'rollout_requests_total\{model="(.)",version="2",scope="(.)".*\} (.)\n', shown)
+    assert sorted(found) == [("m", "5", "5"), ("m", "8", "8"), ("m", "9", "9"), ("n", "4", "4")]
 
 
 @pytest.mark.parametrize("given_id", [b"a", b"x" * 128, b"a-b/c.d:e"])

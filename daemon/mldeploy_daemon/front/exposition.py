@@ -154,9 +154,19 @@ def _histograms(text: _Text, fronts: dict[str, dict[str, Any]]) -> None:
         text.sample(f"{name}_count", total, **labels)
 
 
+def _shown(table: Table, measures: tuple[Measure, ...]) -> set[tuple[str, int]]:
+    """(model, scope) of what is under way, and of what ended last: or nobody would ever scrape its end."""
+    here = {(name, scope) for name, scope in scope_keys(table) if scope}
+    ended: dict[str, int] = {}
+    for measure in measures:
+        if (measure.model, measure.scope) not in here:
+            ended[measure.model] = max(ended.get(measure.model, 0), measure.scope)
+    return here | set(ended.items())
+
+
 def _evidence(text: _Text, table: Table, measures: tuple[Measure, ...]) -> None:
-    """Of scopes under way alone: the numbers that verdicts rest on, summed over all fronts of this host."""
-    scopes = {(name, scope) for name, scope in scope_keys(table) if scope}
+    """The numbers that verdicts rest on, summed over all fronts of this host."""
+    scopes = _shown(table, measures)
     shown = [measure for measure in measures if (measure.model, measure.scope) in scopes]
     routed = [measure for measure in shown if measure.role != SHADOW]
     for key, what in (
