@@ -35,11 +35,15 @@ NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9}
 
 
 class Clients:
-    """Clients of one host: each request has one of so many keys, and the version that answered is kept."""
+    """Clients of one host: each request has one of so many keys, and the version that answered is kept.
+
+    Every host's clients have the same keys, as behind a load balancer.
+    """
 
     def __init__(self, daemon: Daemon, seed: int) -> None:
         self.address = daemon.address()
         self.seen: dict[str, list[int]] = defaultdict(list)  # by key: versions, without repeats in a row
+        self.answers: list[tuple[float, str, int]] = []  # when it was asked, key, version
         self.failed: list[str] = []
         self.stopping = threading.Event()
         self.threads = [threading.Thread(target=self._run, args=(seed * 10 + n, n)) for n in range(2)]
@@ -51,6 +55,7 @@ class Clients:
             while not self.stopping.is_set():
                 # a key is one thread's, so that its answers come in order
                 key = f"user-{chance.randrange(part, KEYS, 2)}"
+                begun = time.monotonic()
                 try:
                     connection.request("POST", "/v2/models/answer/infer", body, {"x-user": key})
                     response = connection.getresponse()
@@ -63,8 +68,32 @@ class Clients:
                     self.failed.append(f"{response.status} {said!r}")
                     continue
                 version = answer_of(json.loads(said))[1]
+                self.answers.append((begun, key, version))
                 if self.seen[key][-1:] != [version]:
                     self.seen[key].append(version)
+
+
+def flips(clients: list[Clients]) -> int:
+    """How often one host answered a key with stable after another had answered it with the candidate.
+
+    Only between the first and the last host's reading of the step that lets the key in, which shows in their
+    first answers by the candidate to keys of that step.
+    """
+    step = {f"user-{n}": next(s for s in STEPS if choose(f"user-{n}", ROLLOUT, s)) for n in range(KEYS)}
+    first: dict[tuple[int, int], float] = {}  # by host and step
+    for host, each in enumerate(clients):
+        for begun, key, version in each.answers:
+            if version == 2:
+                first[host, step[key]] = min(begun, first.get((host, step[key]), begun))
+    taken: set[str] = set()
+    found = 0
+    for begun, key, version in sorted(answer for each in clients for answer in each.answers):
+        if version == 2:
+            taken.add(key)
+        elif key in taken:
+            found += 1
+            assert begun <= max(first.get((host, step[key]), math.inf) for host in range(HOSTS))
+    return found
 
 
 class Gauges:
@@ -167,6 +196,9 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
     for each in clients:
         # from stable to the candidate, at most once, and never back on a host
         assert {tuple(versions) for versions in each.seen.values()} <= {(1,), (2,), (1, 2)}
+    print(
+        f"{flips(clients)} of {sum(len(each.answers) for each in clients)} answers by a host behind another"
+    )
     said = []
     for seq in range(1, log.state.head + 1):
         fetched = store.get(record_key(seq))
