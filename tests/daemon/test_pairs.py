@@ -9,7 +9,7 @@ import pytest
 
 from mldeploy.errors import StoreError
 from mldeploy.store.objects import open_store
-from mldeploy_daemon.mirror.pairs import LINES, PER_SECOND, SECONDS, Pair, Pairs, raw
+from mldeploy_daemon.mirror.pairs import FILE_BYTES, LINES, PER_SECOND, SECONDS, Pair, Pairs, raw
 from mldeploy_daemon.pairs import Shipper
 
 
@@ -53,6 +53,42 @@ def test_files_are_finished_by_lines_and_by_time(here):
     assert len(lines(here)) == LINES
     pairs.tick(LINES + SECONDS + 2)
     assert len(lines(here)) == LINES + 5
+
+
+def test_pairs_of_a_killed_mirror_count_and_a_torn_line_is_none(here):
+    pairs = Pairs("s", 3)
+    for turn in range(2):
+        pairs.keep(pair(), float(turn))
+    assert pairs._file is not None
+    pairs._file.close()  # as the kernel does; and then a line that was cut
+    (part,) = (here / "pairs" / "s").glob("*.part")
+    with part.open("ab") as file:
+        file.write(b'{"time":2.0,"ver')
+    again = Pairs("s", 3)
+    for turn in range(5):
+        again.keep(pair(), float(turn))
+    again.finish()
+    assert len(lines(here)) == 3
+    assert Pairs("s", 3)._begin() == 3
+
+
+def test_a_file_of_long_pairs_is_finished_before_it_is_huge(here):
+    pairs = Pairs("s", 10_000)
+    long = pair(request=b'{"x": "%b"}' % (b"1" * (FILE_BYTES // 4)))
+    for turn in range(9):
+        pairs.keep(long, float(turn))
+    pairs.finish()
+    sizes = [path.stat().st_size for path in (here / "pairs" / "s").glob("*.jsonl")]
+    assert len(sizes) == 3
+    assert max(sizes) < 1.3 * FILE_BYTES
+
+
+def test_an_id_that_is_a_path_names_no_folder(here):
+    for ident in ("../../out", "/tmp/out", "..", "a/b", ""):
+        pairs = Pairs(ident, 3)
+        pairs.keep(pair(), 1.0)
+        pairs.finish()
+    assert list(here.iterdir()) == []
 
 
 def test_what_a_killed_mirror_left_is_shipped(here):

@@ -2,10 +2,10 @@
 
     {"time", "version", "request", "answer", "shadow_status", "shadow_answer", "within"}
 
-Rules: at most so many pairs of a shadow as it asks for, over restarts too; of those that agree at most one
-a second, of the others PER_SECOND; nothing while MAX_BYTES lie here that the agent has not taken away. A
-file is finished after LINES lines or SECONDS seconds, and only then has its name. What cannot be written is
-not kept.
+Rules: at most so many pairs of a shadow as it asks for, over restarts and kills too; of those that agree at
+most one a second, of the others PER_SECOND; nothing while MAX_BYTES lie here that the agent has not taken
+away. A file is finished after LINES lines, FILE_BYTES or SECONDS seconds, and only then has its name. What
+cannot be written is not kept.
 Left out: bringing them to the store (`mldeploy_daemon/pairs.py`).
 """
 
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import re
 import time
 from pathlib import Path
 from typing import IO
@@ -20,9 +22,11 @@ from typing import IO
 import msgspec
 
 FOLDER = Path("pairs")
-#: Pairs that differ, a second; lines and seconds of one file; bytes of all files of a shadow.
-PER_SECOND, LINES, SECONDS, MAX_BYTES = 10, 500, 30.0, 64 << 20
+#: Pairs that differ, a second; lines, seconds and bytes of one file; bytes of all files of a shadow.
+PER_SECOND, LINES, SECONDS, FILE_BYTES, MAX_BYTES = 10, 500, 30.0, 8 << 20, 64 << 20
 _RAW = msgspec.Raw
+# the id comes from the log, and names a folder here
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +48,10 @@ class Pairs:
 
     def __init__(self, shadow: str, most: int) -> None:
         self._folder = FOLDER / shadow
-        self.most = most
+        self.most = most if _ID.fullmatch(shadow) else 0
         self._kept: int | None = None
         self._file: IO[bytes] | None = None
-        self._lines = 0
+        self._lines = self._bytes = 0
         self._opened = 0.0
         self._second, self._same, self._other = 0, 0, 0
 
@@ -76,21 +80,28 @@ class Pairs:
             return
         if self._file is None:
             self._file = (self._folder / f"{time.time_ns():020d}.part").open("ab")
-            self._lines, self._opened = 0, now
-        self._file.write(msgspec.json.encode(pair) + b"\n")
+            self._lines, self._bytes, self._opened = 0, 0, now
+        self._bytes += self._file.write(msgspec.json.encode(pair) + b"\n")
         self._lines += 1
         self._kept += 1
-        if self._lines >= LINES or self._kept >= self.most:
+        if self._lines >= LINES or self._bytes >= FILE_BYTES or self._kept >= self.most:
             self.finish()
 
     def _begin(self) -> int:
-        """How many were kept before; what a former mirror left is finished."""
+        """How many were kept before; what a former mirror left is finished, and counts."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left in self._folder.glob("*.part"):
-            left.replace(left.with_suffix(".jsonl"))
+        kept = 0
         with contextlib.suppress(OSError, ValueError):
-            return int((self._folder / "kept").read_text())
-        return 0
+            kept = int((self._folder / "kept").read_text())
+        left = sum(_finished(path) for path in self._folder.glob("*.part"))
+        if left:
+            self._note(kept + left)
+        return kept + left
+
+    def _note(self, kept: int) -> None:
+        staged = self._folder / ".kept"
+        staged.write_text(str(kept))
+        staged.replace(self._folder / "kept")
 
     def _full(self) -> bool:
         return sum(path.stat().st_size for path in self._folder.glob("*.jsonl")) > MAX_BYTES
@@ -107,11 +118,21 @@ class Pairs:
         try:
             self._file.close()
             path = Path(self._file.name)
-            (self._folder / "kept").write_text(str(self._kept))
+            self._note(self._kept or 0)
             path.replace(path.with_suffix(".jsonl"))
         except OSError as error:
             log.warning("pairs: %s", error)
         self._file = None
+
+
+def _finished(left: Path) -> int:
+    """Give a file its name that was open when a mirror was killed; how many lines are whole."""
+    data = left.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(left, whole)
+    left.replace(left.with_suffix(".jsonl"))
+    return data.count(b"\n")
 
 
 def raw(body: bytes) -> msgspec.Raw:
