@@ -65,8 +65,25 @@ def test_what_is_shown_is_recent():
     drifting, one = counting(number()), {"inputs": {"x": np.zeros(1)}, "outputs": {}}
     for now in (1.0, WINDOW + 2, 2 * WINDOW + 3):
         drifting.count(one, [], now)
-    assert drifting.recent().columns["x[0]"].total == 2
+    assert drifting.recent(2 * WINDOW + 4).columns["x[0]"].total == 2
     assert drifting.scoped() == {}
+
+
+def test_what_was_counted_before_a_quiet_time_is_not_recent():
+    drifting, one = counting(number()), {"inputs": {"x": np.zeros(1)}, "outputs": {}}
+    drifting.count(one, [], 10.0)
+    drifting.count(one, [], 10.0 + 10 * WINDOW)
+    assert drifting.recent(11.0 + 10 * WINDOW).columns["x[0]"].total == 1
+    assert drifting.recent(11.0 + 20 * WINDOW).columns["x[0]"].total == 0
+
+
+def test_tensors_that_are_empty_or_narrow_are_left_out_alone():
+    column = Bins(name="y", side="outputs", tensor="y", edges=(0.0, 1.0), counts=(1, 1, 1))
+    drifting = counting(number(3), column)
+    outputs = {"y": np.array([0.5])}
+    for array in (np.zeros((0, 4)), np.zeros((2, 0)), np.zeros(0), np.zeros((1, 3))):
+        drifting.count({"inputs": {"x": array}, "outputs": outputs}, [STABLE], 0.0)
+    assert live(drifting) == {"x[3]": (0, 0, 0), "y": (0, 4, 0)}
 
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)

@@ -7,6 +7,7 @@ import pytest
 from mldeploy_daemon.copies import PAUSE, RESUME, Copy, Pulse
 from mldeploy_daemon.mirror.mirror import LOOK, Mirror
 from mldeploy_daemon.mirror.pressure import Pressure
+from mldeploy_daemon.mirror.sampling import KEPT
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, Table, VersionRoutes
 
 
@@ -92,3 +93,28 @@ def test_without_shadows_nothing_pauses(world):
 def test_a_copy_that_makes_no_sense_is_nobodys_end(world):
     world.mirror.take(Copy("m", 1, 3, shadows=("s",), open=("s", "nobody"), sampled=True), b"\xff{[", b"")
     assert world.counted.dropped >= 1  # its shadow has no worker
+
+
+def test_copies_that_were_on_their_way_do_not_make_a_pause_longer(world):
+    lane = world.mirror.lanes["s"]
+    lane.workers = (object(),)  # a worker there is, so that copies are queued
+    world.look(0.5)
+    for _ in range(200):
+        world.mirror.take(Copy("m", 1, 3, shadows=("s",)), b"{}", b"{}")
+    assert world.counted.dropped == 200
+    world.look(0.0, 3.0)
+    assert world.front.heard == [PAUSE, RESUME]
+
+
+def test_a_shadow_that_comes_back_goes_on_with_its_counts(world):
+    mirror, table = world.mirror, world.mirror.table
+    mirror.take(Copy("m", 1, 3, open=("s",)), b"{}", b"{}")
+    assert world.counted.offered == 1
+    mirror.swap(Table(generation=2), world.now)  # the lease is lost …
+    mirror.swap(table, world.now + 60.0)  # … and found again
+    mirror.swap(table, world.now + 2 * KEPT)
+    assert world.counted.offered == 1
+    mirror.swap(Table(generation=3), world.now + 2 * KEPT)
+    assert world.counted.offered == 1
+    mirror.swap(Table(generation=4), world.now + 4 * KEPT)
+    assert mirror.measures() == ()

@@ -51,8 +51,7 @@ class Drifting:
 
     def count(self, sides: dict[str, Arrays], scopes: Iterable[tuple[int, str]], now: float) -> None:
         """One request's inputs and outputs, in these scopes; `now` in seconds."""
-        if now - self._turned > WINDOW:
-            self._windows, self._turned = (self._empty(), self._windows[0]), now
+        self._turn(now)
         targets = [self._windows[0]]
         for scope in scopes:
             if scope not in self._scopes:
@@ -61,17 +60,20 @@ class Drifting:
             self._last[scope] = now
         for index, column in enumerate(self.columns):
             array = sides[column.side].get(column.tensor)
-            if array is None:
+            values = _column(array, column.place) if array is not None else None
+            if values is None:
                 continue
-            found = np.bincount(self._bins(index, column, array), minlength=column.bins)
+            found = np.bincount(self._bins(index, column, values), minlength=column.bins)
             for counts in targets:
                 counts[index] += found
 
-    def _bins(self, index: int, column: Bins, array: Array) -> npt.NDArray[np.intp]:
-        rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(-1, 1)
-        if rows.shape[1] <= column.place:  # a tensor without a batch: all of it is one row
-            rows = array.reshape(1, -1)
-        values = rows[:ROWS, column.place]
+    def _turn(self, now: float) -> None:
+        age = now - self._turned
+        if age > WINDOW:
+            older = self._windows[0] if age <= 2 * WINDOW else self._empty()
+            self._windows, self._turned = (self._empty(), older), now
+
+    def _bins(self, index: int, column: Bins, values: Array) -> npt.NDArray[np.intp]:
         if column.kind == CATEGORY:
             known, other = self._values[index], len(column.values)
             return np.array([known.get(value, other) for value in values.tolist()], dtype=np.intp)
@@ -87,8 +89,9 @@ class Drifting:
         """What was counted in each scope."""
         return {scope: self._drift(counts) for scope, counts in self._scopes.items()}
 
-    def recent(self) -> Drift:
+    def recent(self, now: float) -> Drift:
         """What was counted in the last half to whole hour."""
+        self._turn(now)
         newer, older = self._windows
         return self._drift([one + other for one, other in zip(newer, older, strict=True)])
 
@@ -98,6 +101,16 @@ class Drifting:
             for column, found in zip(self.columns, counts, strict=True)
         }
         return Drift(columns=columns)
+
+
+def _column(array: Array, place: int) -> Array | None:
+    """The values at `place` of the first rows; None where there are none."""
+    if not array.size:
+        return None
+    rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(-1, 1)
+    if rows.shape[1] <= place:  # a tensor without a batch: all of it is one row
+        rows = array.reshape(1, -1)
+    return rows[:ROWS, place] if place < rows.shape[1] else None
 
 
 def _lookup(column: Bins) -> dict[str | int | bool, int]:

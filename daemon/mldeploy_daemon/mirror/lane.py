@@ -82,7 +82,8 @@ class Lane:
         self._due = 0.0
 
     def route(self, shadow: ShadowRoute, routes: ModelRoutes, pool: Pool) -> None:
-        """The newest table has it like this."""
+        """The newest table has it like this, perhaps again."""
+        self.ended = None
         self.workers = tuple(pool.workers[worker.id] for worker in shadow.workers)
         try:
             self._criterion = parse(shadow.where) if shadow.where else None
@@ -177,7 +178,7 @@ class Lane:
         return self.drifting.scoped().get((self.scope, SHADOW)) if self.drifting else None
 
     def _keep(self, job: Job, status: int, body: bytes, *, within: bool, now: float) -> None:
-        if self.pairs.most and job.read:
+        if self.pairs.most and job.read and self.ended is None:  # an ended one's files are finished
             request, given, answer = raw(job.body), raw(job.answer), raw(body)
             self.pairs.keep(Pair(time.time(), job.primary, request, given, status, answer, within), now)
 

@@ -2,9 +2,10 @@
 
 Rules: it reads the same table as the fronts and answers the agent like one, so that no worker is stopped
 while a copy is at it. It pauses by itself (`core/pausing.py`) and tells the fronts, so that nothing is even
-copied then. What it has counted of a scope is kept for an hour after the scope's end. Killed, it takes
-copies with it and nothing else. Everything runs on one event loop, at the lowest priority.
-Left out: sockets (`__main__.py`, `inbox.py`).
+copied then. What it has counted of a scope is kept for an hour after the scope's end, and goes on where the
+scope comes back (after a lease that was lost). Killed, it takes copies with it and nothing else. Everything
+runs on one event loop, at the lowest priority.
+Left out: sockets (`__main__.py`, `inbox.py`), and what is counted for drift (`sampling.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-from mldeploy.core.baseline import INPUTS, OUTPUTS
 from mldeploy.core.evidence import Measure, merge
 from mldeploy.core.pausing import Load, Marks, Pausing, look
 from mldeploy.runtime.frames import Frame
@@ -25,17 +24,13 @@ from mldeploy_daemon.copies import PAUSE, RESUME, Copy, Pulse
 from mldeploy_daemon.front.config import Limits
 from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.upstream import Handlers, Pool
-from mldeploy_daemon.mirror.answers import Reader
-from mldeploy_daemon.mirror.drift import Drifting, read_baseline
 from mldeploy_daemon.mirror.lane import Job, Lane
 from mldeploy_daemon.mirror.pressure import Pressure
-from mldeploy_daemon.table import SHADOW, Table, VersionRoutes, read_table, scopes_of
+from mldeploy_daemon.mirror.sampling import KEPT, Sampling
+from mldeploy_daemon.table import SHADOW, ShadowRoute, Table, read_table
 
 #: Seconds between two looks at the host.
 LOOK = 0.25
-#: Seconds for which the counts of an ended scope are told.
-KEPT = 3600.0
-
 #: Shadows whose copies may come before the table that names them.
 _EARLY = 1_000
 
@@ -49,17 +44,6 @@ class Peer(Protocol):
         """Pause or resume."""
 
 
-class Sampled:
-    """One version whose requests are counted for drift."""
-
-    def __init__(self, routes: VersionRoutes, drifting: Drifting) -> None:
-        self.baseline = routes.baseline
-        self.drifting = drifting
-        self.scopes: tuple[tuple[int, str], ...] = ()
-        self.ended: float | None = None
-        self.outputs = Reader(routes.outputs)
-
-
 class Mirror:
     """See the module."""
 
@@ -69,8 +53,7 @@ class Mirror:
         self.pool = Pool(Handlers(self._answered, self._lost), Limits())
         self.lanes: dict[str, Lane] = {}
         self.past: list[Lane] = []
-        self.sampled: dict[tuple[str, int], Sampled] = {}
-        self.inputs: dict[tuple[str, int], Reader] = {}
+        self.sampling = Sampling()
         self.peers: set[Peer] = set()
         self.pausing = Pausing()
         self._pressure = pressure or Pressure()
@@ -87,53 +70,28 @@ class Mirror:
         self.pool.route(worker for _, _, shadow in shadows for worker in shadow.workers)
         lanes = {}
         for name, routes, shadow in shadows:
-            lane = self.lanes.get(shadow.id)
-            if lane is None or (lane.model, lane.version, lane.scope) != (name, shadow.version, shadow.scope):
-                lane = Lane(name, shadow)
+            lane = self._lane_of(name, shadow) or Lane(name, shadow)
             lane.route(shadow, routes, self.pool)
             lane.missed(*self._early.pop(shadow.id, (0, 0)))
             lanes[shadow.id] = lane
+        self.past = [lane for lane in self.past if lane not in lanes.values()]
         for lane in self.lanes.values():
             if lane not in lanes.values():
                 lane.end(now)
                 self.past.append(lane)
         self.lanes, self.table = lanes, table
-        self._sample(now)
-        self._forget(now)
+        self.past = [lane for lane in self.past if lane.ended is None or now - lane.ended < KEPT]
+        self.sampling.route(table, now)
         self._pump(now)
 
-    def _sample(self, now: float) -> None:
-        """Which versions are counted for drift, in which scopes."""
-        routed = {
-            (name, int(number)): (routes, version)
-            for name, routes in self.table.models.items()
-            for number, version in routes.versions.items()
-            if int(number) in (routes.stable, routes.candidate)
-        }
-        self.inputs = {
-            key: Reader(version.inputs)
-            for key, (routes, version) in routed.items()
-            if version.baseline or routes.shadows
-        }
-        for key, (routes, version) in routed.items():
-            found = self.sampled.get(key)
-            if version.baseline and (found is None or found.baseline != version.baseline):
-                baseline = read_baseline(Path(version.baseline))
-                if baseline is not None:
-                    found = self.sampled[key] = Sampled(version, Drifting(baseline))
-            if found is not None:
-                found.scopes, found.ended = scopes_of(routes, key[1]), None
-        for key, found in self.sampled.items():
-            if key not in routed and found.ended is None:
-                found.scopes, found.ended = (), now
-
-    def _forget(self, now: float) -> None:
-        self.past = [lane for lane in self.past if lane.ended is None or now - lane.ended < KEPT]
-        for sampled in self.sampled.values():
-            sampled.drifting.keep(sampled.scopes, now - KEPT)
-        self.sampled = {
-            key: each for key, each in self.sampled.items() if each.ended is None or now - each.ended < KEPT
-        }
+    def _lane_of(self, model: str, shadow: ShadowRoute) -> Lane | None:
+        """The one there is, or was within the hour: a lease that was lost ends no shadow."""
+        for lane in (*self.lanes.values(), *self.past):
+            if (lane.model, lane.id, lane.version, lane.scope) == (
+                model, shadow.id, shadow.version, shadow.scope,
+            ):  # fmt: skip
+                return lane
+        return None
 
     def reload(self) -> dict[str, Any]:
         """Read the table again; one that cannot be read leaves the old one in place."""
@@ -162,9 +120,9 @@ class Mirror:
         now = time.monotonic()
         key = (copy.model, copy.version)
         read = not copy.binary and not copy.answer_binary
-        sampled = self.sampled.get(key) if copy.sampled and read else None
-        reader = self.inputs.get(key)
-        needed = read and reader is not None and (copy.open or sampled is not None)
+        sampled = copy.sampled and read and key in self.sampling.versions
+        reader = self.sampling.reader(key)
+        needed = read and reader is not None and (copy.open or sampled)
         inputs = reader.request(request) if needed and reader is not None else None
         chosen = [self.lanes[ident] for ident in copy.shadows if ident in self.lanes]
         for ident in (*copy.shadows, *copy.open):
@@ -176,12 +134,13 @@ class Mirror:
                 lane.counts.offered += 1
                 chosen.append(lane)
         for lane in chosen:
+            if self._rests:  # the fronts have not heard yet; and a queue that fills would make it longer
+                lane.counts.dropped += 1
+                continue
             lane.put(Job(lane, request, copy.binary, answer, read, now), copy.version)
-            if not self._rests:
-                lane.pump(now)
-        if sampled is not None:
-            sides = {INPUTS: inputs or {}, OUTPUTS: sampled.outputs.answer(answer) or {}}
-            sampled.drifting.count(sides, sampled.scopes, now)
+            lane.pump(now)
+        if sampled:
+            self.sampling.count(key, inputs, answer, now)
 
     def _miss(self, ident: str, *, open_: bool) -> None:
         """A copy for a shadow that the fronts know and we do not: yet, or any more."""
@@ -284,23 +243,18 @@ class Mirror:
             )
             for lane in (*self.past, *self.lanes.values())
         ]  # fmt: skip
-        for (model, version), sampled in self.sampled.items():
-            found += [
-                Measure(model=model, version=version, scope=scope, role=role, drift=drift)
-                for (scope, role), drift in sampled.drifting.scoped().items()
-            ]
-        return merge(found)
+        return merge((*found, *self.sampling.measures()))
 
     def drift(self) -> list[dict[str, Any]]:
         """Of the last half to whole hour, by model, version and column."""
-        found = {key: each.drifting for key, each in self.sampled.items() if each.ended is None}
+        found, now = self.sampling.current(), time.monotonic()
         for lane in self.lanes.values():
             if lane.drifting is not None:
                 found.setdefault((lane.model, lane.version), lane.drifting)
         return [
             {"model": model, "version": version, "tensor": name, "psi": column.psi(), "values": column.total}
             for (model, version), drifting in found.items()
-            for name, column in drifting.recent().columns.items()
+            for name, column in drifting.recent(now).columns.items()
         ]
 
     def stats(self) -> dict[str, Any]:
