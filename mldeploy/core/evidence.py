@@ -23,6 +23,8 @@ LOWEST, HIGHEST = 50e-6, 120.0
 #: Each bucket's upper edge is so many times the one before.
 GROWTH = 1.05
 _LOG = math.log(GROWTH)
+#: No count is higher: a float holds every whole number up to it.
+_MOST = 2**53
 LAST_BUCKET = math.ceil(math.log(HIGHEST / LOWEST) / _LOG) + 1
 
 
@@ -235,6 +237,28 @@ def merge(measures: Iterable[Measure]) -> tuple[Measure, ...]:
         before = found.get(measure.key)
         found[measure.key] = measure if before is None else before.merge(measure)
     return tuple(found[key] for key in sorted(found))
+
+
+def plausible(measures: Iterable[Measure]) -> bool:
+    """Whether these could have been counted: they are other hosts' words, and nobody may choke on them."""
+    return all(
+        _counted(measure.tally)
+        and (measure.comparison is None or _counted(measure.comparison))
+        and (measure.drift is None or all(map(_counted, measure.drift.columns.values())))
+        for measure in measures
+    )
+
+
+def _counted(value: Tally | Comparison | Column) -> bool:
+    for found in msgspec.structs.astuple(value):
+        if isinstance(found, Latency):
+            if not all(0 <= index <= LAST_BUCKET for index in found.counts):
+                return False
+            found = tuple(found.counts.values())
+        numbers = found if isinstance(found, tuple) else (found,)
+        if not all(0 <= number <= _MOST for number in numbers):
+            return False
+    return True
 
 
 class GuardVerdict(_Value, frozen=True, omit_defaults=True, kw_only=True):

@@ -27,7 +27,7 @@ def figures(measure: Measure) -> Figures:
         p95=_quantile(latency, 0.95),
         p99=_quantile(latency, 0.99),
         mean=mean if latency.total else None,
-        latency=tuple((edge(index), latency.counts[index]) for index in sorted(latency.counts)),
+        latency=tuple((edge(index), count) for index, count in sorted(latency.counts.items()) if count),
     )
 
 

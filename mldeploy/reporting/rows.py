@@ -115,7 +115,7 @@ def agreement_rows(found: Agreement | None) -> list[Row]:
 
 def guard_rows(step: StepReport) -> list[Row]:
     """(verdict, guard, the numbers)."""
-    return [(g.verdict, clean(g.guard, 120), words.verdict(g)) for g in step.guards]
+    return [(clean(g.verdict, 40), clean(g.guard, 120), words.verdict(g)) for g in step.guards]
 
 
 def _by(who: str, at: str | None) -> str:

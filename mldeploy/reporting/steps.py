@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mldeploy.core import records
-from mldeploy.core.evidence import Evidence, Measure, merge
+from mldeploy.core.evidence import Evidence, Measure, merge, plausible
 from mldeploy.core.records import Record
 from mldeploy.reporting.figures import agreement, drift, figures
 from mldeploy.reporting.values import StepReport
@@ -79,7 +79,9 @@ def step_report(
     """One window. `window`: step from 0, share, scope. `times`: when it began and ended (None: not yet)."""
     step, share, scope = window
     start, end = times
-    measures = merge(m for m in evidence.measures if m.scope == scope) if evidence else ()
+    # of a record: nobody has judged the evidence in it
+    counted = [m for m in evidence.measures if m.scope == scope and plausible((m,))] if evidence else []
+    measures = merge(counted)
     candidate = _of(measures, subject, candidate=True)
     stable = _of(measures, subject, candidate=False)
     compared = candidate.comparison if candidate is not None else None

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from mldeploy.core.controller import Reports
-from mldeploy.core.evidence import Measure, merge
+from mldeploy.core.evidence import Measure, merge, plausible
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
 from mldeploy.core.types import check_name
@@ -163,7 +163,7 @@ class Fleet:
         known = set(members)
         for fetched in self._get([merged_key(environment, group) for group in range(groups)]):
             merged = _decoded(fetched, _MERGED)
-            if fetched is None or merged is None:
+            if fetched is None or merged is None or not plausible(merged.measures):
                 continue
             now = max(now, fetched.modified)
             if (merged.environment, merged.groups) == (environment, groups):
@@ -179,7 +179,9 @@ class Fleet:
         now = 0.0
         for host, fetched in zip(hosts, self._get([report_key(environment, h) for h in hosts]), strict=True):
             report = _decoded(fetched, _REPORT)
-            if fetched is None or report is None or (report.host, report.environment) != (host, environment):
+            if fetched is None or report is None or not plausible(report.measures):
+                continue
+            if (report.host, report.environment) != (host, environment):
                 continue
             now = max(now, fetched.modified)
             heard.append(

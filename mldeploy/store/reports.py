@@ -11,7 +11,7 @@ import re
 
 import msgspec
 
-from mldeploy.core.evidence import Measure
+from mldeploy.core.evidence import Measure, plausible
 from mldeploy.core.types import check_name
 from mldeploy.store.objects import ObjectStore
 
@@ -109,6 +109,7 @@ def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport,
             report = msgspec.json.decode(fetched.data, type=HostReport)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             continue
-        if key == f"{prefix}{report.host}.json" and report.environment == environment:
+        rightful = key == f"{prefix}{report.host}.json" and report.environment == environment
+        if rightful and plausible(report.measures):
             found.append((report, fetched.modified))
     return sorted(found, key=lambda pair: pair[0].host)

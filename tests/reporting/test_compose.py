@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from typing import Any
 
 import msgspec
 import pytest
 
 from mldeploy.core import records
-from mldeploy.core.evidence import Evidence, merge
+from mldeploy.core.evidence import Column, Comparison, Drift, Evidence, Latency, Measure, Tally, merge
 from mldeploy.core.state import Notice
-from mldeploy.reporting import compose
+from mldeploy.reporting import compose, mail, page, text
 from mldeploy.reporting.difference import difference
 from mldeploy.reporting.steps import Subject
 from mldeploy.reporting.values import Change, LaunchReport
@@ -196,3 +197,26 @@ def test_the_warning_of_an_expiry(today: str, said: str) -> None:
     report = compose.of_expiry(told.state, notice, datetime.date.fromisoformat(today), {})
     assert report.title == said
     assert report.candidate is not None and report.candidate.owner == scene.OWNER
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        {"tally": Tally(requests=5, latency=Latency({10**9: 1}))},
+        {"tally": Tally(requests=5, latency=Latency({-5: 1}))},
+        {"tally": Tally(requests=5, latency=Latency({5: 0}))},
+        {"tally": Tally(requests=-1, failures=10**400)},
+        {"tally": Tally(), "comparison": Comparison(pairs=-3, concordant=-1)},
+        {"tally": Tally(), "drift": Drift(columns={"x": Column(baseline=(1, -1), live=(-1, 5))})},
+    ],
+    ids=range(6),
+)
+def test_evidence_that_nobody_could_have_counted_stops_no_report(measure: dict[str, Any]) -> None:
+    told = scene.pushed()
+    scope = scene.begun(told)
+    found = Measure(model="churn", version=8, scope=scope, role="candidate", **measure)
+    said = records.Halt(rollout=ROLLOUT, reason="no", evidence=Evidence(measures=(found,)))
+    told.say(said)
+    report = told_of(told, "halted")
+    for render in (text.render, text.brief, mail.render, page.render):
+        assert "churn@8" in render(report)

@@ -37,7 +37,7 @@ def hostile(report: LaunchReport, word: str) -> LaunchReport:
     step = report.steps[0]
     step = msgspec.structs.replace(
         step, reason=word, actor=word, outcome="held",
-        guards=(GuardVerdict(guard=word, verdict="holds", value=1.0, why=word),),
+        guards=(GuardVerdict(guard=word, verdict=word, value=1.0, why=word),),
         drift=(DriftColumn(name=word, psi=0.3, values=9, bins=((0.5, 0.4), (0.5, 0.6))),),
     )  # fmt: skip
     assert report.candidate is not None and report.difference is not None

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mldeploy.core import records
-from mldeploy.core.evidence import Measure, Tally, merge
+from mldeploy.core.evidence import Latency, Measure, Tally, merge
 from mldeploy.core.state import Host, State
 from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
 from mldeploy.store.memory import MemoryStore
@@ -170,3 +170,19 @@ def test_a_listing_of_reports_leaves_merged_ones_out(store: Counting) -> None:
 
 def test_no_host_takes_the_name_of_a_merged_report() -> None:
     assert "cannot be a host" in refused(RAMP, records.Join(host="merged-0"))
+
+
+@pytest.mark.parametrize(
+    "tally",
+    [Tally(requests=-1), Tally(latency=Latency({10**12: 1})), Tally(latency=Latency({-1: 1}))],
+    ids=["negative", "no such bucket", "before the first"],
+)
+def test_what_nobody_could_have_counted_is_not_heard(store: Counting, tally: Tally) -> None:
+    state = fleet_of(2)
+    report(store, "production-0")
+    bad = msgspec.structs.replace(measure(1), tally=tally)
+    write_report(store, HostReport(host="production-1", environment="production", measures=(bad,)))
+    reports, _ = Fleet(store).read(state, "production")
+    assert [each.host for each in reports.heard] == ["production-0"]
+    assert reports.measures == (measure(1),)
+    assert [found.host for found, _ in read_reports(store, "production")] == ["production-0"]
