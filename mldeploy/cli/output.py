@@ -73,13 +73,13 @@ class Output:
     def warn(self, text: str) -> None:
         """For people, and worth reading."""
         if not self.json:
-            print(f"{paint(sys.stderr, 'warning', '1;33')}: {text}", file=sys.stderr, flush=True)
+            print(f"{paint(sys.stderr, 'warning', '1;33')}: {harmless(text)}", file=sys.stderr, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Rows as a table on a terminal, else as tab-separated lines without a heading."""
         if not sys.stdout.isatty():
             for row in rows:
-                print("\t".join(one_line(_text(cell)) or "-" for cell in row))
+                print("\t".join(_text(cell).strip() or "-" for cell in row))
         elif coloured(sys.stdout):
             _draw(columns, rows)
         else:
@@ -178,7 +178,9 @@ def paint(stream: TextIO, text: str, code: str) -> str:
 
 
 def _text(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else cell[0]
+    """What stands in the cell, on one line and in one column."""
+    text = cell if isinstance(cell, str) else cell[0]
+    return harmless(" ".join(text.splitlines()).replace("\t", " "))
 
 
 def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -205,7 +207,7 @@ def waiting_line(text: str) -> Any:
     from rich.console import Console
     from rich.markup import escape
 
-    return _Waiting(Console(stderr=True).status(escape(text)), escape)
+    return _Waiting(Console(stderr=True).status(escape(harmless(text))), escape)
 
 
 class _Waiting:
@@ -216,7 +218,7 @@ class _Waiting:
         self.start, self.stop = status.start, status.stop
 
     def update(self, text: str) -> None:
-        self._status.update(self._escape(text))
+        self._status.update(self._escape(harmless(text)))
 
 
 def live_table() -> Any:

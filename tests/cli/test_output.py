@@ -1,0 +1,49 @@
+"""What others wrote, shown: it stays in its place and steers no terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from mldeploy.cli.options import Options
+from mldeploy.cli.output import Output
+
+WORD = "be\x1b]0;owned\x07careful\x1b[31m\nnext\tcell\u202e"
+ROWS = [["1", WORD], [("2", "red"), (WORD, "bold")]]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, *, colour: bool = False) -> str:
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    (monkeypatch.delenv if colour else monkeypatch.setenv)("NO_COLOR", *([False] if colour else ["1"]))
+    Output(Options()).table(("N", "WHAT"), ROWS)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "plain terminal", "terminal with colour"])
+def test_a_table_shows_words_as_words(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO() if kind == "pipe" else Terminal()
+    text = shown(stream, monkeypatch, colour="colour" in kind)
+    lines = text.splitlines()
+    assert len(lines) == (2 if kind == "pipe" else 3)
+    assert all("careful" in line and "next cell" in line for line in lines[-2:])
+    assert not {"\x07", "\u202e"} & set(text) and "\x1b]" not in text
+    if "colour" not in kind:
+        assert "\x1b" not in text
+    if kind == "pipe":
+        assert all(line.count("\t") == 1 for line in lines)
+
+
+def test_a_warning_and_a_note_are_words(capsys: pytest.CaptureFixture[str]) -> None:
+    out = Output(Options())
+    out.warn(WORD)
+    out.note(WORD)
+    assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().err)
