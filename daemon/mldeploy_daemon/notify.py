@@ -1,7 +1,8 @@
 """Lets this host tell people: `notifying.py` in a thread, and what closes a notice appended in the log's own.
 
 Rules: nothing here ends the agent, and its loop waits for nothing of it; what was sent is closed in the log
-right after, and what somebody else has closed meanwhile is not sent. Left out: what, to whom and when.
+right after, and what somebody else has closed meanwhile is not sent; one notice that cannot be told keeps no
+other back. Left out: what, to whom and when.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 
 from mldeploy.core.records import Notified
 from mldeploy.core.state import Notice, State
+from mldeploy.errors import MldeployError, NotificationError
 from mldeploy.store.objects import ObjectStore
 from mldeploy_daemon.duties import Duty
 from mldeploy_daemon.notifying import Notifying
@@ -39,7 +41,16 @@ class Notifier(Duty):
             fresh = await self._fresh()
             if fresh is None or not notifying.pending(fresh, notice):
                 continue
-            outcome = await loop.run_in_executor(self.pool, notifying.send, fresh, notice, turn)
+            try:
+                outcome = await loop.run_in_executor(self.pool, notifying.send, fresh, notice, turn)
+            except MldeployError:
+                raise  # the store: it is asked again for all of them
+            except Exception:
+                logger.exception("notice %s cannot be told", notice.id)
+                self.follower.note(
+                    NotificationError(f"notice {notice.id} cannot be told: see the daemon's log")
+                )
+                continue
             for error in outcome.errors:
                 logger.warning("%s", error)
                 self.follower.note(error)

@@ -120,9 +120,9 @@ class Notifying:
             return Outcome(Notified(notice=notice.id, reason="the policy names nobody to notify"))
         if not left:
             return Outcome(Notified(notice=notice.id))
-        now = self._now()
-        made = message(self.report(state, notice, now), self._store_id())
-        self._tried[notice.id] = turn
+        now, identity = self._now(), self._store_id()
+        self._tried[notice.id] = turn  # also where it cannot be composed: once in a turn
+        made = message(self.report(state, notice, now), identity)
         sent = self.deliver(made, left, first_mail(targets))
         self.reached[notice.id] = tuple(sorted({*reached, *sent.reached}))
         errors = tuple(_named(notice, name, error) for name, error in sorted(sent.failed.items()))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +20,8 @@ from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import Log
 from mldeploy.store.objects import Fetched, ObjectStore, open_store
 from mldeploy.store.reports import HostReport, read_reports, write_report
+from mldeploy_daemon.config import Config
+from mldeploy_daemon.notify import Notifier
 from mldeploy_daemon.notifying import QUIET, Notifying
 from tests.reporting import scene
 
@@ -317,3 +321,46 @@ def test_a_report_is_told_whatever_became_of_the_bundles(world: World) -> None:
     report = world.hosts["h1"].report(world.log.state, notice, world.store.clock)
     assert report.difference is None and report.promoted_by == "host:h1"
     assert msgspec.json.encode(report)
+
+
+class Following:
+    """What a Notifier needs of a Follower, over the world's log."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.errors = world, list[str]()
+
+    @property
+    def state(self) -> State:
+        return self.world.log.state
+
+    def note(self, error: Exception) -> None:
+        self.errors.append(str(error))
+
+    def changed(self) -> None:
+        """Nobody waits."""
+
+    async def append(self, intent: Any) -> Any:
+        return self.world.log.append(intent, actor="host:h1", now=datetime.fromtimestamp(0, UTC))
+
+
+def test_a_notice_that_cannot_be_composed_keeps_no_other_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = world.launch("h1", 7), world.launch("h1", 8)
+    notifying = world.hosts["h1"]
+    report = notifying.report
+
+    def choke(state: State, notice: Notice, now: float) -> object:
+        return 1 / 0 if notice.id == bad.id else report(state, notice, now)
+
+    monkeypatch.setattr(notifying, "report", choke)
+    following = Following(world)
+    notifier = Notifier(Config(store="", state=""), "h1", following)  # type: ignore[arg-type]
+    notifier._notifying = notifying
+    for _ in range(3):
+        asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]
+    notifier.pool.shutdown()
+    assert len(world.sent("ops")) == 1 and world.outbox[0][2].identity.startswith(good.id)
+    assert world.pending == [bad.id]
+    assert following.errors == [f"notice {bad.id} cannot be told: see the daemon's log"]  # once in a turn
+    assert caplog.text.count("ZeroDivisionError: ") == 1
