@@ -77,5 +77,6 @@ def clients_of(place: Place, environ: Mapping[str, str], patience: Patience | No
 def _pem(path: str) -> bytes:
     try:
         return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}", "correct AWS_CA_BUNDLE") from error
+    except (OSError, RuntimeError) as error:  # the second: a user without a home
+        why = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"cannot read {path}: {why}", "correct AWS_CA_BUNDLE") from error

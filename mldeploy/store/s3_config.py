@@ -147,10 +147,10 @@ def settings_of(environ: Mapping[str, str]) -> tuple[Settings, Callable[[], Any]
 
 
 def _config_text(environ: Mapping[str, str]) -> str | None:
-    path = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config")).expanduser()
+    path = Path(environ.get("AWS_CONFIG_FILE", "~/.aws/config"))
     try:
-        return path.read_text(errors="replace")
-    except OSError:
+        return path.expanduser().read_text(errors="replace")
+    except (OSError, RuntimeError):  # the second: a user without a home, as in containers
         return None
 
 

@@ -6,6 +6,7 @@ to a question that nobody has signed.
 
 from __future__ import annotations
 
+import http.client
 import urllib.error
 import urllib.request
 from typing import Any
@@ -32,6 +33,6 @@ def bucket_region(settings: Settings, bucket: str) -> str:
     except urllib.error.HTTPError as error:
         with error:
             headers = error.headers
-    except OSError:
+    except (OSError, http.client.HTTPException, ValueError):  # no answer, none that is HTTP, no URL
         return ""
     return str(headers.get("x-amz-bucket-region") or "")

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from mldeploy.errors import StoreError
 from mldeploy.store.fsspec_store import FsspecStore
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.s3 import S3Store
+from mldeploy.store.s3_client import clients_of
 from mldeploy.store.s3_config import (
     Keys,
+    Place,
     Settings,
     from_environment,
     needs_profile,
@@ -266,6 +269,19 @@ def test_settings_of_an_environment_are_only_that() -> None:
     assert settings.keys == Keys("k", "s")
     assert provider is not None
     assert provider()["access_key_id"] == "k"
+
+
+def test_a_user_without_a_home_has_no_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    settings, _ = settings_of({"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"})
+    assert (settings.keys, settings.region) == (Keys("k", "s"), "")
+    place = Place("b", "")
+    with pytest.raises(StoreError, match=r"cannot read ~/ca\.pem"):
+        clients_of(place, {"AWS_CA_BUNDLE": "~/ca.pem", "FSSPEC_S3_ANON": "1"}, None)
 
 
 def test_places() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -14,8 +15,10 @@ from mldeploy.errors import StoreError
 from mldeploy.store.fsspec_store import FsspecStore
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.s3 import S3Store
+from mldeploy.store.s3_config import Settings
 from mldeploy.store.s3_errors import Where, words
 from mldeploy.store.s3_heard import Failure
+from mldeploy.store.s3_region import bucket_region
 from tests.support.s3 import Server, use
 from tests.support.saying import Asked, Say, Saying, error
 
@@ -98,6 +101,22 @@ def test_a_bucket_in_another_region_is_named(saying: Saying, driver: str) -> Non
 def test_without_a_name_the_region_is_to_be_looked_up(saying: Saying) -> None:
     saying.says(error(301, "PermanentRedirect"))
     assert "get-bucket-location" in refused(opened("s3")).hint
+
+
+def test_a_server_that_says_nonsense_of_the_region_is_one_that_does_not_say() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=_babble, args=(listening,))
+        thread.start()
+        endpoint = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        assert bucket_region(Settings(endpoint=endpoint), "bucket") == ""
+        thread.join()
+
+
+def _babble(listening: socket.socket) -> None:
+    peer, _ = listening.accept()
+    with peer:
+        peer.recv(4096)
+        peer.sendall(b"what?\r\n\r\n")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
