@@ -18,6 +18,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from mldeploy.errors import StoreError
 from mldeploy.store.blobs import altered
 from mldeploy.store.objects import Progress
 from mldeploy.store.pace import MOST
@@ -82,6 +83,11 @@ class _Object:
                 if end is None or position >= end:
                     self.wire.gate.done(position - start)
                     return
+                if position == reached:  # it says that this was all of it, and would say so for ever
+                    raise StoreError(
+                        f"answers for {self.key} of {self.wire.url} end after {position} bytes of {end}",
+                        "check the proxy and the endpoint, then run it again",
+                    )
             except Exception as error:
                 cuts = 0 if position - reached >= PIECE else cuts + 1
                 if cuts > CUTS or not self.wire.judge(error).again:

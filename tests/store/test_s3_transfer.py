@@ -512,6 +512,22 @@ def test_a_connection_that_always_breaks_is_given_up(store: S3Store, bucket: Buc
     assert bucket.did["get"] < 20
 
 
+def test_answers_that_are_whole_and_hold_nothing_are_given_up(
+    store: S3Store, bucket: Bucket, tmp_path: Path
+) -> None:
+    bucket.objects[key(BIG)] = BIG
+
+    def empty(asked: Asked, what: str) -> Say:
+        assert bucket.did["get"] < 100, "it asks for ever"
+        say = bucket._get(asked, key(BIG), {})
+        return Say(say.status, b"", say.headers)
+
+    bucket.fault = empty
+    with pytest.raises(StoreError, match="end after 0 bytes"):
+        down(quick(), tmp_path / "target", BIG)
+    assert bucket.did["get"] < 20
+
+
 @pytest.mark.parametrize("had", [0, 1, PART, 3 * PART + 7, len(BIG)])
 def test_a_beginning_is_gone_on_with(store: S3Store, bucket: Bucket, tmp_path: Path, had: int) -> None:
     bucket.objects[key(BIG)] = BIG
