@@ -3,9 +3,8 @@
 Rules: exclusive create is the file system's own (`mode="create"`: a conditional write on S3); a file system
 that has none, or ignores it, is found out by the probe when the store is made. fsspec is imported when a
 store is opened, never before. Nothing is cached: a listing or a size from before would be a lie.
-s3+fsspec:// is S3 through s3fs: `get` is one GetObject and, where there is an object, one HeadObject for its
-time; s3fs and botocore are told to try once, and `store/retry.py` does the rest (of transfers s3fs tries each
-request again by itself). One thing they keep to
+s3+fsspec:// is S3 through s3fs: `get` is one GetObject; s3fs and botocore are told to try once, and
+`store/retry.py` does the rest (of transfers s3fs tries each request again by itself). One thing they keep to
 themselves: aiohttp sends again where a connection kept from before turns out to be closed, so "taken" may
 be this call's own write. s3fs cannot be used across a fork.
 Left out: waking readers (they poll), and the hot path for S3 (`store/s3.py`).
@@ -98,19 +97,16 @@ class FsspecStore:
         return self._url
 
     def get(self, key: str) -> Fetched | None:
-        """The object, or None. Where there is one, a second request asks when it was written."""
+        """The object, or None. Where it is not S3, a second request asks when it was written."""
         path = self._path(key)
-        # without it s3fs asks for the size first, and lists when there is none
-        options = {"max_concurrency": 1} if self._s3 else {}
 
         def ask() -> Fetched | None:
             try:
-                data = self._fs.cat_file(path, **options)
+                return self._get_from_s3(path) if self._s3 else self._cat(path)
             except FileNotFoundError as error:
                 if self._absent(error):
                     return None
                 raise
-            return Fetched(data, self._modified(path))
 
         return self._persist(ask, key, "s3:GetObject")
 
@@ -216,6 +212,21 @@ class FsspecStore:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{check_key(key)}"
+
+    def _get_from_s3(self, path: str) -> Fetched:
+        """s3fs's own `cat_file` drops the answer's time, which would cost a request more."""
+        from fsspec.asyn import sync
+
+        bucket, name, _ = self._fs.split_path(path)
+        answer = self._fs.call_s3("get_object", Bucket=bucket, Key=name)
+        body = answer["Body"]
+        try:
+            return Fetched(sync(self._fs.loop, body.read), _seconds(answer))
+        finally:
+            body.close()
+
+    def _cat(self, path: str) -> Fetched:
+        return Fetched(self._fs.cat_file(path), self._modified(path))
 
     def _modified(self, path: str) -> float:
         try:

@@ -110,7 +110,10 @@ _NO_ANSWER = {
     "HTTPClientError": "cut",
     "IncompleteReadError": "cut",
     "ResponseStreamingError": "cut",
+    "ClientPayloadError": "cut",  # aiohttp's: the body ended too soon
+    "SocketTimeoutError": "timeout",  # aiohttp's: no byte of the body came in time
 }
+_THEIRS = ("botocore", "aiobotocore", "aiohttp")
 
 
 def heard_from_botocore(error: BaseException) -> Failure | None:
@@ -143,7 +146,7 @@ def _one_of_botocore(error: BaseException) -> Failure | None:
     if name == "EndpointConnectionError":
         inner = _first_line(str(getattr(error, "kwargs", {}).get("error") or error.__context__ or text))
         return Failure(cause=_cause_in_words(inner), said=inner)
-    if name in _NO_ANSWER and type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore"):
+    if name in _NO_ANSWER and type(error).__module__.partition(".")[0] in _THEIRS:
         return Failure(cause=_NO_ANSWER[name], said=text)
     return None
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +168,24 @@ def verbs(store: ObjectStore) -> list[Callable[[], object]]:
         lambda: store.delete("blobs/x"),
         lambda: list(store.list("log/")),
     ]
+
+
+def test_a_read_is_one_request_and_brings_the_time(store: ObjectStore, saying: Saying) -> None:
+    saying.says(Say(200, b"a record", dict(FINE.headers)))
+    found = store.get("log/1.json")
+    assert found is not None
+    assert (found.data, found.modified) == (b"a record", 1_795_502_396.0)
+    saying.says(MISSING)
+    assert store.get("log/2.json") is None
+    assert [one.method for one in saying.asked] == ["GET"]
+
+
+def test_a_read_that_is_cut_in_the_body_is_asked_again(store: ObjectStore, saying: Saying) -> None:
+    whole = Say(200, b"a record", dict(FINE.headers))
+    saying.says(replace(whole, keep=3), whole)
+    found = store.get("log/1.json")
+    assert found is not None and found.data == b"a record"
+    assert len(saying.asked) == 2
 
 
 @pytest.mark.parametrize("verb", range(4), ids=["get", "put", "delete", "list"])
