@@ -1,4 +1,4 @@
-"""The demo of rollouts that steer themselves, on one machine with a real daemon and constant load.
+"""The demo of rollouts that steer themselves, on one machine with two real daemons and constant load.
 
     digits@1   pushed "two months ago" with an expiry of 30 days: past it, in use, and therefore kept
     digits@2   a good candidate: shadow, 1 %, 10 %, 50 %, 100 %, unattended; its launch report is shown
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 STEPS: tuple[str | int, ...] = ("shadow", 1, 10, 50, 100)
 #: Of the bad candidate: a shadow step would find it out before anybody got an answer of it.
 BARE_STEPS = STEPS[1:]
+#: Hosts, each with a daemon, a state folder and clients of its own.
+_HOSTS = 2
 #: Absolute, since both models share two cores with the load: a candidate twice as slow is no accident here.
 GUARDS = ("error_rate < 5%", "p99 < 2s")
 AGREEMENT = "agreement > 85%"
@@ -69,7 +72,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """All of it."""
 
     store: str
-    address: str
+    addresses: tuple[str, ...]  # of the daemons
     good: Ramp
     bad: Ramp
     retired: str
@@ -80,7 +83,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run(*, store: str | None, listen: str, reporter: Reporter) -> dict[str, Any]:
-    """Play it. `store`: a URL (default: a folder of the demo's own). `listen`: HOST:PORT of the daemon.
+    """Play it. `store`: a URL (default: a folder of the demo's own). `listen`: HOST:PORT of the first daemon.
 
     Raises what `mldeploy.demo.run.run` raises.
     """
@@ -97,7 +100,6 @@ def run(*, store: str | None, listen: str, reporter: Reporter) -> dict[str, Any]
 def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, cleanup: ExitStack) -> Result:
     from mldeploy.client import Client
     from mldeploy.client.connection import utc_now
-    from mldeploy.client.daemon import LocalDaemon
     from mldeploy.reporting import text
 
     client = Client(store or str(folder / "store"))
@@ -117,17 +119,13 @@ def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, clea
     )
     client.set_policy({"idle": f"{_IDLE}s"}, environment=client.environment)
 
-    reporter.step("starting mldeployd")
-    daemon = LocalDaemon(
-        store=client.store, state=folder / "host", listen=listen, environment=client.environment
-    )
-    daemon.start()
-    cleanup.callback(daemon.stop)
+    reporter.step(f"starting mldeployd on {_HOSTS} hosts, which are this machine")
+    addresses = _start(client, folder, listen, cleanup)
     past.promote(str(old), now=True)
     client.wait(MODEL, timeout=120)
-    reporter.info(f"{old} is past its expiry and serves on {daemon.address}")
+    reporter.info(f"{old} is past its expiry and serves on {' and '.join(addresses)}")
 
-    watched = _Watched(client, *address_of(daemon.address), held_out, reporter)
+    watched = _Watched(client, addresses, held_out, reporter)
     launched = watched.roll_out(good, STEPS, (*GUARDS, AGREEMENT))
     _judge_good(launched)
     complete = time.monotonic()
@@ -149,7 +147,7 @@ def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, clea
         reporter.info(f"history: {line}")
     return Result(
         store=client.store,
-        address=daemon.address,
+        addresses=addresses,
         good=launched,
         bad=halted,
         retired=str(old),
@@ -160,21 +158,45 @@ def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, clea
     )
 
 
+def _start(client: Client, folder: Path, listen: str, cleanup: ExitStack) -> tuple[str, ...]:
+    """Start the daemons, the first at `listen`; their URLs once all are members."""
+    from mldeploy.client.daemon import LocalDaemon
+
+    addresses = []
+    for number in range(_HOSTS):
+        daemon = LocalDaemon(
+            store=client.store,
+            state=folder / f"host-{number + 1}",
+            listen=listen if number == 0 else "127.0.0.1:0",
+            environment=client.environment,
+        )
+        daemon.start()
+        cleanup.callback(daemon.stop)
+        addresses.append(daemon.address)
+    until(lambda: len(client.state.hosts) == _HOSTS, "all hosts have joined")
+    return tuple(addresses)
+
+
 class _Watched:
-    """Rollouts of one daemon under load, followed through the log."""
+    """Rollouts of some daemons under load, followed through the log."""
 
     def __init__(
-        self, client: Client, host: str, port: int, held_out: scene.HeldOut, reporter: Reporter
+        self, client: Client, addresses: Sequence[str], held_out: scene.HeldOut, reporter: Reporter
     ) -> None:
-        self.client, self.host, self.port, self.held_out = client, host, port, held_out
+        self.client, self.addresses, self.held_out = client, addresses, held_out
         self.reporter = reporter
+
+    def _loads(self) -> list[Load]:
+        """One for each host; together as many connections as the other demo has."""
+        bodies, check = self.held_out.bodies(), self.held_out.check()
+        each = CONNECTIONS // len(self.addresses)
+        return [Load(*address_of(url), PATH, bodies, check, each, _PAUSE) for url in self.addresses]
 
     def roll_out(self, ref: ModelRef, steps: Sequence[str | int], guards: Sequence[str]) -> Ramp:
         """Promote it by steps, and keep the load up until the log says how that ended."""
-        load = Load(
-            self.host, self.port, PATH, self.held_out.bodies(), self.held_out.check(), CONNECTIONS, _PAUSE
-        )
-        load.start()
+        loads = self._loads()
+        for load in loads:
+            load.start()
         began = time.monotonic()
         try:
             self.reporter.step(f"promoting {ref} under load: {', '.join(map(_percent, steps))}")
@@ -184,8 +206,8 @@ class _Watched:
             seconds = time.monotonic() - began
             _settled(self.client)
         finally:
-            tally = load.stop()
-        return _ramp(ref, ended, shares, tally, seconds)
+            tallies = [load.stop() for load in loads]
+        return _ramp(ref, ended, shares, tallies, seconds)
 
     def _follow(self, ref: ModelRef, shares: list[int]) -> Ended | None:
         """How the rollout ended, once it has; its share is noted and told whenever it has changed."""
@@ -239,18 +261,20 @@ def _bad_bundle(client: Client, folder: Path, held_out: scene.HeldOut, reporter:
     return Path(packed.folder)
 
 
-def _ramp(ref: ModelRef, ended: Ended, shares: list[int], tally: Tally, seconds: float) -> Ramp:
-    if tally.disagreements:
-        raise DemoError(f"{len(tally.disagreements)} answers disagreed; the first: {tally.disagreements[0]}")
+def _ramp(ref: ModelRef, ended: Ended, shares: list[int], tallies: Sequence[Tally], seconds: float) -> Ramp:
+    disagreed = [each for tally in tallies for each in tally.disagreements]
+    if disagreed:
+        raise DemoError(f"{len(disagreed)} answers disagreed; the first: {disagreed[0]}")
+    answers = sum((tally.answers for tally in tallies), Counter[str]())
     return Ramp(
         version=str(ref),
         outcome=ended.outcome,
         reason=ended.reason,
         seconds=round(seconds, 1),
         shares=tuple(shares),
-        requests=tally.total,
-        failed=len(tally.failures),
-        answers=dict(sorted(tally.answers.items())),
+        requests=sum(tally.total for tally in tallies),
+        failed=sum(len(tally.failures) for tally in tallies),
+        answers=dict(sorted(answers.items())),
     )
 
 
