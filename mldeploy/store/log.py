@@ -36,6 +36,7 @@ from mldeploy.store import checkpoints
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.objects import Fetched
 from mldeploy.store.reader import Reader
+from mldeploy.store.tail import hole
 from mldeploy.store.tail import record_key as record_key
 
 #: Seconds that `append` goes on trying.
@@ -109,7 +110,10 @@ class Log(Reader):
             self.refresh()
 
     def _look_for_hole(self) -> None:
-        """LogHoleError where the log ends before a record that the hint names."""
+        """LogHoleError where the log ends before a record that the hint names, or no longer has its head."""
+        head = self._state.head
+        if head and self._store.get(record_key(head)) is None:
+            raise hole(self._store, head)  # emptied, or put back from an older backup, hint and all
         self._known = checkpoints.read_hint(self._store)
         if self._state.head < self._checkpointed:
             self.refresh()  # others may just have written that far; else it raises

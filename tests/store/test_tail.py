@@ -188,6 +188,17 @@ def test_a_log_that_ends_before_what_was_seen_has_a_hole() -> None:
     assert log.refresh() == 3
 
 
+def test_who_has_read_a_store_that_was_emptied_since_does_not_write_on() -> None:
+    store, inner = far(40)
+    log = Log(store)
+    log.refresh()
+    for entry in list(inner.list("")):
+        inner.delete(entry.key)
+    with pytest.raises(LogHoleError, match="record 40 is missing"):
+        log.append(lambda _: [Join(host="h")], actor="me", now=datetime.now(UTC))
+    assert list(inner.list("log/")) == []
+
+
 def test_a_newer_format_within_a_window_stops_there() -> None:
     store, inner = far(40)
     kept = inner.get(record_key(21))
