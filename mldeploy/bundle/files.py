@@ -13,12 +13,14 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mldeploy.bundle.scratch import make_held, sweep
 from mldeploy.errors import DiskError, UsageError
 
 MANIFEST = "manifest.yaml"
@@ -153,16 +155,20 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UsageError(
             f"{named} is there already and is not a bundle", "name another folder with --out (out=…)"
         )
-    staging = out.parent / f".{out.name}.{secrets.token_hex(4)}.packing"
+    with disk_errors(out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        # what a killed pack left, of itself or of the bundle that it was to replace
+        sweep(out.parent, re.compile(rf"\.{re.escape(out.name)}\.[0-9a-f]{{8}}\.packing"))
+        staging, lock = make_held(
+            lambda: out.parent / f".{out.name}.{secrets.token_hex(4)}.packing", mode=0o777
+        )
     try:
-        with disk_errors(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            staging.mkdir()
         yield staging
         with disk_errors(out.parent):
             _take_place(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
 
 
 def _real(out: Path) -> Path:

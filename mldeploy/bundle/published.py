@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.core.manifest import Manifest, parse
 from mldeploy.core.state import State, Version
 from mldeploy.errors import IntegrityError, ManifestError, NotFoundError
@@ -35,8 +34,8 @@ def fetch_blob_bytes(store: ObjectStore, state: State, sha256: str) -> bytes:
     blob = state.blobs.get(sha256)
     if blob is None:
         raise NotFoundError(f"blob {sha256[:12]} is no longer in the store", "push the bundle again")
-    with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
-        target = Path(scratch) / "blob"
+    with scratch_folder() as scratch:
+        target = scratch / "blob"
         fetch_blob(store, sha256, blob.push, target, size=blob.size)
         return target.read_bytes()
 

@@ -9,7 +9,6 @@ is simply run again, and sends what its journal (`journal.py`) does not say is t
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from mldeploy.bundle.artifact import GATE as ARTIFACT
 from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors
 from mldeploy.bundle.journal import Journal, journal, remove_stale
 from mldeploy.bundle.manifest_file import read_manifest
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.bundle.upload import Piece, upload
 from mldeploy.bundle.validate import GATES
 from mldeploy.bundle.validate import validate as run_gates
@@ -108,8 +108,8 @@ def push(
     NotAllowedError, StoreError, DiskError, RaceLostError and OutcomeUnknownError.
     """
     reporter = progress or Silent()
-    with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
-        bundle = _read(folder, Path(scratch))
+    with scratch_folder() as scratch:
+        bundle = _read(folder, scratch)
         log.refresh()
         live = live_version(log.state, bundle.manifest.name, bundle.digest)
         if live is not None:

@@ -10,7 +10,6 @@ here is skipped and says why; gates after one with findings are skipped. Left ou
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors
 from mldeploy.bundle.interpreters import find_interpreter
 from mldeploy.bundle.launch import SERVING, run_check
 from mldeploy.bundle.manifest_file import read_manifest
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.bundle.targets import this_platform
 from mldeploy.bundle.wheels import cache_folder
 from mldeploy.core.manifest import Manifest, canonical, digest
@@ -76,11 +76,9 @@ def validate(
         raise UsageError(f"{sorted(unknown)[0]!r} is not a gate", f"the gates are {', '.join(GATES)}")
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder", "name the folder of a bundle")
-    place: AbstractContextManager[str] = (
-        nullcontext(str(scratch)) if scratch else tempfile.TemporaryDirectory(prefix="mldeploy-")
-    )
-    with place as name, disk_errors(Path(name)):
-        return _Run(folder, now, Path(name), confine, progress or Silent(), environment).gates(gates)
+    place: AbstractContextManager[Path] = nullcontext(scratch) if scratch else scratch_folder()
+    with place as made, disk_errors(made):
+        return _Run(folder, now, made, confine, progress or Silent(), environment).gates(gates)
 
 
 class _Run:

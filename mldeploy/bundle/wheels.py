@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from mldeploy.bundle import tools
 from mldeploy.bundle.files import disk_errors, sha256_file
 from mldeploy.bundle.lock import Pin, render
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.bundle.targets import Target
 from mldeploy.config import cache_folder as cache_folder
 from mldeploy.core.manifest import Wheel
@@ -105,8 +105,8 @@ def _whole(path: Path, digest: str) -> bool:
 
 def _download(pins: Sequence[Pin], target: Target, cache: Path, index_url: str | None) -> None:
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".download-") as scratch:
-        lock, into = Path(scratch) / "requirements.lock", Path(scratch) / "wheels"
+    with scratch_folder(cache) as scratch:
+        lock, into = scratch / "requirements.lock", scratch / "wheels"
         lock.write_bytes(render(pins))
         argv = [
             *tools.pip(), "download", "--quiet", "--require-hashes", "--no-deps", "--only-binary", ":all:",

@@ -6,13 +6,13 @@ afterwards. Left out: how a bundle is made and judged (`mldeploy.bundle`), and p
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.looking import version_status
@@ -92,8 +92,8 @@ def as_bundle(
         return
     if not source.exists():
         raise NotFoundError(f"there is no {source}", "name a bundle's folder, or a model folder")
-    with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
-        made = _pack(source, name, owner, expires, Path(scratch) / "bundle", reporter)
+    with scratch_folder() as scratch:
+        made = _pack(source, name, owner, expires, scratch / "bundle", reporter)
         yield made.folder, made
 
 

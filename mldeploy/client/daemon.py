@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from mldeploy.config import state_folder
@@ -31,7 +32,8 @@ class LocalDaemon:
     """A daemon of ours. Nothing is started before `start`.
 
     It outlives this process unless stopped; its output goes to STATE/daemon.log. `quick` makes it look at the
-    log and report often, for one host on one machine.
+    log and report often, for one host on one machine. `holds` are descriptors that it keeps open: what holds
+    the scratch folder it lives in.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LocalDaemon:
         listen: str = "127.0.0.1:0",
         environment: str = PRODUCTION,
         quick: bool = True,
+        holds: Sequence[int] = (),
     ) -> None:
         self.state = Path(state)
         self._command = [
@@ -51,6 +54,7 @@ class LocalDaemon:
         ]  # fmt: skip
         if quick:
             self._command += ["--poll", "0.2", "--report", "2"]
+        self._holds = holds
         self._process: subprocess.Popen[bytes] | None = None
         self._listens = ""
 
@@ -85,7 +89,7 @@ class LocalDaemon:
             said = log.tell()
             process = self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env=_environ(),
+                env=_environ(), pass_fds=self._holds,
             )  # fmt: skip
         try:
             self._listens = self._wait_until_it_listens(process, said)

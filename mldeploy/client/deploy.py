@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import socket
 import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.client import fleet
 from mldeploy.client.client import Client
 from mldeploy.client.connection import Connection
@@ -69,11 +68,11 @@ def deploy(
     said = reporter or Silent()
     client = Client(store, environment=environment)
     at = client._at
-    with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch:
+    with scratch_folder() as scratch:
         said.step(f"packing {name}")
         packed: Packed = pack(
             model, name=name, expires=expires, owner=owner, sample_input=sample_input,
-            out=Path(scratch) / "bundle", **options,
+            out=scratch / "bundle", **options,
         )  # fmt: skip
         pushed = push_folder(at, packed.folder, packed, How(promote=True, wish=Wish(now=True), reporter=said))
     url, daemon = _daemon(at, listen, said)

@@ -1,7 +1,8 @@
 """`serve`: a model folder on a local daemon, packed and promoted again whenever it changes.
 
-Rules: everything lives in one temporary folder that goes when serving ends, however it ends; a change that
-does not pack or does not come up is reported, and what served before goes on. Left out: what a daemon is.
+Rules: everything lives in one scratch folder that goes when serving ends; where it was killed, once its
+daemon has ended too, when the next one is made. A change that does not pack or does not come up is
+reported, and what served before goes on. Left out: what a daemon is.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from mldeploy.bundle.scratch import held_folder
 from mldeploy.client.client import Client
 from mldeploy.client.daemon import LocalDaemon
 from mldeploy.client.types import Served
@@ -86,14 +87,15 @@ def serving(source: Path, listen: str, reporter: Reporter) -> Iterator[Serving]:
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder", "`mldeploy init DIR` makes one to start from")
     # Unix sockets and the daemon's state want a short and private place
-    with TemporaryDirectory(prefix="mldeploy-serve-", ignore_cleanup_errors=True) as scratch:
-        store = Path(scratch) / "store"
+    with held_folder() as held:
+        store = held.path / "store"
         client = Client(str(store), environment="local", actor="serve")
         client.create_store()
         reporter.step("starting mldeployd")
         daemon = LocalDaemon(
-            store=client.store, state=Path(scratch) / "host", listen=listen, environment="local"
-        )
+            store=client.store, state=held.path / "host", listen=listen, environment="local",
+            holds=(held.lock,),
+        )  # fmt: skip
         daemon.start()
         try:
             # watched before it is read for the first time: a change in between would be lost for ever

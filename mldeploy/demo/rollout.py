@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mldeploy.bundle.scratch import Held
 from mldeploy.demo import scene
 from mldeploy.demo.load import Load, Tally
 from mldeploy.demo.play import CONNECTIONS, PATH, DemoError
@@ -97,11 +98,12 @@ def run(*, store: str | None, listen: str, reporter: Reporter) -> dict[str, Any]
     return answer
 
 
-def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, cleanup: ExitStack) -> Result:
+def _play(store: str | None, listen: str, held: Held, reporter: Reporter, cleanup: ExitStack) -> Result:
     from mldeploy.client import Client
     from mldeploy.client.connection import utc_now
     from mldeploy.reporting import text
 
+    folder = held.path
     client = Client(store or str(folder / "store"))
     past = Client(client.store, now=lambda: utc_now() - _AGE)
     (first, second), held_out = bundles(folder, client, reporter)
@@ -120,7 +122,7 @@ def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, clea
     client.set_policy({"idle": f"{_IDLE}s"}, environment=client.environment)
 
     reporter.step(f"starting mldeployd on {_HOSTS} hosts, which are this machine")
-    addresses = _start(client, folder, listen, cleanup)
+    addresses = _start(client, held, listen, cleanup)
     past.promote(str(old), now=True)
     client.wait(MODEL, timeout=120)
     reporter.info(f"{old} is past its expiry and serves on {' and '.join(addresses)}")
@@ -158,7 +160,7 @@ def _play(store: str | None, listen: str, folder: Path, reporter: Reporter, clea
     )
 
 
-def _start(client: Client, folder: Path, listen: str, cleanup: ExitStack) -> tuple[str, ...]:
+def _start(client: Client, held: Held, listen: str, cleanup: ExitStack) -> tuple[str, ...]:
     """Start the daemons, the first at `listen`; their URLs once all are members."""
     from mldeploy.client.daemon import LocalDaemon
 
@@ -166,9 +168,10 @@ def _start(client: Client, folder: Path, listen: str, cleanup: ExitStack) -> tup
     for number in range(_HOSTS):
         daemon = LocalDaemon(
             store=client.store,
-            state=folder / f"host-{number + 1}",
+            state=held.path / f"host-{number + 1}",
             listen=listen if number == 0 else "127.0.0.1:0",
             environment=client.environment,
+            holds=(held.lock,),
         )
         daemon.start()
         cleanup.callback(daemon.stop)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import socket
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mldeploy.bundle.scratch import Held, held_folder
 from mldeploy.demo import play, scene
 from mldeploy.demo.scene import MODEL
 from mldeploy.errors import DaemonError, DiskError, UsageError
@@ -56,8 +56,8 @@ def run(*, store: str | None, listen: str, keep: bool, reporter: Reporter) -> di
     began = time.monotonic()
     check_port(listen)
     with ExitStack() as cleanup:
-        folder = workspace(cleanup)
-        result = _play(store, listen, keep, folder, reporter, cleanup)
+        held = workspace(cleanup)
+        result = _play(store, listen, keep, held, reporter, cleanup)
     took = msgspec.structs.replace(result, seconds=round(time.monotonic() - began, 1))
     _tell(took, reporter)
     answer: dict[str, Any] = msgspec.to_builtins(took)
@@ -65,11 +65,12 @@ def run(*, store: str | None, listen: str, keep: bool, reporter: Reporter) -> di
 
 
 def _play(
-    store: str | None, listen: str, keep: bool, folder: Path, reporter: Reporter, cleanup: ExitStack
+    store: str | None, listen: str, keep: bool, held: Held, reporter: Reporter, cleanup: ExitStack
 ) -> Result:
     from mldeploy.client import Client
     from mldeploy.client.daemon import LocalDaemon
 
+    folder = held.path
     client = Client(store or str(folder / "store"))
     packed, held_out = bundles(folder, client, reporter)
     pushed = [push(client, bundle, reporter) for bundle in packed]
@@ -79,8 +80,9 @@ def _play(
 
     reporter.step("starting mldeployd")
     daemon = LocalDaemon(
-        store=client.store, state=folder / "host", listen=listen, environment=client.environment
-    )
+        store=client.store, state=folder / "host", listen=listen, environment=client.environment,
+        holds=(held.lock,),
+    )  # fmt: skip
     daemon.start()
     cleanup.callback(daemon.stop)
     host, port = address_of(daemon.address)
@@ -230,17 +232,16 @@ def address_of(url: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
-def workspace(cleanup: ExitStack) -> Path:
-    """A folder with room for a demo, removed by `cleanup`. Raises DiskError."""
-    folder = Path(tempfile.mkdtemp(prefix="mldeploy-demo-"))
-    cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
-    free = shutil.disk_usage(folder).free
+def workspace(cleanup: ExitStack) -> Held:
+    """A folder with room for a demo, removed by `cleanup`; its daemon is to hold it too. Raises DiskError."""
+    held = cleanup.enter_context(held_folder())
+    free = shutil.disk_usage(held.path).free
     if free < _NEEDED_BYTES:
         raise DiskError(
-            f"{folder.parent} has {mib(free)} MiB free, and the demo needs {mib(_NEEDED_BYTES)}",
+            f"{held.path.parent} has {mib(free)} MiB free, and the demo needs {mib(_NEEDED_BYTES)}",
             "free some space, or set TMPDIR to a folder on a larger disk",
         )
-    return folder
+    return held
 
 
 def mib(size: int) -> str:

@@ -8,7 +8,6 @@ comparing answers.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mldeploy.bundle.lock import LOCK
 from mldeploy.bundle.locking import provided_modules
 from mldeploy.bundle.modules import pickle_modules, source_modules
 from mldeploy.bundle.samples import tolerance
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.bundle.sources.model_yaml import Stated
 from mldeploy.bundle.targets import Target, this_platform
 from mldeploy.bundle.tensors import document
@@ -67,10 +67,10 @@ def record(draft: Recording, reporter: Reporter) -> Iterator[Recorded]:
         signature = Signature(inputs=stated.inputs, outputs=stated.outputs)
         yield Recorded(signature, _tolerant(draft.samples, signature), None)
         return
-    with tempfile.TemporaryDirectory(prefix="mldeploy-") as scratch, disk_errors(Path(scratch)):
-        environment = _environment(draft, Path(scratch), reporter)
+    with scratch_folder() as scratch, disk_errors(scratch):
+        environment = _environment(draft, scratch, reporter)
         reporter.step("asking the model for its answers")
-        answer = _run(draft, Path(scratch), environment)
+        answer = _run(draft, scratch, environment)
         signature = msgspec.convert(answer["signature"], Signature)
         samples = _write(draft, answer["responses"])
         yield Recorded(signature, _tolerant(samples, signature), environment)
