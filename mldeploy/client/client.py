@@ -267,7 +267,7 @@ class Client:
         """Set settings of an environment ("": of all). Texts are as `mldeploy policy set` takes them.
 
         `notify.NAME` is one target of `notify`. Raises UsageError for a name or value that does not fit, and
-        for a URL with a password in it.
+        for a URL with a password or a service's token in it.
         """
         from mldeploy.client import policies
 

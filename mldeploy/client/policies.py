@@ -1,9 +1,9 @@
 """`policy show`, `set` and `unset`: settings as people write them, and where each that counts is from.
 
 Every setting has one text, which `set` reads and `show` prints. `notify.NAME` stands for one entry of
-`notify`. Rules: what is secret never enters the log, so a URL with a password in it is refused; a
-placeholder stands there instead (`reporting/targets.py` fills it). Left out: names, types and what counts
-(`core/policy.py`).
+`notify`. Rules: what is secret never enters the log, so a URL with a password or a service's token in it is
+refused; a placeholder stands there instead (`reporting/targets.py` fills it). Left out: names, types and what
+counts (`core/policy.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _TARGET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PLACE = re.compile(r"\{[A-Za-z][A-Za-z0-9_]*\}")
 #: Query parameters of Apprise and of webhooks whose values are secrets.
 _SECRET_KEYS = frozenset(("pass", "password", "passwd", "pwd", "secret", "token", "apikey", "api_key", "key"))
+#: URLs that do without any secret but a password, or a query parameter.
+_PLAIN = ("mailto://", "mailtos://", "json://", "jsons://")
 
 
 def show(at: Connection) -> PolicyShown:
@@ -130,7 +132,7 @@ def _url(name: str, text: str) -> str:
     problem = setting_problem(NOTIFY, {name.removeprefix(f"{NOTIFY}."): url})
     if problem:
         raise UsageError(f"{name}: this is no URL", problem[1])
-    if _secret(url):
+    if _secret(url) or _of_a_service_with_secrets(url):
         # the URL itself is not repeated: it would be in the shell's log as well
         raise UsageError(
             f"{name}: the URL holds a secret, and everyone who reads the log could read it",
@@ -138,6 +140,15 @@ def _url(name: str, text: str) -> str:
             "for mldeployd on the hosts",
         )
     return url
+
+
+def _of_a_service_with_secrets(url: str) -> bool:
+    """Whether a secret must stand there, as in most services' paths, and no placeholder does."""
+    if _PLACE.search(url) or url.startswith(_PLAIN):
+        return False
+    from mldeploy.reporting.send import holds_secret  # it takes a second, for the few that come here
+
+    return holds_secret(url)
 
 
 def _secret(url: str) -> bool:

@@ -1,7 +1,8 @@
 """Sends a Message to one target: mail and webhooks by our own hands, all else through Apprise.
 
-Apprise is imported here and by nobody else, in the process that sends (`deliver.py`): it takes more than a
-second, and some of its plugins log what they send. Left out: who sends, and when.
+Apprise is imported here and by nobody else, in the process that sends (`deliver.py`) and in the command that
+sets a policy: it takes more than a second, and some of its plugins log what they send. Left out: who sends,
+and when.
 """
 
 from __future__ import annotations
@@ -34,6 +35,17 @@ def send(url: str, message: Message, secrets: Secrets) -> str:
         raise NotificationError(
             secrets.hide(f"the {kind} target failed: {type(error).__name__}: {error}"), "it is tried again"
         ) from None
+
+
+def holds_secret(url: str) -> bool:
+    """Whether `url` is of a service of which no URL does without a secret (a token in its path, mostly).
+
+    Without placeholders in it, then, that secret stands there.
+    """
+    with _Listener():
+        target = _open(url)
+    tokens = type(target).template_tokens.values() if target is not None else ()
+    return any(token.get("private") and token.get("required") for token in tokens)
 
 
 def prepare() -> None:

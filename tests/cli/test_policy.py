@@ -87,6 +87,7 @@ def test_targets_are_set_one_by_one(world: World, cli: Cli) -> None:
     assert policy(world) == {}
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise
 @pytest.mark.parametrize(
     "url",
     [
@@ -94,6 +95,9 @@ def test_targets_are_set_one_by_one(world: World, cli: Cli) -> None:
         "mailtos://bot:{A}x@mail.example.com",
         "json://example.com/?token=hunter2",
         "mailto://mail.example.com?to=a@example.com&pass=hunter2",
+        "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7hunter2/#ops",
+        "https://hooks.slack.com/services/T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+        "tgram://123456789:abcdefghijklmnopqrstuvwxyz_hunter2/12345",
     ],
 )
 def test_a_literal_secret_never_enters_the_log(world: World, cli: Cli, url: str) -> None:
@@ -108,6 +112,23 @@ def test_a_literal_secret_never_enters_the_log(world: World, cli: Cli, url: str)
 
 def test_a_port_and_an_address_are_no_password(world: World, cli: Cli) -> None:
     assert cli("policy", "set", "notify.team=mailto://mail.example.com:25?to=a@example.com").code == 0
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise
+@pytest.mark.parametrize(
+    "url",
+    [
+        "slack://{TOKEN_A}/{TOKEN_B}/{TOKEN_C}/#ops",
+        "https://hooks.slack.com/services/{SLACK}",
+        "https://hooks.example.com/path",
+        "syslog://",
+        "nobody-knows-this://host/path",
+    ],
+)
+def test_what_holds_no_secret_is_taken(world: World, cli: Cli, url: str) -> None:
+    ran = cli("policy", "set", f"notify.team={url}")
+    assert ran.code == 0 and "apprise" not in ran.err.lower(), ran.err
+    assert policy(world)[""]["notify"] == {"team": url}
 
 
 @pytest.mark.parametrize(
