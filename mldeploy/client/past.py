@@ -19,7 +19,7 @@ from mldeploy.client.types import Event, History
 from mldeploy.core import records
 from mldeploy.core.records import Record, format_time
 from mldeploy.core.state import State
-from mldeploy.errors import IntegrityError
+from mldeploy.errors import IntegrityError, UsageError
 from mldeploy.store.history import Past, head_at, newest_first, state_at
 from mldeploy.store.log import record_key
 
@@ -58,6 +58,8 @@ class Asked:
 
 def history(at: Connection, asked: Asked) -> History:
     """See Client.history."""
+    if asked.limit < 1:
+        raise UsageError(f"a limit of {asked.limit} records", "ask for one or more")
     state = at.refresh()
     oldest = 1
     if asked.model is not None:

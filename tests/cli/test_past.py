@@ -15,6 +15,7 @@ from mldeploy.client.describe import describe, names_of
 from mldeploy.core.fold import fold_many
 from mldeploy.core.records import Action, Advance, Freeze, Halt, Join, Promote, Record, Retire, encode
 from mldeploy.core.state import Ended, Serving, State
+from mldeploy.errors import UsageError
 from mldeploy.store import checkpoints
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import record_key
@@ -180,6 +181,8 @@ def test_history_reads_no_further_than_its_limit(far: Far) -> None:
     assert client.state.head == 900
     far.counting.requests.clear()
     assert [event.seq for event in client.history(limit=30).events] == list(range(900, 870, -1))
+    with pytest.raises(UsageError, match="a limit of 0"):
+        client.history(limit=0)
     assert len(far.asked()) <= 1 + 30 + 64
     far.counting.requests.clear()
     found = client.history(actor="ci-3@*", limit=10)
