@@ -249,7 +249,9 @@ def _struck(root: Path, folder: Path, scratch: Path, at: int) -> bool:
     return False
 
 
-def test_killed_at_every_write_it_is_invisible_and_finished_by_the_next(empty: Path, tmp_path: Path) -> None:
+def test_killed_at_every_write_it_is_invisible_and_finished_by_the_next(
+    empty: Path, tmp_path: Path, temporary: Path
+) -> None:
     folder = small(tmp_path / "bundle")
     steps = 0
     while True:
@@ -273,6 +275,7 @@ def test_killed_at_every_write_it_is_invisible_and_finished_by_the_next(empty: P
         assert fetch_manifest(store, now, "small", 1) == read_manifest(folder)
         shutil.rmtree(root)
     assert steps > 20, steps
+    assert list(temporary.iterdir()) == []  # what each of the killed left went with the next
 
 
 def test_a_full_disk_at_any_write_is_a_clear_error_and_loses_nothing(empty: Path, tmp_path: Path) -> None:

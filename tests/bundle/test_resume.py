@@ -198,7 +198,7 @@ print(done.ref)
     ids=["in a part", "among small ones", "at the end of the parts"],
 )
 def test_killed_it_sends_again_what_was_not_acknowledged(
-    s3_environ: Server, bucket: str, proxy: Proxy, tmp_path: Path, when: tuple[str, int]
+    s3_environ: Server, bucket: str, proxy: Proxy, tmp_path: Path, temporary: Path, when: tuple[str, int]
 ) -> None:
     """kill -9, with parts of the size that they have in earnest."""
     folder = bundle(tmp_path / "bundle", os.urandom((4 * 8 << 20) + 99))
@@ -230,6 +230,7 @@ def test_killed_it_sends_again_what_was_not_acknowledged(
     proxy.rule = lambda _: Action.PASS
     process = run()
     assert process.communicate(timeout=120) == ("small@1\n", None)
+    assert list(temporary.iterdir()) == []
     total = sum(file.size for file in read_manifest(folder).files) + _manifest_bytes(folder)
     # a blob in one request is noted when its answer has come, which the kill may have prevented
     small = sum(one.sent for one in first if one.method == "PUT" and "partNumber" not in one.target)
