@@ -6,12 +6,10 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.core.manifest import Tensor
 from mldeploy_daemon.table import ModelRoutes, Table, VersionRoutes, WorkerRoute, write_table
 
@@ -219,13 +218,12 @@ class Wire:
 
 @contextlib.contextmanager
 def _made() -> Iterator[Host]:
-    state = Path(tempfile.mkdtemp(prefix="mld-"))  # pytest's own are too long for a Unix socket
-    made = Host(state)
-    try:
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(state)
+    with scratch_folder() as state:  # pytest's own are too long for a Unix socket
+        made = Host(state)
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 @pytest.fixture

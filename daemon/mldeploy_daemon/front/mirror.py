@@ -1,10 +1,10 @@
 """The front's line to the mirror: copies go out after their answers have, or they do not go at all.
 
-Rules: nothing here waits, fails a request, or holds more than `Limits.mirror_buffer` bytes: what does not
-fit, and everything while no mirror listens, is dropped and counted. While the mirror has said pause the host
-is busy, and choosing costs more than it is worth: one request in ONE_IN is looked at, counts as so many
-dropped, and may be a sample for drift, at a tenth of their rate. Four times a second the mirror hears how
-long the primaries' answers take.
+Rules: nothing here waits, fails a request, or holds more than `Limits.mirror_buffer` bytes and one copy: what
+does not fit, and everything while no mirror listens, is dropped and counted. While the mirror has said pause
+the host is busy, and choosing costs more than it is worth: one request in ONE_IN is looked at, counts as so
+many dropped, and may be a sample for drift, at a tenth of their rate. Four times a second the mirror hears
+how long the primaries' answers take.
 Left out: who is chosen (`feed.py`), and what the mirror does with it.
 """
 
