@@ -90,6 +90,7 @@ def _loader() -> Any:
                         None, None, f"the key {key.value!r} stands twice", key.start_mark
                     )
                 seen.add(key.value)
+                key.tag = "tag:yaml.org,2002:str"  # YAML 1.1 takes the key `on` for a truth
             return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 
 from mldeploy.cli.options import Group
-from mldeploy.errors import UsageError
 
 VERSION_HELP = "MODEL@VERSION, for example churn@7."
 
@@ -57,13 +56,3 @@ def seconds(text: str) -> float:
 def time_limit(text: str | None) -> float | None:
     """What --timeout says, in seconds; None where it is not given. Raises UsageError."""
     return None if text is None else seconds(text)
-
-
-def shares(text: str | None) -> list[str] | None:
-    """`1,10,50,100` as a list of percentages."""
-    if text is None:
-        return None
-    steps = [part.strip() for part in text.split(",") if part.strip()]
-    if not steps:
-        raise UsageError("--steps names no percentage", "write for example --steps 1,10,50,100")
-    return steps

@@ -7,58 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, shares, time_limit
+from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, time_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import size
+from mldeploy.cli.rollout_options import named, with_rollout_options
 from mldeploy.cli.session import Session
 from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
+    from mldeploy.client.terms import RolloutTerms
     from mldeploy.client.types import Change, Pushed
 
 app = new_app()
 
-To = Annotated[
-    str | None,
-    typer.Option(
-        "--to", metavar="PERCENT", help="This share of the traffic, and no more.", show_default=False
-    ),
-]
-Steps = Annotated[
-    str | None,
-    typer.Option(
-        "--steps", metavar="LIST", help="A ramp, for example shadow,1,10,50,100.", show_default=False
-    ),
-]
-Now = Annotated[
-    bool, typer.Option("--now", help="All traffic at once, whatever the bundle's own rollout says.")
-]
-Hold = Annotated[
-    str | None, typer.Option("--hold", metavar="TIME", help="At each step: 10m.", show_default=False)
-]
-Guards = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--guard",
-        metavar="GUARD",
-        help="What each step must meet: 'error_rate < 1%', 'p99 < 1.2x'. May be repeated; none: no guard.",
-        show_default=False,
-    ),
-]
-MinRequests = Annotated[
-    int | None,
-    typer.Option("--min-requests", metavar="N", help="Of the candidate, at each step.", show_default=False),
-]
-Deadline = Annotated[
-    str | None,
-    typer.Option(
-        "--deadline", metavar="TIME", help="The ramp is halted if it takes longer.", show_default=False
-    ),
-]
-
 
 @app.command(cls=Command)
+@with_rollout_options
 def push(
     ctx: typer.Context,
     source: Annotated[
@@ -72,9 +37,8 @@ def push(
         str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
     ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Promote it in the same record.")] = False,
-    to: To = None,
-    steps: Steps = None,
-    now: Now = False,
+    *,
+    rollout: RolloutTerms,
     wait: Wait = False,
     timeout: Timeout = None,
     dry_run: DryRun = False,
@@ -85,15 +49,17 @@ def push(
     """
     session = Session(ctx)
     limit = time_limit(timeout)
-    if not promote and (to or steps or now or wait):
+    alone = [*named(rollout), *(["--wait"] if wait else [])]
+    if alone and not promote:
         raise UsageError(
-            "--to, --steps, --now and --wait go with --promote", "add --promote, or promote it afterwards"
+            f"{' and '.join(alone)} go{'es' if len(alone) == 1 else ''} with --promote",
+            "add --promote, or promote it afterwards",
         )
     client = session.client()
     with session.output.reporter() as reporter:
         pushed = client.push(
-            source, name=name, owner=owner, expires=expires, promote=promote, to=to, steps=shares(steps),
-            now=now, dry_run=dry_run, reporter=reporter,
+            source, name=name, owner=owner, expires=expires, promote=promote, dry_run=dry_run,
+            reporter=reporter, **rollout,
         )  # fmt: skip
     _finish(
         session,
@@ -129,6 +95,7 @@ def _show_pushed(session: Session, pushed: Pushed) -> None:
 
 
 @app.command(cls=Command)
+@with_rollout_options
 def promote(
     ctx: typer.Context,
     target: Annotated[
@@ -139,13 +106,8 @@ def promote(
             show_default=False,
         ),
     ],
-    to: To = None,
-    steps: Steps = None,
-    now: Now = False,
-    hold: Hold = None,
-    guards: Guards = None,
-    min_requests: MinRequests = None,
-    deadline: Deadline = None,
+    *,
+    rollout: RolloutTerms,
     source: Annotated[
         str | None,
         typer.Option(
@@ -158,19 +120,19 @@ def promote(
 ) -> None:
     """Give a version traffic: all of it, a fixed share, or a ramp that goes on by itself under guards.
 
-    What is not said is as the bundle's own rollout says, else as the policy says.
+    What is not said is as the bundle's own rollout says, else as the policy says. With --on the rollout is
+    for some hosts alone and stays at its last step there, until the version is promoted without --on.
     """
     session = Session(ctx)
     limit = time_limit(timeout)
     client = session.client()
-    change = client.promote(
-        target, to=to, steps=shares(steps), now=now, hold=hold, guards=guards, min_requests=min_requests,
-        deadline=deadline, source=source, dry_run=dry_run,
-    )  # fmt: skip
-    ramp = any(" → " in action or action.endswith("%") for action in change.actions)
-    ref = f"{change.model}@{change.version}"
-    done = f"{ref} {'takes' if ramp else 'has all'} traffic in {change.environment}"
-    already = f"{ref} is promoted so in {change.environment}"
+    change = client.promote(target, source=source, dry_run=dry_run, **rollout)
+    ref, where = f"{change.model}@{change.version}", f"in {change.environment}"
+    ramp = any(action.startswith(f"promote {ref} {where} to ") for action in change.actions)
+    if rollout["on"]:
+        where += f" on hosts with {', '.join(rollout['on'])}"
+    done = f"{ref} {'takes' if ramp else 'has all'} traffic {where}"
+    already = f"{ref} is promoted so {where}"
     _finish(
         session, client, change, lambda: session.changed("promote", change, done, already),
         wait and not dry_run, limit,

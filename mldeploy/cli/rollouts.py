@@ -26,6 +26,7 @@ def candidate_cell(candidate: Candidate | None) -> Cell:
 def step_words(candidate: Candidate) -> str:
     """`at 10%, step 2 of 4`, or `as shadow, step 1 of 5`."""
     share = f"at {candidate.share / 100:g}%" if candidate.share else "as shadow"
+    share += f" on {', '.join(candidate.on)}" if candidate.on else ""
     steps = f", step {candidate.step + 1} of {len(candidate.steps)}" if len(candidate.steps) > 1 else ""
     return f"{share}{steps}{', paused' if candidate.paused else ''}"
 

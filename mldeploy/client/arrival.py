@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mldeploy.core.state import Serving
+from mldeploy.core.wish import meant
 
 if TYPE_CHECKING:
     from mldeploy.store.reports import HostReport, VersionReport
@@ -53,9 +54,7 @@ def _candidate(wanted: Serving, report: HostReport) -> int | None:
     ramp = wanted.ramp
     if ramp is None or ramp.version == wanted.stable:
         return None
-    labels = (label.partition("=") for label in ramp.on)
-    meant = all(report.labels.get(key) == value for key, _, value in labels)
-    return ramp.version if meant else None
+    return ramp.version if meant(ramp, report.labels) else None
 
 
 def _failure(model: str, number: int | None, version: VersionReport) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
 
 from mldeploy.client import keeping
 from mldeploy.client.intents import Intent
@@ -27,6 +28,9 @@ from mldeploy.client.types import (
 from mldeploy.core.collection import GRACE
 from mldeploy.core.types import ModelRef, check_name, parse_expiry
 from mldeploy.progress import Reporter, Silent
+
+if TYPE_CHECKING:
+    from mldeploy.client.terms import RolloutTerms
 
 Percent = int | float | str
 
@@ -76,21 +80,19 @@ class Client(Observer):
         owner: str | None = None,
         expires: str | None = None,
         promote: bool = False,
-        to: Percent | None = None,
-        steps: Sequence[Percent] | None = None,
-        now: bool = False,
         dry_run: bool = False,
         reporter: Reporter | None = None,
+        **rollout: Unpack[RolloutTerms],
     ) -> Pushed:
         """Publish a bundle (or a model folder, packed first) as the next version of its model.
 
-        With `promote` the promote stands in the same record; `to`, `steps` and `now` are as in `promote`. The
+        With `promote` the promote stands in the same record, on the terms of `rollout` as in `promote`. The
         store is made if there is none. Raises ValidationError, NotAllowedError, IntegrityError, RaceLostError
         and OutcomeUnknownError.
         """
         from mldeploy.client import publishing, terms
 
-        how = publishing.How(promote, terms.Wish(to, steps, now), dry_run, reporter or Silent())
+        how = publishing.How(promote, terms.Wish(**rollout), dry_run, reporter or Silent())
         return publishing.push(self._at, Path(source), name, owner, expires, how)
 
     # --- traffic
@@ -99,28 +101,20 @@ class Client(Observer):
         self,
         target: str,
         *,
-        to: Percent | None = None,
-        steps: Sequence[Percent] | None = None,
-        now: bool = False,
-        hold: int | str | None = None,
-        guards: Sequence[str] | None = None,
-        min_requests: int | None = None,
-        deadline: int | str | None = None,
         source: str | None = None,
         dry_run: bool = False,
+        **rollout: Unpack[RolloutTerms],
     ) -> Change:
-        """Give `churn@7` traffic: `to` a percentage, by `steps`, or all `now`; else as the bundle's own
-        rollout says, and where that says nothing, the policy.
+        """Give `churn@7` traffic: `to` a percentage, by `steps`, or all `now`, on hosts with the labels `on`;
+        else as the bundle's own rollout says, and where that says nothing, the policy.
 
-        `steps` are percentages, and the first may be "shadow"; `hold` (at each step) and `deadline` seconds
-        or durations (10m); `guards` texts such as "error_rate < 1%" (docs/rollouts.md); `min_requests` those
-        of the candidate at each step. With `source` the target is a model, and the version is the one stable
-        in that environment. Raises NotAllowedError where it is frozen, retired or expired, and UsageError.
+        `rollout` is any of the fields of `mldeploy.client.terms.RolloutTerms`. With `source` the target is a
+        model, and the version is the one stable in that environment. Raises NotAllowedError where it is
+        frozen, retired or expired, and UsageError.
         """
         from mldeploy.client import terms, traffic
 
-        wish = terms.Wish(to, steps, now, hold, guards, min_requests, deadline)
-        return traffic.promote(self._at, target, wish, source, dry_run)
+        return traffic.promote(self._at, target, terms.Wish(**rollout), source, dry_run)
 
     def rollback(
         self,

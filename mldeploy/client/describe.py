@@ -66,9 +66,12 @@ def _(action: r.Publish) -> str:
 @_describe.register
 def _(action: r.Promote) -> str:
     where = f"promote {action.model}@{action.version} in {action.environment}"
+    on = f" on {', '.join(action.on)}" if action.on else ""
     if action.steps == (FULL_SHARE,):
-        return where
-    return f"{where} to {' → '.join(format_share(share) if share else 'shadow' for share in action.steps)}"
+        return f"{where}{on}"
+    return (
+        f"{where} to {' → '.join(format_share(share) if share else 'shadow' for share in action.steps)}{on}"
+    )
 
 
 @_describe.register

@@ -8,11 +8,11 @@ whether the actions fit is judged once more by the fold, which has the last word
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from difflib import get_close_matches
 
-from mldeploy.client.terms import Terms
+from mldeploy.client.terms import Terms, terms_under_way
 from mldeploy.core.records import Action, Freeze, Promote, Rollback
 from mldeploy.core.state import Model, Ramp, Serving, State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
@@ -86,13 +86,13 @@ class PromoteTo:
         version = find_version(state, self.ref)
         now = serving(state, self.environment, self.ref.name)
         if now.ramp is None and now.stable == self.ref.version:
-            if self.terms.steps == (FULL_SHARE,):
+            if self.terms.steps == (FULL_SHARE,) and not self.terms.on:
                 return ()
             raise NotAllowedError(
                 f"{self.ref} is stable in {self.environment}: it takes all traffic already",
                 "promote the version that is to take some of it",
             )
-        if now.ramp is not None and _same(now.ramp, self):
+        if now.ramp is not None and now.ramp.version == self.ref.version and self._under_way(now, now.ramp):
             return ()
         self._check(state, version)
         return (self.action(),)
@@ -104,15 +104,16 @@ class PromoteTo:
             rollout=self.rollout, **asdict(self.terms),
         )  # fmt: skip
 
+    def _under_way(self, now: Serving, ramp: Ramp) -> bool:
+        """Whether it is being rolled out on these terms."""
+        # with nothing stable the fold makes one step of all of it
+        terms = self.terms if now.stable is not None else replace(self.terms, steps=(FULL_SHARE,))
+        return terms_under_way(ramp) == terms
+
     def _check(self, state: State, version: Version) -> None:
         # the fold cannot know the date, and for a frozen model it does not know our words
         refuse_gone(self.ref, version, self.today)
         refuse_frozen(state, self.environment, self.ref.name)
-
-
-def _same(ramp: Ramp, wanted: PromoteTo) -> bool:
-    terms = Terms(ramp.steps, ramp.hold, ramp.guards, ramp.min_requests, ramp.deadline, ramp.fraction)
-    return (ramp.version, terms) == (wanted.ref.version, wanted.terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,7 @@ def uses(state: State, ref: ModelRef) -> list[str]:
             found.append(f"stable in {environment}")
         if now.ramp is not None and now.ramp.version == ref.version:
             share = format_share(now.ramp.share) if now.ramp.share else "as shadow"
+            share += f" on {', '.join(now.ramp.on)}" if now.ramp.on else ""
             found.append(f"candidate ({share}) in {environment}")
         found += [
             f"shadow ({format_share(each.fraction)}) in {environment}"

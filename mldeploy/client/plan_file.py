@@ -37,6 +37,7 @@ class _Rollout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guards: list[str] | None = None
     min_requests: int | None = None
     deadline: int | str | None = None
+    on: list[str] | None = None
 
 
 class _Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,10 +117,10 @@ def _checked(environment: str, model: str, said: _Model) -> Desired:
 def _wish(said: _Rollout) -> Wish:
     wish = Wish(
         steps=said.steps, hold=said.hold, guards=said.guards, min_requests=said.min_requests,
-        deadline=said.deadline,
+        deadline=said.deadline, on=said.on,
     )  # fmt: skip
     try:
-        wish.rollout()
+        wish.check()
     except UsageError as error:
         raise ManifestError(f"rollout: {error.message}", error.hint) from error
     return wish

@@ -21,7 +21,7 @@ from mldeploy.client import intents, plan_file
 from mldeploy.client.connection import Connection
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
-from mldeploy.client.terms import Terms, Wish, terms
+from mldeploy.client.terms import Terms, Wish, terms, terms_under_way
 from mldeploy.client.types import Applied, Plan, Planned
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
@@ -122,9 +122,8 @@ class ApplyFile:
         if ramp is not None and ramp.version == ref.version:
             if wanted.rollout is None:
                 return None
-            there = Terms(ramp.steps, ramp.hold, ramp.guards, ramp.min_requests, ramp.deadline, ramp.fraction)
             found = self._terms_of(state, wanted)
-            return None if found == there else found
+            return None if found == terms_under_way(ramp) else found
         undone = _undone(now, ref.version)
         if undone is not None:
             why = f": {undone.reason}" if undone.reason else ""
@@ -204,11 +203,12 @@ def _change(now: Serving, version: int, found: Terms) -> str:
     if now.stable == version:
         return f"end the rollout of {now.ramp.version if now.ramp else ''}"
     before = f"{now.stable} → " if now.stable is not None else ""
+    on = f" on {', '.join(found.on)}" if found.on else ""
     if found.steps == (FULL_SHARE,) or now.stable is None:
-        return f"{before}{version}"
+        return f"{before}{version}{on}"
     steps = ", ".join(format_share(step) if step else "shadow" for step in found.steps)
     instead = f", instead of the rollout of {now.ramp.version}" if now.ramp is not None else ""
-    return f"{before}{version} by {steps}{instead}"
+    return f"{before}{version} by {steps}{on}{instead}"
 
 
 def plan(at: Connection, file: Path, prune: bool) -> Plan:
@@ -235,6 +235,6 @@ def _intent(at: Connection, file: Path, prune: bool) -> ApplyFile:
             return fetch_manifest(at.store, state, wanted.model, wanted.version or 0).rollout
 
         wish = wanted.rollout if wanted.rollout is not None else Wish()
-        return terms(wish.rollout(), packed, settings(state, wanted.environment))
+        return terms(wish, packed, settings(state, wanted.environment))
 
     return ApplyFile(plan_file.read(file), prune, terms_of, at.now().date())

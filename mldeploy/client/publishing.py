@@ -45,6 +45,7 @@ def push(
     at: Connection, source: Path, name: str | None, owner: str | None, expires: str | None, how: How
 ) -> Pushed:
     """See Client.push."""
+    how.wish.check()
     with as_bundle(source, how.reporter, name, owner, expires) as (folder, made):
         return push_folder(at, folder, made, how)
 
@@ -53,10 +54,9 @@ def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> 
     """Push a bundle's folder; `made` is what `pack` said of it, None where it was packed before."""
     from mldeploy.bundle.manifest_file import read_manifest
 
-    wished = how.wish.rollout()
     manifest = made.manifest if made is not None else read_manifest(folder)
     state = _state(at, how)
-    found = terms(wished, lambda: manifest.rollout, settings(state, at.environment))
+    found = terms(how.wish, lambda: manifest.rollout, settings(state, at.environment))
     if how.promote:
         # better refused before the upload than after it
         intents.refuse_frozen(state, at.environment, manifest.name)

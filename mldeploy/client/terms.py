@@ -9,25 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypedDict
 
 from mldeploy.core.guards import guards_problem
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.manifest_check import rollout_problems, steps_problem
 from mldeploy.core.policy import Settings
+from mldeploy.core.state import Ramp
 from mldeploy.core.types import FULL_SHARE, format_duration, parse_duration, parse_share
+from mldeploy.core.wish import labels_problem
 from mldeploy.errors import UsageError
 
 #: The word for a first step that copies traffic and takes none.
 SHADOW = "shadow"
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """How a version shall take traffic, as the caller says it. What is None is as the bundle or policy says.
+class RolloutTerms(TypedDict, total=False):
+    """How a version shall take traffic. What is left out, or None, is as the bundle or the policy says.
 
     `to` is a percentage, `steps` are percentages of which the first may be "shadow", `now` is all at once.
-    `hold` and `deadline` are seconds or durations (10m), `guards` texts (docs/rollouts.md).
+    `hold` (at each step) and `deadline` are seconds or durations (10m), `guards` texts such as
+    "error_rate < 1%" (docs/rollouts.md), `min_requests` those of the candidate at each step. `on` has labels
+    (zone=a): the rollout is for hosts that carry them all, and stays at its last step there.
     """
+
+    to: int | float | str | None
+    steps: Sequence[int | float | str] | None
+    now: bool
+    hold: int | str | None
+    guards: Sequence[str] | None
+    min_requests: int | None
+    deadline: int | str | None
+    on: Sequence[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """RolloutTerms, as a value."""
 
     to: int | float | str | None = None
     steps: Sequence[int | float | str] | None = None
@@ -36,6 +54,20 @@ class Wish:
     guards: Sequence[str] | None = None
     min_requests: int | None = None
     deadline: int | str | None = None
+    on: Sequence[str] | None = None
+
+    def check(self) -> None:
+        """Raise UsageError for what makes no sense, before anything is read or made."""
+        self.rollout()
+        self.labels()
+
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the hosts it is for; none: all. Raises UsageError."""
+        on = tuple(self.on or ())
+        problem = labels_problem(on)
+        if problem:
+            raise UsageError(f"--on: {problem[0]}", problem[1])
+        return on
 
     def rollout(self) -> Rollout:
         """What is said of it. Raises UsageError."""
@@ -76,19 +108,26 @@ class Terms:
     min_requests: int = 200
     deadline: int = 0
     fraction: int = 0
+    on: tuple[str, ...] = ()
 
 
-def terms(wished: Rollout, bundle: Callable[[], Rollout], policy: Settings) -> Terms:
+def terms_under_way(ramp: Ramp) -> Terms:
+    """Those of a rollout under way."""
+    return Terms(ramp.steps, ramp.hold, ramp.guards, ramp.min_requests, ramp.deadline, ramp.fraction, ramp.on)
+
+
+def terms(wish: Wish, bundle: Callable[[], Rollout], policy: Settings) -> Terms:
     """What counts, of what the caller, the bundle and the policy say. `bundle` is asked where it matters.
 
     Raises UsageError where they do not go together.
     """
+    wished, on = wish.rollout(), wish.labels()
     if wished.steps == (FULL_SHARE,):
-        return Terms()
+        return Terms(on=on)
     packed = bundle()
     steps = wished.steps or packed.steps or policy.steps
     if steps == (FULL_SHARE,):
-        return Terms()
+        return Terms(on=on)
     found = Terms(
         steps=steps,
         hold=_first(wished.hold, packed.hold, policy.hold),
@@ -96,6 +135,7 @@ def terms(wished: Rollout, bundle: Callable[[], Rollout], policy: Settings) -> T
         min_requests=_first(wished.min_requests, packed.min_requests, policy.min_requests),
         deadline=_first(wished.deadline, packed.deadline, 0),
         fraction=_first(wished.shadow_fraction, packed.shadow_fraction, 0),
+        on=on,
     )
     problem = guards_problem(found.guards, steps)
     if problem:

@@ -18,6 +18,7 @@ from mldeploy.core.policy import settings
 from mldeploy.core.records import Rollback
 from mldeploy.core.state import State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, check_name
+from mldeploy.core.wish import carries
 from mldeploy.errors import NotAllowedError, UsageError
 from mldeploy.store.ids import new_ulid
 
@@ -25,7 +26,7 @@ from mldeploy.store.ids import new_ulid
 def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run: bool) -> Change:
     """See Client.promote."""
     name, number = _target(target, source)
-    wished = wish.rollout()
+    wish.check()
     state = at.refresh()
     ref = ModelRef(name, number) if number else _stable_in(state, name, source or "")
     version = intents.find_version(state, ref)
@@ -33,7 +34,7 @@ def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run
     def packed() -> Rollout:
         return fetch_manifest(at.store, state, ref.name, ref.version).rollout
 
-    found = terms(wished, packed, settings(state, at.environment))
+    found = terms(wish, packed, settings(state, at.environment))
     intent = intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
     warnings = warnings_for(at, state, ref, version, found)
     written = at.change(intent, dry_run=dry_run)
@@ -72,9 +73,11 @@ def warnings_for(
     now = intents.serving(state, at.environment, ref.name)
     if now.stable is None and found.steps != (FULL_SHARE,):
         said.append(f"no version of {ref.name} is stable in {at.environment}: {ref} takes all its traffic")
-    hosts = [host for host in fleet.hosts(at, at.environment) if host.live]
+    live = [host for host in fleet.hosts(at, at.environment) if host.live]
+    hosts = [host for host in live if carries(host.report.labels, found.on)]
     if not hosts:
-        said.append(f"no live host in {at.environment}: it serves once one joins")
+        which = f" has {', '.join(found.on)}" if live else ""
+        said.append(f"no live host in {at.environment}{which}: it serves once one joins")
         return tuple(said)
     if not any(version.python in host.report.pythons for host in hosts):
         said.append(f"{ref} needs Python {version.python}, which no live host in {at.environment} has")

@@ -4,7 +4,7 @@ Rules: the record waited for is folded before anything is judged; a live host th
 ends the wait at once (RolloutHaltedError), as does a rollout that was halted, rolled back or superseded; at
 the deadline WaitTimeoutError names what has not arrived. A host that is drained is not waited for, unless
 all are. With no live host there is nobody to arrive, so it waits for one. A rollout whose last step is below
-100 % stays there, and is waited for no longer than that.
+100 %, or that is on some hosts alone, stays there, and is waited for no longer than that.
 Left out: how far one host is (`arrival.py`), and what the hosts make of the numbers (`underway.py`).
 """
 
@@ -59,7 +59,8 @@ class _Look:
 
 
 def _stays(candidate: Candidate) -> bool:
-    return candidate.step + 1 == len(candidate.steps) and candidate.share < FULL_SHARE
+    there = candidate.step + 1 == len(candidate.steps)
+    return there and (candidate.share < FULL_SHARE or bool(candidate.on))
 
 
 def wait(at: Connection, model: str, seq: int | None, timeout: float | None, reporter: Reporter) -> Waited:
@@ -212,7 +213,8 @@ def _tell(reporter: Reporter, model: str, look: _Look) -> None:
 def _standing(model: str, candidate: Candidate) -> str:
     share = f"at {format_share(candidate.share)}" if candidate.share else "as shadow"
     step = f"step {candidate.step + 1} of {len(candidate.steps)}"
-    return f"{model}@{candidate.version} {share}, {step}{', paused' if candidate.paused else ''}"
+    on = f" on {', '.join(candidate.on)}" if candidate.on else ""
+    return f"{model}@{candidate.version} {share}{on}, {step}{', paused' if candidate.paused else ''}"
 
 
 def _told(candidate: Candidate) -> str:

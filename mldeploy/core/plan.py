@@ -252,6 +252,10 @@ def settled(desired: Desired, observed: Observed, now: float) -> bool:
 
 
 def _settled(asked: Wish, route: ModelRoute, observed: Observed, now: float, rest: Rest) -> bool:
+    if asked.stable is None and asked.candidate is not None:
+        # nothing else is served here: a rollout on these hosts alone
+        ready = route.candidate == asked.candidate.version
+        return ready or failure(asked.candidate, observed, now) is not None
     if asked.stable is None or asked.stable in rest.waiting or asked.stable in rest.asleep:
         return True  # it waits for memory: that may take for ever
     if route.stable == asked.stable.version and route.workers.get(route.stable):

@@ -57,9 +57,10 @@ class Promote(_Action, frozen=True, kw_only=True, tag="promote"):
 
     One step of 10,000 makes it stable at once, and so do any steps where nothing is stable yet: there is
     nobody else to answer the rest. A last step below 10,000 holds there until another promote. With `on` it
-    is a ramp in any case, on the hosts with these labels; `complete` makes it stable everywhere. A rollout
-    under way is superseded. A first step of 0 is a shadow step: `fraction` of the traffic is copied to the
-    candidate, and its answers are compared and thrown away.
+    is a ramp in any case, on the hosts with these labels alone (where nothing is stable yet, of one step of
+    10,000), and stays at its last step until another promote. A rollout under way is superseded. A first
+    step of 0 is a shadow step: `fraction` of the traffic is copied to the candidate, and its answers are
+    compared and thrown away.
     """
 
     model: str
@@ -84,7 +85,7 @@ class Advance(_Action, frozen=True, kw_only=True, tag="advance"):
 
 
 class Complete(_Action, frozen=True, kw_only=True, tag="complete"):
-    """The rollout, standing at `step` (its last), makes its version stable."""
+    """The rollout, standing at `step` (its last, of 10,000, on every host), makes its version stable."""
 
     rollout: str
     step: int

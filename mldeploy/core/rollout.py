@@ -4,8 +4,8 @@ A step is over when its hold is, enough of the hosts it is for have reported tha
 candidate has had its minimum of requests, and every guard has been shown to hold. A guard that is breached
 halts the rollout at once, whoever has or has not reported. What is neither waits, and says for what; a
 rollout that is past its deadline is halted. Paused, it waits and is halted by a breach alone. A last step
-below 100 % is where it stays, guarded, until another promote. Where the candidate does not come up on half
-of the hosts, it is halted.
+below 100 %, or on some hosts alone, is where it stays, guarded, until another promote. Where the candidate
+does not come up on half of the hosts, it is halted.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
 ever halted is at most `FALSE_ALARM`, shared out among guards and steps; that one a guard forbids goes on, at
@@ -92,12 +92,11 @@ def decide(
     if ramp.paused:
         return Decision(None, ("it is paused",), evidence)
     waits = _waits(ramp, step, verdicts, watch)
-    last = ramp.step + 1 == len(ramp.steps)
-    if not waits and not last:
+    if not waits and not ramp.last:
         return Decision(Advance(rollout=ramp.rollout, step=ramp.step, evidence=evidence), (), evidence)
-    if not waits and ramp.share == FULL_SHARE:
+    if not waits and not ramp.stays:
         return Decision(Complete(rollout=ramp.rollout, step=ramp.step, evidence=evidence), (), evidence)
-    late = None if last and ramp.share < FULL_SHARE else _late(ramp, settings, watch, waits)
+    late = None if ramp.last and ramp.stays else _late(ramp, settings, watch, waits)
     if late is not None:
         return Decision(Halt(rollout=ramp.rollout, reason=late, evidence=evidence), (), evidence)
     return Decision(None, waits, evidence)
@@ -132,7 +131,9 @@ def _waits(ramp: Ramp, step: Step, verdicts: Sequence[GuardVerdict], watch: Watc
         left = timedelta(seconds=math.ceil(watch.since + ramp.hold - watch.now))
         found.append(f"its hold ends in {format_duration(left)}")
     enough = math.ceil(QUORUM * watch.members)
-    if not watch.members or watch.heard < enough:
+    if not watch.members:
+        found.append("no host it is for has joined")
+    elif watch.heard < enough:
         found.append(f"{watch.heard} of {watch.members} hosts have reported that they are at this step")
     elif watch.heard - watch.failed < enough:
         found.append(f"it does not come up on {watch.failed} of {watch.members} hosts")

@@ -137,9 +137,10 @@ def _step(action: Action, asked: Wish) -> str:
 
 def why_unserved(asked: Wish, standing: tuple[Standing, ...]) -> str:
     """Why a model has nothing that serves, for its clients."""
-    if asked.stable is None:
+    wanted = asked.stable or asked.candidate
+    if wanted is None:
         return "no version is stable in this environment"
-    found = next((each for each in standing if each.version == asked.stable.version), None)
+    found = next((each for each in standing if each.version == wanted.version), None)
     if found is None or not found.reason:
-        return f"{asked.stable.ref} is {found.state if found else 'unknown'}"
-    return f"{asked.stable.ref} is {found.state}: {found.reason}"
+        return f"{wanted.ref} is {found.state if found else 'unknown'}"
+    return f"{wanted.ref} is {found.state}: {found.reason}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from mldeploy.core.records import GENESIS, Setting
+from mldeploy.core.types import FULL_SHARE
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -71,6 +72,16 @@ class Ramp(_Value, frozen=True, kw_only=True):
     def share(self) -> int:
         """Hundredths of a percent; 0 at a shadow step."""
         return self.steps[self.step]
+
+    @property
+    def last(self) -> bool:
+        """Whether it stands at its last step."""
+        return self.step + 1 == len(self.steps)
+
+    @property
+    def stays(self) -> bool:
+        """Whether its last step does not complete it: some traffic, or some hosts, have another version."""
+        return self.steps[-1] < FULL_SHARE or bool(self.on)
 
 
 class Shadowing(_Value, frozen=True, kw_only=True):

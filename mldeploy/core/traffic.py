@@ -18,6 +18,7 @@ from mldeploy.core.notices import launched, open_notice
 from mldeploy.core.past import longer, one_record, remembered
 from mldeploy.core.state import Ended, Ramp, Serving, Shadowing
 from mldeploy.core.types import FULL_SHARE
+from mldeploy.core.wish import labels_problem
 from mldeploy.errors import NotFoundError
 
 _MAX_HOLD = 366 * 86_400  # seconds
@@ -44,12 +45,14 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
             done = one_record(action.version, "completed", "", told.seq, action.rollout)
             serving = remembered(serving, done)
     else:
+        # on some hosts alone, with nothing stable: there is nobody else to answer the rest there either
+        steps = action.steps if serving.stable is not None else (FULL_SHARE,)
         ramp = Ramp(
             rollout=action.rollout,
             # whoever was with this version at 10 % must be with it at 25 %, also when that is a new promote
             salt=before.salt if before is not None and again else action.rollout,
             version=action.version,
-            steps=action.steps,
+            steps=steps,
             step=0,
             seq=told.seq,
             hold=action.hold,
@@ -78,6 +81,7 @@ def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> N
         why = _because(serving.frozen)
         refuse(f"{model} is frozen in {environment}{why}", f"run `mldeploy unfreeze {model}` first")
     problem = steps_problem(action.steps) or guards_problem(action.guards, action.steps)
+    problem = problem or labels_problem(action.on)
     if problem:
         refuse(*problem)
     if not 0 <= action.hold <= _MAX_HOLD:
@@ -115,8 +119,11 @@ def complete(draft: Draft, action: records.Complete, told: Context) -> None:
     _check_step(ramp, action.step)
     if ramp.step + 1 < len(ramp.steps):
         refuse("the rollout does not stand at its last step", "advance it")
-    if ramp.share != FULL_SHARE:
-        refuse(f"the rollout holds at {ramp.share / 100:g} %", f"promote {model}@{ramp.version} to go on")
+    if ramp.stays:
+        where = f" on {', '.join(ramp.on)}" if ramp.on else ""
+        refuse(
+            f"the rollout holds at {ramp.share / 100:g} %{where}", f"promote {model}@{ramp.version} to go on"
+        )
     was = serving
     serving = _stable(_ended(serving, "completed", "", told), ramp.version)
     draft.put_serving(environment, model, serving)

@@ -6,7 +6,7 @@ ready yet, and not even there if it was retired by force. Left out: what the hos
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -14,6 +14,9 @@ from mldeploy.core.host import Desired, Mirroring, Wanted, Wish
 from mldeploy.core.policy import settings
 from mldeploy.core.state import Ramp, Serving, State
 from mldeploy.core.state import Version as Published
+
+#: Of a rollout, at the most.
+MAX_LABELS = 20
 
 
 def wish(state: State, environment: str, labels: Mapping[str, str], routed: Mapping[str, int]) -> Desired:
@@ -91,8 +94,32 @@ def _mirrorings(
 
 
 def meant(ramp: Ramp, labels: Mapping[str, str]) -> bool:
-    """Whether the rollout is for a host with these labels: it must carry every `key=value` of `on`."""
-    return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in ramp.on))
+    """Whether the rollout is for a host with these labels."""
+    return carries(labels, ramp.on)
+
+
+def carries(labels: Mapping[str, str], on: Sequence[str]) -> bool:
+    """Whether a host with these labels carries every `key=value` of `on`."""
+    return all(labels.get(key) == value for key, _, value in (label.partition("=") for label in on))
+
+
+def labels_problem(on: Sequence[str]) -> tuple[str, str] | None:
+    """What is wrong with the `on` of a rollout, as (message, hint)."""
+    if len(on) > MAX_LABELS:
+        return f"{len(on)} labels", f"name at most {MAX_LABELS}"
+    named: dict[str, str] = {}
+    for label in on:
+        key, equals, value = label.partition("=")
+        if not (key and equals and value):
+            return f"{label[:80]!r} is no label", "write KEY=VALUE, for example zone=a"
+        if key in named:
+            what = "stands twice" if named[key] == value else f"is {named[key]} and {value} at once"
+            return (
+                f"the label {key!r} {what}",
+                "a host has one value of each; it must carry all that are named",
+            )
+        named[key] = value
+    return None
 
 
 def _wanted(

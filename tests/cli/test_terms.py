@@ -28,21 +28,21 @@ def unasked() -> Rollout:
 
 def test_what_is_said_nearer_counts() -> None:
     wish = Wish(steps=("shadow", 1, "10%", 100), hold="5m", guards=["agreement > 95%"], min_requests=9)
-    assert terms(wish.rollout(), lambda: PACKED, POLICY) == Terms(
+    assert terms(wish, lambda: PACKED, POLICY) == Terms(
         steps=(0, 100, 1_000, 10_000), hold=300, guards=("agreement > 95%",), min_requests=9, fraction=300
     )
-    assert terms(Wish().rollout(), lambda: PACKED, POLICY) == Terms(
+    assert terms(Wish(), lambda: PACKED, POLICY) == Terms(
         steps=(500, 10_000), hold=60, guards=("p99 < 80ms",), min_requests=7, fraction=300
     )
-    assert terms(Wish().rollout(), Rollout, POLICY) == Terms(
+    assert terms(Wish(), Rollout, POLICY) == Terms(
         steps=(100, 10_000), hold=30, guards=("crashes < 1",), min_requests=50
     )
-    assert terms(Wish(to=25, hold=0).rollout(), Rollout, POLICY).hold == 0
+    assert terms(Wish(to=25, hold=0), Rollout, POLICY).hold == 0
 
 
 def test_all_at_once_needs_no_terms() -> None:
-    assert terms(Wish(now=True).rollout(), unasked, POLICY) == Terms()
-    assert terms(Wish().rollout(), Rollout, Settings()) == Terms()
+    assert terms(Wish(now=True), unasked, POLICY) == Terms()
+    assert terms(Wish(), Rollout, Settings()) == Terms()
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def test_what_makes_no_sense_is_refused_before_anything_is_read(wish: Wish, says
 def test_what_does_not_go_together_is_refused() -> None:
     shadowed = Rollout(guards=("agreement > 95%",))
     with pytest.raises(UsageError, match="no step of the rollout does"):
-        terms(Wish(steps=(1, 100)).rollout(), lambda: shadowed, POLICY)
+        terms(Wish(steps=(1, 100)), lambda: shadowed, POLICY)
     with pytest.raises(UsageError, match="the deadline comes first"):
-        terms(Wish(steps=(1, 100), hold="1h", deadline="2h").rollout(), Rollout, POLICY)
+        terms(Wish(steps=(1, 100), hold="1h", deadline="2h"), Rollout, POLICY)
 
 
 def _promoted(world: World) -> dict[str, Any]:

@@ -210,7 +210,23 @@ def test_on_labels_it_is_a_ramp_in_any_case() -> None:
     assert serving(state).stable is None
     assert ramp is not None
     assert (ramp.on, ramp.share) == (("zone=a",), 10_000)
-    assert serving(after(records.Complete(rollout=ulid(1), step=0), state=state)).stable == 1
+    # some hosts are not all of them: that is for another promote to say
+    refusal = refused(state, records.Complete(rollout=ulid(1), step=0))
+    assert "holds at 100 % on zone=a" in refusal
+    everywhere = serving(after(promote(1, 2), state=state))
+    assert (everywhere.stable, everywhere.ramp) == (1, None)
+    assert everywhere.ended is not None
+    assert everywhere.ended.outcome == "completed"
+    # with nothing stable nobody could answer the rest, on those hosts either
+    steps = serving(after(publish(1), promote(1, on=("zone=a",), steps=(0, 100, 10_000)))).ramp
+    assert steps is not None
+    assert steps.steps == (10_000,)
+
+
+@pytest.mark.parametrize("on", [("zone",), ("=a",), ("zone=",), ("zone=a", "zone=b"), ("zone=a", "zone=a")])
+def test_a_rollout_on_what_is_no_label_is_void(on: tuple[str, ...]) -> None:
+    assert "label" in refused(TWO, promote(1, 9, on=on))
+    after(promote(1, 9, on=("zone=a", "gpu=1")), state=TWO)
 
 
 def test_a_ramp_advances_step_by_step_and_completes() -> None:

@@ -89,6 +89,23 @@ def test_a_rollout_on_labels_asks_the_hosts_it_is_for() -> None:
     assert propose(state, reports(state, now, heard=heard(state, now, HOSTS[1:])), now) == ()
 
 
+def test_a_rollout_on_labels_stays_at_its_last_step_whatever_the_deadline() -> None:
+    ramp = promote(2, 3, steps=(100, 10_000), on=("zone=a",), guards=GUARD, deadline=60)
+    state = after(ramp, Advance(rollout=ulid(3), step=0), state=FLEET)
+    now = 2_000.0  # far past its deadline, with all the evidence there could be
+    assert propose(state, reports(state, now), now) == ()
+    assert decisions(state, reports(state, now), now)["churn"].waits == ()
+    bad = reports(state, now, measures=counted(state, 300, 100))
+    assert isinstance(propose(state, bad, now)[0], Halt), "it is guarded there"
+
+
+def test_a_rollout_for_nobody_waits_and_says_so() -> None:
+    state = after(promote(2, 3, steps=(100, 10_000), on=("zone=c",), guards=GUARD), state=FLEET)
+    assert propose(state, reports(state, 2_000.0), 2_000.0) == ()
+    waits = decisions(state, reports(state, 2_000.0), 2_000.0)["churn"].waits
+    assert waits == ("no host it is for has joined",)
+
+
 def test_hosts_where_it_does_not_come_up_do_not_count_for_it() -> None:
     now = 2_000.0
     some = (*heard(RAMP, now, HOSTS[:4]), *heard(RAMP, now, HOSTS[4:], failed=("churn@2", "fraud@1")))

@@ -248,6 +248,22 @@ def test_a_rollout_for_some_hosts_is_for_those_alone(labels: dict[str, str], can
     assert found.share == (1000 if candidate else 0)
 
 
+def test_a_first_version_on_some_hosts_alone_is_all_that_they_serve() -> None:
+    ramp = Ramp(rollout="r", version=2, steps=(10_000,), step=0, seq=3, on=("zone=a",))
+    state = served(Serving(ramp=ramp))
+    assert wish(state, "production", {"zone": "b"}, {}).models == {}
+    desired = wish(state, "production", {"zone": "a"}, {})
+    loading, ready = host(worker(2, state="loading")), host(worker(2))
+    assert not settled(desired, loading, NOW), "a load balancer sends nothing before it is there"
+    assert settled(desired, ready, NOW)
+    route = table(desired, ready, NOW)["m"]
+    assert (route.stable, route.candidate, route.share) == (None, 2, 10_000)
+    told = standings(desired, loading, NOW)["m"]
+    assert why_unserved(desired.models["m"], told) == "m@2 is loading"
+    bad = {"m@2": Bad(digest="m2", reason="no such luck", retry_at=NOW + 5)}
+    assert settled(desired, host(bad=bad), NOW)
+
+
 def test_a_retired_version_is_the_fallback_where_it_was_routed_last() -> None:
     def fallback(*retired: int, last: int = 3, cut: int = 0) -> Wanted | None:
         state = served(Serving(stable=2, previous=1), *retired, cut=cut)

@@ -123,10 +123,11 @@ def _find(routes: Routes, route: Route) -> tuple[Model, Version] | Answer:
     if model is None:
         return refusal(404, f"there is no model {route.model!r}")
     if route.version is None:
-        if model.stable is None:
+        served = model.stable or model.candidate  # with nothing stable a rollout on some hosts has all of it
+        if served is None:
             reason = model.routes.reason or "no version serves"
             return refusal(503, f"model {model.name!r} is not ready: {reason}", name=model.name, ready=False)
-        return model, model.stable
+        return model, served
     version = model.parts.get(route.version) or model.versions.get(route.version)
     if version is None:
         return refusal(404, f"model {model.name!r} has no version {route.version!r} here")
