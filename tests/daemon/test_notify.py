@@ -68,6 +68,7 @@ def test_a_launch_is_told_once_by_mail_and_webhook(place: Place) -> None:
         assert len(hook.bodies) == 2
 
         # the secrets are in mldeployd's environment and nowhere else: no model code has them, and no file
+        until(lambda: len(daemon.workers()) == 1, "the first version's worker is gone")
         for worker in daemon.workers():
             environ = Path(f"/proc/{worker['pid']}/environ").read_bytes()
             assert b"MLDEPLOY" not in environ and b"PATH=" in environ
