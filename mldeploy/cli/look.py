@@ -14,6 +14,7 @@ from mldeploy.cli.rollouts import (
     candidate_cell,
     expiry_cell,
     note_rollout,
+    note_steps,
     shadow_words,
     show_expiring,
     show_rollout,
@@ -287,6 +288,7 @@ def wait(
     if session.output.json:
         session.output.document("mldeploy.wait/1", waited)
         return
+    note_steps(session, waited)
     session.output.note(
         f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived in {waited.seconds:.1f} s"
     )

@@ -43,11 +43,12 @@ class Output:
         """Whether tracebacks are wanted."""
         return self._verbose or self.options.verbose or bool(os.environ.get("MLDEPLOY_DEBUG"))
 
-    def document(self, schema: str, value: object) -> None:
-        """The one document of this call: the fields of `value` behind `schema`."""
+    def document(self, schema: str, value: object, **more: object) -> None:
+        """The one document of this call: the fields of `value`, and what is not None of `more`."""
         import msgspec
 
         fields = msgspec.to_builtins(value)
+        fields |= {key: msgspec.to_builtins(each) for key, each in more.items() if each is not None}
         data = msgspec.json.encode({"schema": schema, **fields})
         if sys.stdout.isatty():
             data = msgspec.json.format(data, indent=2)

@@ -11,13 +11,14 @@ from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, time_
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import size
 from mldeploy.cli.rollout_options import named, with_rollout_options
+from mldeploy.cli.rollouts import note_steps
 from mldeploy.cli.session import Session
 from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
     from mldeploy.client.terms import RolloutTerms
-    from mldeploy.client.types import Change, Pushed
+    from mldeploy.client.types import Change, Pushed, Waited
 
 app = new_app()
 
@@ -65,16 +66,16 @@ def push(
         session,
         client,
         pushed,
-        lambda: _show_pushed(session, pushed),
+        lambda waited: _show_pushed(session, pushed, waited),
         wait and not dry_run,
         limit,
     )
 
 
-def _show_pushed(session: Session, pushed: Pushed) -> None:
+def _show_pushed(session: Session, pushed: Pushed, waited: Waited | None) -> None:
     output = session.output
     if output.json:
-        output.document("mldeploy.push/1", pushed)
+        output.document("mldeploy.push/1", pushed, waited=waited)
         return
     for warning in pushed.warnings:
         output.warn(warning)
@@ -134,7 +135,8 @@ def promote(
     done = f"{ref} {'takes' if ramp else 'has all'} traffic {where}"
     already = f"{ref} is promoted so {where}"
     _finish(
-        session, client, change, lambda: session.changed("promote", change, done, already),
+        session, client, change,
+        lambda waited: session.changed("promote", change, done, already, waited),
         wait and not dry_run, limit,
     )  # fmt: skip
 
@@ -161,7 +163,8 @@ def rollback(
     stable = "nothing" if change.version is None else f"{change.model}@{change.version}"
     where = f"rolled back: {stable} has the traffic in {change.environment}"
     _finish(
-        session, client, change, lambda: session.changed("rollback", change, where, where),
+        session, client, change,
+        lambda waited: session.changed("rollback", change, where, where, waited),
         wait and not dry_run, limit,
     )  # fmt: skip
 
@@ -170,20 +173,21 @@ def _finish(
     session: Session,
     client: Client,
     change: Change,
-    show: Callable[[], None],
+    show: Callable[[Waited | None], None],
     wait: bool,
     limit: float | None,
 ) -> None:
     """Show the change and wait; with --json wait first, so that the one document is the last word."""
     if not session.output.json:
-        show()
-    if wait:
-        _wait(session, client, change, limit)
+        show(None)
+    waited = _wait(session, client, change, limit) if wait else None
     if session.output.json:
-        show()
+        show(waited)
 
 
-def _wait(session: Session, client: Client, change: Change, limit: float | None) -> None:
+def _wait(session: Session, client: Client, change: Change, limit: float | None) -> Waited:
     with session.output.reporter() as reporter:
         waited = client.wait(change.model, seq=change.seq, timeout=limit, reporter=reporter)
+    note_steps(session, waited)
     session.output.note(f"{len(waited.hosts)} of {len(waited.hosts)} live hosts arrived")
+    return waited

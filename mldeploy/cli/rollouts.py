@@ -8,7 +8,7 @@ from mldeploy.cli.output import Cell
 from mldeploy.cli.session import Session
 
 if TYPE_CHECKING:
-    from mldeploy.client.types import Candidate, Expiring, ModelStatus, ShadowStatus
+    from mldeploy.client.types import Candidate, Expiring, ModelStatus, ShadowStatus, Waited
     from mldeploy.core.evidence import GuardVerdict
 
 #: Days before an expiry from which it is shown in colour.
@@ -82,6 +82,18 @@ def _step(candidate: Candidate, index: int) -> list[Cell]:
         return [f"step {index + 1}", shown, ("ahead", "dim"), ""]
     standing = ("paused", "yellow") if candidate.paused else ("here", "bold green")
     return [f"step {index + 1}", shown, standing, f"{candidate.requests:,} of {candidate.min_requests:,}"]
+
+
+def note_steps(session: Session, waited: Waited) -> None:
+    """What the steps of a rollout rested on, a line for each."""
+    from mldeploy.reporting.words import verdict
+
+    for each in waited.steps:
+        share = f"at {each.share / 100:g}%" if each.share else "as shadow"
+        counted = f"{each.requests:,} {'requests' if each.share else 'compared answers'}"
+        guards = "".join(f"; {guard.guard} {guard.verdict} ({verdict(guard)})" for guard in each.guards)
+        heard = f"{each.hosts} of {each.members} hosts heard"
+        session.output.note(f"step {each.step + 1} {share}: {counted}, {heard}{guards}")
 
 
 GUARD_COLUMNS = ("GUARD", "VERDICT", "CANDIDATE", "STABLE", "LIMIT", "WHY")

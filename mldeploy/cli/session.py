@@ -11,7 +11,7 @@ from mldeploy.cli.output import Output
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
-    from mldeploy.client.types import Change
+    from mldeploy.client.types import Change, Waited
 
 
 class Session:
@@ -30,10 +30,12 @@ class Session:
 
         return Client(self.options.store, environment=self.options.environment)
 
-    def changed(self, command: str, change: Change, done: str, already: str) -> None:
+    def changed(
+        self, command: str, change: Change, done: str, already: str, waited: Waited | None = None
+    ) -> None:
         """Show what a mutation did. `done` is what to say, `already` where it was so before."""
         if self.output.json:
-            self.output.document(f"mldeploy.{command}/1", change)
+            self.output.document(f"mldeploy.{command}/1", change, waited=waited)
             return
         for warning in change.warnings:
             self.output.warn(warning)

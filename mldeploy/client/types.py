@@ -30,6 +30,7 @@ from mldeploy.client.views import WhichShadow as WhichShadow
 from mldeploy.client.views import Why as Why
 from mldeploy.client.views import WhyModel as WhyModel
 from mldeploy.client.views import WhyVersion as WhyVersion
+from mldeploy.core.evidence import GuardVerdict
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.types import ModelRef
 
@@ -156,8 +157,19 @@ class Arrival(_Result, frozen=True, kw_only=True):
     why: str = ""
 
 
+class WaitedStep(_Result, frozen=True, kw_only=True):
+    """A step of a rollout that was over when the wait ended, and what its verdict rests on."""
+
+    step: int  # from 0
+    share: int  # 0: a shadow step
+    requests: int  # answered by the candidate; at a shadow step copies compared
+    hosts: int  # heard, of the `members` it is for
+    members: int
+    guards: tuple[GuardVerdict, ...]
+
+
 class Waited(_Result, frozen=True, kw_only=True):
-    """Every live host arrived. `seconds`: how long that took."""
+    """Every live host arrived. `seconds`: how long that took. `steps`: of the rollout that was followed."""
 
     store: str
     model: str
@@ -166,6 +178,7 @@ class Waited(_Result, frozen=True, kw_only=True):
     seq: int
     hosts: tuple[Arrival, ...]
     seconds: float
+    steps: tuple[WaitedStep, ...] = ()
 
 
 class Prediction(_Result, frozen=True, kw_only=True):

@@ -18,14 +18,15 @@ from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
 from mldeploy.client.past import record_at
-from mldeploy.client.types import Arrival, Candidate, Waited
-from mldeploy.client.underway import Underway, candidate_of, guard_numbers
-from mldeploy.core.records import Promote
+from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
+from mldeploy.client.underway import Underway, candidate_of, guard_numbers, requests_in
+from mldeploy.core.records import Advance, Complete, Promote
 from mldeploy.core.state import Ended, Serving
 from mldeploy.core.types import FULL_SHARE, format_share
 from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
 from mldeploy.progress import Reporter, Standing
 from mldeploy.reporting.words import verdict
+from mldeploy.store.history import records_at
 
 #: Seconds between two looks where the store cannot wake us; while a rollout is followed, which takes longer.
 POLL, FOLLOW = 0.5, 2.0
@@ -161,8 +162,32 @@ def _stable(model: str, now: Serving) -> str:
 def _arrived(at: Connection, model: str, seq: int, look: _Look, seconds: float) -> Waited:
     return Waited(
         store=at.settings.store, model=model, environment=at.environment, version=look.now.stable, seq=seq,
-        hosts=_arrivals(look), seconds=round(seconds, 3),
+        hosts=_arrivals(look), seconds=round(seconds, 3), steps=_steps(at, look),
     )  # fmt: skip
+
+
+def _steps(at: Connection, look: _Look) -> tuple[WaitedStep, ...]:
+    """The steps of the rollout that are over, as their verdicts stand in the log."""
+    under_way = look.now.ramp if look.candidate is not None else None
+    told = under_way or look.ended
+    found: list[WaitedStep] = []
+    shares: tuple[int, ...] = ()
+    for record, _ in records_at(at.store, told.trail if told is not None else ()):
+        for action in record.actions:
+            if isinstance(action, Promote) and action.rollout == look.rollout:
+                shares = action.steps
+            if not isinstance(action, Advance | Complete) or action.rollout != look.rollout:
+                continue
+            said = action.evidence
+            if said is not None and action.step < len(shares):
+                ours = [each for each in said.measures if each.role != "stable"]
+                found.append(
+                    WaitedStep(
+                        step=action.step, share=shares[action.step], hosts=said.hosts, members=said.members,
+                        requests=sum(map(requests_in, ours)), guards=said.guards,
+                    )
+                )  # fmt: skip
+    return tuple(found)
 
 
 def _arrivals(look: _Look) -> tuple[Arrival, ...]:

@@ -286,3 +286,26 @@ def test_retire_says_who_goes_on_with_the_version(world: World, cli: Cli) -> Non
     ]
     assert not forced["already"]
     assert cli("retire", "churn@1", "--force", "--json").document["already"]
+
+
+def test_what_each_step_rested_on_is_told_at_the_end(ramping: World, cli: Cli) -> None:
+    begun, rollout = ramp(ramping).seq, ramp(ramping).rollout
+    verdict = GuardVerdict(guard="p99 < 1.2x", verdict="holds", value=0.024, stable=0.022, limit=0.0264)
+    found = measures(ramping, counted(5_000), counted(45_000))
+    evidence = Evidence(hosts=3, members=3, measures=found, guards=(verdict,))
+    ramping.append(Advance(rollout=rollout, step=0, evidence=evidence))
+    ramping.append(Advance(rollout=rollout, step=1))  # one that gives none
+    ramping.append(Complete(rollout=rollout, step=2))
+    ready = VersionReport(state="ready")
+    ramping.report(models={"churn": ModelReport(stable=2, serving={2: ready})})
+    words = ("wait", "churn", "--record", str(begun), "--timeout", "30s")
+    ran = cli(*words)
+    assert ran.code == 0
+    assert ran.err.splitlines()[0] == (
+        "step 1 at 10%: 5,000 requests, 3 of 3 hosts heard; "
+        "p99 < 1.2x holds (24.0 ms, stable 22.0 ms, limit 26.4 ms)"
+    )
+    (step,) = cli(*words, "--json").document["steps"]
+    assert (step["step"], step["share"], step["requests"], step["hosts"]) == (0, 1_000, 5_000, 3)
+    assert step["guards"][0]["value"] == 0.024
+    assert cli("wait", "churn", "--timeout", "30s", "--json").document["steps"] == [], "it follows nothing"
