@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,6 +86,7 @@ class Disk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._blobs = str(root / "blobs/sha256")
 
     def prepare(self) -> None:
         """Make the folders, and wipe what was half done, but for blobs that came in part lately."""
@@ -180,12 +181,16 @@ class Disk:
 
     def blob(self, sha256: str) -> Path:
         """Where a blob lies, or would."""
-        return self.root / "blobs/sha256" / sha256[:2] / sha256
+        return Path(self._blob(sha256))
+
+    def _blob(self, sha256: str) -> str:
+        # there are thousands, and a Path takes as long as the system's calls for the file
+        return f"{self._blobs}/{sha256[:2]}/{sha256}"
 
     def has_blob(self, sha256: str, size: int) -> bool:
         """Whether the blob is in place."""
         try:
-            return self.blob(sha256).stat().st_size == size
+            return os.stat(self._blob(sha256)).st_size == size  # noqa: PTH116
         except OSError:
             return False
 
@@ -219,13 +224,22 @@ class Disk:
                 os.close(lock)
 
     def put_blob(self, staged: Path, sha256: str) -> None:
-        """Put a verified and flushed file in its place, read-only."""
+        """Put a verified and flushed file in its place, read-only, where `sync_blobs` makes it stay."""
         path = self.blob(sha256)
         with _told(path):
-            path.parent.mkdir(exist_ok=True)
             staged.chmod(0o444)
-            staged.rename(path)
-            _sync(path.parent)
+            try:
+                staged.rename(path)
+            except FileNotFoundError:
+                path.parent.mkdir(exist_ok=True)
+                staged.rename(path)
+
+    def sync_blobs(self, blobs: Iterable[str]) -> None:
+        """Flush the entries of blobs that were put in their places."""
+        for folder in {sha256[:2] for sha256 in blobs}:
+            path = Path(self._blobs, folder)
+            with _told(path):
+                _sync(path)
 
     def put_folder(self, staged: Path, name: str) -> None:
         """Put a whole and flushed folder in its place; one that is there already stays."""

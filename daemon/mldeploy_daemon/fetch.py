@@ -1,22 +1,23 @@
 """From the store onto the disk: blobs, bundles, environments. Blocking; runs in the agent's threads.
 
-Rules: every blob is verified (sha256 and size) before it is put in its place; several come at a time, and one
-that was cut is gone on with, by the next start of the agent too; a bundle is put together from verified blobs
-and checked again by the rules of its manifest before it is put in place; an environment is built offline from
-verified wheels. Killed at any point, nothing half-done is ever visible, and what is in place already is not
-fetched again.
+Rules: every blob is verified (sha256 and size) before it is put in its place; several come at a time, and a
+long one that was cut is gone on with, by the next start of the agent too; a bundle is put together from
+verified blobs and checked again by the rules of its manifest before it is put in place; an environment is
+built offline from verified wheels. Killed at any point, nothing half-done is ever visible, and what is in
+place already is not fetched again.
 Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `agent.py`).
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
-from mldeploy.bundle.environment import build, environment_id
 from mldeploy.bundle.files import sha256_file
 from mldeploy.core import manifest as manifests
 from mldeploy.core.manifest import Manifest
@@ -29,6 +30,8 @@ from mldeploy_daemon.system import sync_filesystem
 
 #: Blobs at the same time. How many requests that are, and the bytes in memory, is for the driver to bound.
 BLOBS = 8
+#: Bytes up to which a blob that was cut is not worth going on with.
+SHORT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,8 @@ def build_environment(source: Source, disk: Disk, manifest: Manifest) -> str:
 
     Raises what `fetch_bundle` raises, and BuildError.
     """
+    from mldeploy.bundle.environment import build, environment_id  # takes long to load
+
     lock = lock_sha256(manifest)
     identifier = environment_id(manifest, lock)
     bring_blobs(source, disk, {wheel.sha256: wheel.size for wheel in manifest.wheels})
@@ -139,36 +144,69 @@ def verify_bundle(disk: Disk, manifest: Manifest, digest: str) -> None:
 def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
     """Put the blobs of these digests and sizes in their places; the first that fails ends it."""
     missing = [(sha256, size) for sha256, size in wanted.items() if not disk.has_blob(sha256, size)]
-    if len(missing) < 2:
-        for sha256, size in missing:
-            _bring(source, disk, sha256, size)
+    if not missing:
         return
-    with source.pool(min(BLOBS, len(missing))) as threads:
-        futures = [threads.submit(_bring, source, disk, sha256, size) for sha256, size in missing]
+    left = iter(missing)  # shared: what one thread takes no other gets
+    brought: list[str] = []
+
+    def bring(folder: Path) -> None:
         try:
-            for future in futures:
-                future.result()
+            for sha256, size in left:
+                _fetch(source, disk, sha256, size, folder)
+                brought.append(sha256)
         except BaseException:
-            threads.shutdown(wait=True, cancel_futures=True)
+            deque(left, maxlen=0)  # nothing more is begun
             raise
 
+    count = min(BLOBS, len(missing))
+    with disk.staged() as folder:
+        try:
+            if count == 1:
+                bring(folder)
+                return
+            with source.pool(count) as threads:
+                futures = [threads.submit(bring, folder) for _ in range(count)]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:
+                    deque(left, maxlen=0)
+                    raise
+        finally:
+            disk.sync_blobs(brought)
 
-def _bring(source: Source, disk: Disk, sha256: str, size: int | None = None) -> None:
+
+def _bring(source: Source, disk: Disk, sha256: str) -> None:
     """Put a blob in its place, unless it is there."""
     blob = source.blobs.get(sha256)
-    expected = size if size is not None else blob.size if blob else None
-    if expected is not None and disk.has_blob(sha256, expected):
-        return
     if blob is None:
-        raise IntegrityError(
-            f"blob {sha256} is in no live push, though a bundle needs it", "push the model again"
-        )
-    if blob.size != expected:
-        raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {expected}", "push the model again")
+        raise _not_live(sha256)
+    bring_blobs(source, disk, {sha256: blob.size})
+
+
+def _fetch(source: Source, disk: Disk, sha256: str, size: int, folder: Path) -> None:
+    """Put a blob in its place by way of `folder`, or of where a long one stays when it is cut."""
+    blob = source.blobs.get(sha256)
+    if blob is None:
+        raise _not_live(sha256)
+    if blob.size != size:
+        raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {size}", "push the model again")
     if source.store is None:
         raise StoreError("the store cannot be reached", "it is tried again by itself")
-    with disk.partial(sha256) as path, disk.staged() as folder:
+    if size <= SHORT:
+        _place(source.store, disk, sha256, blob, folder / sha256, resume=False)
+        return
+    with disk.partial(sha256) as path:
         # another action may be fetching the same: then this one fetches it too, beside
-        staged = path or folder / sha256
-        fetch_blob(source.store, sha256, blob.push, staged, size=blob.size, resume=path is not None)
-        disk.put_blob(staged, sha256)
+        _place(source.store, disk, sha256, blob, path or folder / sha256, resume=path is not None)
+
+
+def _place(store: ObjectStore, disk: Disk, sha256: str, blob: Blob, staged: Path, *, resume: bool) -> None:
+    fetch_blob(store, sha256, blob.push, staged, size=blob.size, resume=resume)
+    disk.put_blob(staged, sha256)
+
+
+def _not_live(sha256: str) -> IntegrityError:
+    return IntegrityError(
+        f"blob {sha256} is in no live push, though a bundle needs it", "push the model again"
+    )

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from mldeploy.store.objects import ObjectStore, Progress
 
 #: Blobs at the same time.
 THREADS = 16
+#: Seconds between two moves of the bar.
+TICK = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +62,35 @@ def upload(
 class _Sending:
     def __init__(self, store: ObjectStore, push: str, journal: Journal | None) -> None:
         self._store, self._push, self._journal = store, push, journal
-        self._moved: queue.SimpleQueue[int | Future[None]] = queue.SimpleQueue()
+        self._moved: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._given_up = threading.Event()
 
     def run(self, pieces: Mapping[str, Piece], advance: Progress, pool: Callable[[int], Executor]) -> None:
+        left = iter(pieces.items())  # shared: what one thread takes no other gets
         with pool(THREADS) as threads:
             try:
-                futures = [threads.submit(self._send, sha256, piece) for sha256, piece in pieces.items()]
-                for future in futures:
-                    future.add_done_callback(self._moved.put)
-                running = len(futures)
+                running = {threads.submit(self._send_all, left) for _ in range(min(THREADS, len(pieces)))}
                 while running:
-                    told = self._moved.get()
-                    if isinstance(told, Future):
-                        told.result()
-                        running -= 1
-                    else:
-                        advance(told)
+                    # the bar moves now and then: for each file it would cost as much as the file
+                    done, running = wait(running, TICK, FIRST_COMPLETED)
+                    self._tell(advance)
+                    for future in done:
+                        future.result()
             except BaseException:
                 self._given_up.set()  # or a Ctrl-C would wait for whole files
                 threads.shutdown(wait=True, cancel_futures=True)
                 raise
+        self._tell(advance)
+
+    def _tell(self, advance: Progress) -> None:
+        if moved := sum(self._moved.get() for _ in range(self._moved.qsize())):
+            advance(moved)
+
+    def _send_all(self, left: Iterator[tuple[str, Piece]]) -> None:
+        for sha256, piece in left:
+            if self._given_up.is_set():
+                return
+            self._send(sha256, piece)
 
     def _send(self, sha256: str, piece: Piece) -> None:
         journal = self._journal

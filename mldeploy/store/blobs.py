@@ -9,9 +9,11 @@ Left out: which blobs to bring or to reuse (`bundle/push.py`) and collecting the
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import os
 from pathlib import Path
+from typing import TypeGuard
 
 from mldeploy.core.types import check_digest
 from mldeploy.errors import DiskError, IntegrityError, NotFoundError
@@ -41,7 +43,7 @@ def upload_blob(
     to upload the same again is safe.
     """
     key = blob_key(sha256, push)
-    if isinstance(store, ResumingStore):
+    if _resumes(store):
         store.send(key, source, sha256=sha256, progress=progress, resumption=resumption)
         return key
     before = _look(source)
@@ -55,7 +57,7 @@ def upload_blob(
 
 def abandon_blob(store: ObjectStore, sha256: str, push: str, token: str) -> None:
     """Remove what an upload of this blob that was cut has left in the store, where it can be removed."""
-    if token and isinstance(store, ResumingStore):
+    if token and _resumes(store):
         store.abandon(blob_key(sha256, push), token)
 
 
@@ -94,10 +96,19 @@ def fetch_blob(
         raise
 
 
+def _resumes(store: ObjectStore) -> TypeGuard[ResumingStore]:
+    return _is_resuming(type(store))
+
+
+@functools.cache  # what a protocol asks takes as long as a small file
+def _is_resuming(kind: type) -> bool:
+    return issubclass(kind, ResumingStore)
+
+
 def _download(
     store: ObjectStore, key: str, target: Path, size: int | None, progress: Progress | None, resume: bool
 ) -> str:
-    if size is not None and isinstance(store, ResumingStore):
+    if size is not None and _resumes(store):
         if not resume and target.exists():
             raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
         return store.fetch(key, target, size=size, progress=progress)

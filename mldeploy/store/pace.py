@@ -105,13 +105,14 @@ class Gate:
         with self._turn:
             self._inside -= 1
             self._bytes -= count
-            self._turn.notify_all()
+            self._call()
 
     def done(self, count: int) -> None:
         """A request has moved `count` bytes."""
         with self._turn:
-            self._pace = self._pace.done(count, self._monotonic())
-            self._turn.notify_all()
+            before, self._pace = self._pace, self._pace.done(count, self._monotonic())
+            if self._pace.limit > before.limit:
+                self._call()
 
     def throttled(self) -> None:
         """The store has asked for fewer, or did not answer in time."""
@@ -120,6 +121,10 @@ class Gate:
 
     def _room(self, count: int) -> bool:
         return not self._inside or (self._inside < self._pace.limit and self._bytes + count <= self._budget)
+
+    def _call(self) -> None:
+        # no more than may come in: of many that wait, all would wake to find the door shut
+        self._turn.notify(max(self._pace.limit - self._inside, 1))
 
     def _let_in(self, count: int) -> None:
         self._inside += 1

@@ -28,7 +28,7 @@ from mldeploy.errors import MldeployError, NotFoundError, OutcomeUnknownError, S
 from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, check_key
 from mldeploy.store.retry import Patience, Verdict, persist
-from mldeploy.store.s3_client import Clients, clients_of
+from mldeploy.store.s3_client import Clients
 from mldeploy.store.s3_config import Place, Settings, place_of
 from mldeploy.store.s3_heard import Failure, heard
 from mldeploy.store.s3_transfer import Wire
@@ -227,7 +227,7 @@ class S3Store:
                     "start the process anew (multiprocessing's `spawn` or `forkserver`)",
                 )
             if self._clients is None:
-                self._clients = clients_of(self._place, self._environ, self._patience)
+                self._clients = Clients(self._place, self._environ, self._patience)
             return self._clients
 
     def _heard(self, error: Exception) -> Failure:

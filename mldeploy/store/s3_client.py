@@ -1,15 +1,20 @@
-"""obstore's clients for one bucket, made from the settings. None of them tries again by itself."""
+"""The clients for one bucket, made from the settings: obstore's for small requests, our own for transfers
+(`store/s3_requests.py`). None of them tries again by itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mldeploy.errors import StoreError
 from mldeploy.store.retry import Patience
 from mldeploy.store.s3_config import DEFAULT_REGION, Place, Settings, settings_of
 from mldeploy.store.s3_parts import Multipart
+from mldeploy.store.s3_requests import Requests
 from mldeploy.store.s3_transfer import PATIENCE, Wire
 
 if TYPE_CHECKING:
@@ -17,23 +22,41 @@ if TYPE_CHECKING:
 
 #: Seconds for the whole of a small request, and for making a connection.
 REQUEST, CONNECT = 10, 5
-#: Seconds without a byte after which a download is cut, and seconds for an upload in one request.
-SILENCE, LONG = 30, 180
 
 
-class Clients(NamedTuple):
-    """`hot` for small requests, `wire` for transfers. Neither of obstore's clients tries again by itself."""
+class Clients:
+    """`hot` for small requests, `wire` for transfers. Reads what `environ` says, and reaches nothing.
 
-    hot: obstore.store.S3Store
-    wire: Wire
-    settings: Settings
+    Raises StoreError where that makes no sense.
+    """
+
+    def __init__(self, place: Place, environ: Mapping[str, str], patience: Patience | None) -> None:
+        self._place = place
+        self.settings, self._provider = settings_of(environ)
+        if self.settings.ca_bundle:
+            _pem(self.settings.ca_bundle)
+        self._environ, self._patience = environ, patience or PATIENCE
+        self._wire: Wire | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def wire(self) -> Wire:
+        """One for all threads: they share its gate. Raises Failed for an endpoint that is none."""
+        with self._lock:
+            if self._wire is None:
+                requests = Requests(self._place, self.settings, self._provider, self._environ)
+                self._wire = Wire(requests, Multipart(requests), url=self._place.url, patience=self._patience)
+            return self._wire
+
+    @functools.cached_property
+    def hot(self) -> obstore.store.S3Store:
+        """obstore's client, which is loaded here: a transfer alone needs none."""
+        return _hot(self._place, self.settings, self._provider)
 
 
-def clients_of(place: Place, environ: Mapping[str, str], patience: Patience | None) -> Clients:
-    """Reads the configuration, and reaches nothing. Raises StoreError where that makes no sense."""
+def _hot(place: Place, settings: Settings, provider: Callable[[], Any] | None) -> obstore.store.S3Store:
     from obstore.store import S3Store as Client
 
-    settings, provider = settings_of(environ)
     endpoint, virtual = settings.address(place.bucket)
     # what stands here outranks the environment, which obstore reads too
     config: dict[str, Any] = {
@@ -49,29 +72,19 @@ def clients_of(place: Place, environ: Mapping[str, str], patience: Patience | No
     options: dict[str, Any] = {
         "allow_http": endpoint.startswith("http://"),
         "connect_timeout": f"{CONNECT} s",
+        "timeout": f"{REQUEST} s",
         "user_agent": "mldeploy",
     }
     if settings.ca_bundle:
         options["root_certificate"] = _pem(settings.ca_bundle)
-
-    def make(times: dict[str, str], more: Mapping[str, Any] | None = None) -> Client:
-        return Client(
-            place.bucket,
-            prefix=place.prefix or None,
-            config={**config, **(more or {})},  # type: ignore[arg-type]
-            client_options=options | times,  # type: ignore[arg-type]
-            retry_config={"max_retries": 0},
-            credential_provider=provider,
-        )
-
-    wire = Wire(
-        up=make({"timeout": f"{LONG} s"}, {"checksum_algorithm": "SHA256"}),
-        down=make({"timeout": "24 h", "read_timeout": f"{SILENCE} s"}),
-        multipart=Multipart(place, settings, provider, environ),
-        url=place.url,
-        patience=patience or PATIENCE,
+    return Client(
+        place.bucket,
+        prefix=place.prefix or None,
+        config=config,  # type: ignore[arg-type]
+        client_options=options,  # type: ignore[arg-type]
+        retry_config={"max_retries": 0},
+        credential_provider=provider,
     )
-    return Clients(make({"timeout": f"{REQUEST} s"}), wire, settings)
 
 
 def _pem(path: str) -> bytes:

@@ -27,17 +27,17 @@ class Failure:
     said: str = ""
 
 
-class Refused(Exception):  # noqa: N818 - it is what S3 did
-    """An answer of S3 that is no success, to a request that neither library made."""
+class Failed(Exception):  # noqa: N818 - it is what the request did
+    """A request of our own (`store/s3_http.py`) without success: what was answered, or why nothing."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.status} {failure.code}: {failure.said}")
+        super().__init__(f"{failure.status or failure.cause} {failure.code}: {failure.said}")
         self.failure = failure
 
 
 def heard(error: BaseException) -> Failure:
     """Reads an exception of a request, whoever made it; of anything else there is no cause to hear of."""
-    if isinstance(error, Refused):
+    if isinstance(error, Failed):
         return error.failure
     of_obstore = type(error).__module__.startswith("obstore") or (
         isinstance(error, OSError) and error.errno is None  # a FileNotFoundError, which is Python's own

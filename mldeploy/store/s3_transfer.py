@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from mldeploy.errors import MldeployError
 from mldeploy.store.pace import Gate
@@ -19,9 +19,7 @@ from mldeploy.store.retry import Patience, Verdict, persist
 from mldeploy.store.s3_errors import passing, throttled
 from mldeploy.store.s3_heard import heard
 from mldeploy.store.s3_parts import Multipart
-
-if TYPE_CHECKING:
-    from obstore.store import S3Store
+from mldeploy.store.s3_requests import Requests
 
 T = TypeVar("T")
 
@@ -33,10 +31,9 @@ PATIENCE = Patience(bound=120.0, first=0.2, most=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What carries the transfers of one store. `up` and `down` are obstore's, for whole objects."""
+    """What carries the transfers of one store."""
 
-    up: S3Store
-    down: S3Store
+    requests: Requests
     multipart: Multipart
     url: str
     gate: Gate = field(default_factory=lambda: Gate(BUDGET))

@@ -8,7 +8,7 @@ Rules:
   - an upload that was cut goes on by its id: a part that the store has, with the checksum of what the file
     holds now, is not sent again;
   - memory is bounded by the gate: a part holds its bytes from when it is read to when it is sent.
-Exceptions of obstore, of botocore and `Refused` pass through: the caller tells them (`store/s3.py`).
+Exceptions of `store/s3_requests.py` pass through: the caller tells them (`store/s3.py`).
 Left out: the requests of a multipart upload (`store/s3_parts.py`), which key, and what to send.
 """
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from mldeploy.errors import IntegrityError
 from mldeploy.store.objects import Progress, Resumption
 from mldeploy.store.pace import MOST
-from mldeploy.store.s3_heard import Refused, heard, heard_from_botocore
+from mldeploy.store.s3_heard import Failed, heard, heard_from_botocore
 from mldeploy.store.s3_parts import Sent
 from mldeploy.store.s3_transfer import Wire
 from mldeploy.store.streams import PIECE, Source
@@ -59,15 +59,14 @@ def upload(
 
 
 def _whole(wire: Wire, key: str, source: Source, sha256: str | None, progress: Progress | None) -> None:
-    import obstore
-
     wire.gate.enter(source.size)
     try:
         data = source.read(0, source.size)
         source.check_end()
-        if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        digest = hashlib.sha256(data).digest()
+        if sha256 is not None and digest.hex() != sha256:
             raise source.altered()
-        wire.ask(lambda: obstore.put(wire.up, key, data, use_multipart=False), len(data))
+        wire.ask(lambda: wire.requests.put(key, data, digest), len(data))
     finally:
         wire.gate.leave(source.size)
     if progress:
@@ -207,7 +206,7 @@ def abandon(wire: Wire, key: str, token: str) -> None:
         if upload:
             wire.multipart.abort(key, upload)
     except Exception as error:
-        if not isinstance(error, Refused) and heard_from_botocore(error) is None:
+        if not isinstance(error, Failed) and heard_from_botocore(error) is None:
             raise
 
 

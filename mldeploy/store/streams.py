@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
 
 from mldeploy.errors import DiskError, IntegrityError, NotFoundError
@@ -67,6 +68,7 @@ class Target:
 
     A context manager. It must be new, unless `resume`: then what is there counts as written, and is hashed;
     more than `limit` bytes are dropped, for they are not the beginning of anything. Raises DiskError.
+    `beside`: a thread in which what is written is hashed meanwhile.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, limit: int | None = None) -> None:
@@ -74,6 +76,7 @@ class Target:
         self._digest = hashlib.sha256()
         self._fd = -1
         self.length = 0  # bytes written so far
+        self.beside: Executor | None = None
 
     def __enter__(self) -> Target:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if self._resume else os.O_EXCL)
@@ -90,8 +93,18 @@ class Target:
         os.close(self._fd)
 
     def write(self, piece: bytes | memoryview) -> None:
-        """Append."""
-        self._digest.update(piece)
+        """Append. `piece` may be overwritten afterwards."""
+        if self.beside is None:
+            self._digest.update(piece)
+            self._write(piece)
+            return
+        hashing = self.beside.submit(self._digest.update, piece)
+        try:
+            self._write(piece)
+        finally:
+            hashing.result()
+
+    def _write(self, piece: bytes | memoryview) -> None:
         with self._told():
             write_all(self._fd, piece)
         self.length += len(piece)

@@ -16,6 +16,7 @@ from mldeploy.store.blobs import blob_key
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import Progress, Resumption
 from mldeploy_daemon import disk as disks
+from mldeploy_daemon import fetch as fetching
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.fetch import BLOBS, Source, bring_blobs
 from tests import faults
@@ -60,6 +61,12 @@ class Resuming(MemoryStore):
         if self.cut is not None:
             raise StoreError("the connection broke", "wait")
         return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every blob is long enough to be gone on with."""
+    monkeypatch.setattr(fetching, "SHORT", 0)
 
 
 @pytest.fixture
@@ -167,3 +174,35 @@ def test_the_first_that_fails_ends_it(disk: Disk) -> None:
     with pytest.raises(StoreError, match="the connection broke"):
         bring_blobs(source, disk, wanted)
     assert store.served < 10 * 40
+
+
+@pytest.mark.parametrize("short", [0, 1 << 20])
+def test_when_it_returns_every_blob_stays_where_it_is(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, short: int
+) -> None:
+    """The folder of each is flushed after the last blob has come into it."""
+    monkeypatch.setattr(fetching, "SHORT", short)
+    source, wanted = filled(MemoryStore(), *(os.urandom(10) for _ in range(20)))
+    done: list[Path] = []
+    place, sync = Disk.put_blob, disks._sync
+    monkeypatch.setattr(
+        Disk, "put_blob", lambda self, at, sha256: (place(self, at, sha256), done.append(self.blob(sha256)))
+    )
+    monkeypatch.setattr(disks, "_sync", lambda path: (sync(path), done.append(path)))
+    bring_blobs(source, disk, wanted)
+    for sha256 in wanted:
+        blob = disk.blob(sha256)
+        assert blob.parent in done[done.index(blob) :]
+
+
+def test_of_a_short_blob_that_was_cut_nothing_is_left(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "SHORT", 1 << 20)
+    store = Resuming()
+    source, wanted = filled(store, os.urandom(1000))
+    store.cut = 600
+    with pytest.raises(StoreError):
+        bring_blobs(source, disk, wanted)
+    assert not [path for name in ("partial", "staging") for path in (disk.root / name).iterdir()]
+    store.cut = None
+    bring_blobs(source, disk, wanted)
+    assert all(disk.has_blob(sha256, size) for sha256, size in wanted.items())

@@ -16,7 +16,7 @@ from mldeploy.errors import StoreError
 from mldeploy.store.fsspec_store import FsspecStore
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.s3 import S3Store
-from mldeploy.store.s3_client import clients_of
+from mldeploy.store.s3_client import Clients
 from mldeploy.store.s3_config import (
     Keys,
     Place,
@@ -281,7 +281,7 @@ def test_a_user_without_a_home_has_no_profile(monkeypatch: pytest.MonkeyPatch) -
     assert (settings.keys, settings.region) == (Keys("k", "s"), "")
     place = Place("b", "")
     with pytest.raises(StoreError, match=r"cannot read ~/ca\.pem"):
-        clients_of(place, {"AWS_CA_BUNDLE": "~/ca.pem", "FSSPEC_S3_ANON": "1"}, None)
+        Clients(place, {"AWS_CA_BUNDLE": "~/ca.pem", "FSSPEC_S3_ANON": "1"}, None)
 
 
 def test_places() -> None:

@@ -17,17 +17,17 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from mldeploy.errors import DiskError, IntegrityError, NotFoundError, StoreError
-from mldeploy.store import s3_download, s3_upload
+from mldeploy.store import s3_download, s3_requests, s3_upload
 from mldeploy.store.blobs import blob_key, fetch_blob, upload_blob
 from mldeploy.store.objects import Resumption
 from mldeploy.store.pace import MOST
 from mldeploy.store.retry import Patience
 from mldeploy.store.s3 import S3Store
-from mldeploy.store.s3_config import place_of
+from mldeploy.store.s3_config import from_environment, place_of
 from mldeploy.store.s3_transfer import BUDGET
 from tests import faults
 from tests.support.s3 import Server, use
-from tests.support.saying import CUT, Asked, Say, Saying, error
+from tests.support.saying import CUT, FINE, Asked, Say, Saying, error
 
 PART = 64 << 10
 PUSH = "01k9zq3v5w8x7c2m4n6b8d0f1g"
@@ -512,20 +512,51 @@ def test_a_connection_that_always_breaks_is_given_up(store: S3Store, bucket: Buc
     assert bucket.did["get"] < 20
 
 
+@pytest.mark.parametrize("chunked", [False, True])
 def test_answers_that_are_whole_and_hold_nothing_are_given_up(
-    store: S3Store, bucket: Bucket, tmp_path: Path
+    store: S3Store, bucket: Bucket, tmp_path: Path, chunked: bool
 ) -> None:
     bucket.objects[key(BIG)] = BIG
 
     def empty(asked: Asked, what: str) -> Say:
         assert bucket.did["get"] < 100, "it asks for ever"
         say = bucket._get(asked, key(BIG), {})
-        return Say(say.status, b"", say.headers)
+        return Say(say.status, b"", say.headers, chunked=chunked)
 
     bucket.fault = empty
-    with pytest.raises(StoreError, match="end after 0 bytes"):
-        down(quick(), tmp_path / "target", BIG)
+    target = file(tmp_path, BIG[:100], "target")
+    with pytest.raises(StoreError, match="end after 100 bytes" if chunked else "not as long as its range"):
+        down(quick(), target, BIG, resume=True)
     assert bucket.did["get"] < 20
+
+
+@pytest.mark.parametrize(
+    "said", ["bytes 0-99/{size}", "bytes 100-199/{size}", "bytes 100-{last}/*", "100-{last}/{size}", ""]
+)
+def test_another_range_than_was_asked_for_is_not_taken(
+    store: S3Store, bucket: Bucket, tmp_path: Path, said: str
+) -> None:
+    bucket.objects[key(BIG)] = BIG
+    headers = {"content-range": said.format(size=len(BIG), last=len(BIG) - 1)}
+    bucket.fault = lambda asked, what: Say(206, BIG[100:], headers)
+    target = file(tmp_path, BIG[:100], "target")
+    with pytest.raises(StoreError, match="another range came"):
+        down(quick(), target, BIG, resume=True)
+    assert bucket.did["get"] == 1
+    assert target.read_bytes() == BIG[:100]
+
+
+def test_an_object_whose_answer_does_not_say_its_length(
+    store: S3Store, bucket: Bucket, tmp_path: Path
+) -> None:
+    for data in (SMALL, BIG):
+        bucket.fault = lambda asked, what, data=data: Say(200, data, chunked=True)
+        down(store, tmp_path / f"{len(data)}", data)
+        bucket.fault = lambda asked, what, data=data: Say(200, data[:-1], chunked=True)
+        with pytest.raises((StoreError, IntegrityError)):
+            down(quick(), tmp_path / "short", data)
+        bucket.fault = lambda asked, what, data=data: Say(200, data, chunked=True)
+        assert store.download(blob_key(digest(data), PUSH), tmp_path / f"{len(data)} again") == digest(data)
 
 
 @pytest.mark.parametrize("had", [0, 1, PART, 3 * PART + 7, len(BIG)])
@@ -639,3 +670,115 @@ def test_threads_share_one_gate(store: S3Store, bucket: Bucket, tmp_path: Path) 
         thread.join()
     assert bucket.objects == {key(BIG): BIG}
     assert 1 < most[0] <= MOST + 8  # to begin and to complete is not counted by the gate
+
+
+# --- what the environment asks for
+
+_SSE = "x-amz-server-side-encryption"
+_KEY = base64.b64encode(bytes(32)).decode()
+_CUSTOMER = {
+    f"{_SSE}-customer-algorithm": "AES256",
+    f"{_SSE}-customer-key": _KEY,
+    f"{_SSE}-customer-key-md5": "cLyPS3KoaSFGi/joRB3OUQ==",
+}
+_PAYS = {"x-amz-request-payer": "requester"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "always", "content", "begin"),
+    [
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "AES256"}, {}, {}, {_SSE: "AES256"}),
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "aws:kms", "AWS_SSE_KMS_KEY_ID": "k",
+          "AWS_SSE_BUCKET_KEY_ENABLED": "true"},
+         {}, {}, {_SSE: "aws:kms", f"{_SSE}-aws-kms-key-id": "k", f"{_SSE}-bucket-key-enabled": "true"}),
+        ({"AWS_SERVER_SIDE_ENCRYPTION": "sse-c", "AWS_SSE_CUSTOMER_KEY_BASE64": _KEY},
+         {}, _CUSTOMER, _CUSTOMER),
+        ({"AWS_REQUEST_PAYER": "true"}, _PAYS, {}, {}),
+        ({}, {}, {}, {}),
+    ],
+    ids=["s3", "kms", "customer", "payer", "nothing"],
+)  # fmt: skip
+def test_encryption_and_who_pays_go_with_the_requests_that_take_them(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environ: dict[str, str],
+    always: dict[str, str], content: dict[str, str], begin: dict[str, str],
+) -> None:  # fmt: skip
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    heard: dict[str, dict[str, str]] = {}
+
+    def note(asked: Asked, what: str) -> Say | None:
+        heard[what] = {
+            name: value for name, value in asked.headers.items() if name.startswith((_SSE, "x-amz-request-"))
+        }
+        return FINE if asked.path.endswith("log/1") else None
+
+    bucket.fault = note
+    store = quick()
+    notes = Notes()
+    for data in (SMALL, BIG):
+        up(store, file(tmp_path, data), data, notes())
+        down(store, tmp_path / f"{len(data)}", data)
+    up(store, file(tmp_path, BIG), BIG, notes())  # looks for parts, and for the object
+    assert heard == {
+        "put": always | begin, "begin": always | begin, "part": always | content, "parts": always,
+        "complete": always, "head": always | content, "get": always | content,
+    }  # fmt: skip
+    # as obstore sends them, which writes the log
+    store.put("log/1", b"x")
+    assert heard["put"] == always | begin
+
+
+def test_a_session_token_and_a_region_are_signed(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "a-token")
+    monkeypatch.setenv("AWS_REGION", "eu-west-3")
+    seen: list[dict[str, str]] = []
+    bucket.fault = lambda asked, what: seen.append(asked.headers)
+    up(quick(), file(tmp_path, SMALL), SMALL)
+    assert seen[0]["x-amz-security-token"] == "a-token"
+    assert "/eu-west-3/s3/aws4_request" in seen[0]["authorization"]
+    assert "x-amz-security-token" in seen[0]["authorization"].split("SignedHeaders=")[1]
+
+
+def test_nobody_signs_where_nobody_asked_to(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSSPEC_S3_ANON", "true")
+    bucket.objects[key(BIG)] = BIG
+    seen: list[dict[str, str]] = []
+    bucket.fault = lambda asked, what: seen.append(asked.headers)
+    down(quick(), tmp_path / "target", BIG)
+    assert "authorization" not in seen[0]
+
+
+@pytest.mark.parametrize(
+    ("environ", "base"),
+    [
+        ({}, "https://bucket.s3.us-east-1.amazonaws.com"),
+        ({"AWS_REGION": "cn-north-1"}, "https://s3.cn-north-1.amazonaws.com.cn/bucket"),
+        ({"AWS_ENDPOINT_URL": "http://host:1/x/"}, "http://host:1/x/bucket"),
+    ],
+)
+def test_where_the_keys_of_a_bucket_are(environ: dict[str, str], base: str) -> None:
+    assert s3_requests._base(place_of("s3://bucket/a"), from_environment(environ)) == base
+
+
+@pytest.mark.parametrize("endpoint", ["localhost:9000", "http://host:port"])
+def test_an_endpoint_that_is_none(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    with pytest.raises(StoreError, match="is not the URL of a server") as caught:
+        up(quick(), file(tmp_path, SMALL), SMALL)
+    assert caught.value.hint
+
+
+def test_a_proxy_that_cannot_be_used(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StoreError, match="socks5"):
+        up(quick(), file(tmp_path, SMALL), SMALL)

@@ -13,13 +13,14 @@ from typing import cast
 @dataclass(frozen=True)
 class Say:
     """One answer. `status` 0: none, the connection is cut once the request has been read. `keep`: only so
-    many bytes of the body come, then it is cut.
+    many bytes of the body come, then it is cut. `chunked`: the head does not say how long the body is.
     """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     keep: int | None = None
+    chunked: bool = False
 
 
 def error(status: int, code: str, message: str = "in the server's words", **more: str) -> Say:
@@ -106,13 +107,28 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(say.status)
         for name, value in say.headers.items():
             self.send_header(name, value)
-        if say.status not in (204, 304):
+        if say.chunked:
+            self.send_header("transfer-encoding", "chunked")
+        elif say.status not in (204, 304) and "content-length" not in say.headers:
             self.send_header("content-length", str(len(say.body)))
         self.end_headers()
+        if say.chunked:
+            self._write_chunks(say)
+            return
         if self.command != "HEAD" and say.status not in (204, 304):
             self.wfile.write(say.body[: say.keep])
         self.wfile.flush()
         if say.keep is not None:
             self.close_connection = True
+
+    def _write_chunks(self, say: Say) -> None:
+        body = say.body[: say.keep]
+        for start in range(0, len(body), 1000):
+            piece = body[start : start + 1000]
+            self.wfile.write(b"%x;a=b\r\n%b\r\n" % (len(piece), piece))
+        if say.keep is None:
+            self.wfile.write(b"0\r\nx-trailer: t\r\n\r\n")
+        self.wfile.flush()
+        self.close_connection = say.keep is not None
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any

@@ -209,6 +209,7 @@ class Agent:
                     staged = folder / wheel.name
                     fetch_blob(source.store, wheel.sha256, blob.push, staged, size=wheel.size)
                     self.disk.put_blob(staged, wheel.sha256)
+                    self.disk.sync_blobs([wheel.sha256])
         self.process.sleep(self.host.rng.uniform(1, 20))
         self.machine.environments.add(action.environment)
 

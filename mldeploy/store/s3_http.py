@@ -1,0 +1,159 @@
+"""HTTP/1.1 to one server, for transfers: kept-alive connections for threads, bodies straight into buffers.
+
+Python's own client takes longer for the head of an answer than it takes to hash a small file; here a body
+goes from the kernel into the caller's buffer. docs/adr/0007 has what was measured.
+Rules:
+  - a connection that has been idle is used again, unless something lies on it that nobody asked for; where it
+    breaks before a byte of an answer came, as one does that the server closed meanwhile, the request is sent
+    once more on another. All requests of transfers may be sent twice;
+  - a connection whose answer was not read to its end is never used again;
+  - what goes wrong is a `Failed` whose failure has a cause (`store/s3_heard.py`).
+Left out: signing and what an answer means (`store/s3_requests.py`), trying again (`store/retry.py`),
+redirects (an answer like others: the region is wrong), and HTTP/2 (S3 has none).
+"""
+
+from __future__ import annotations
+
+import io
+import select
+import socket
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from mldeploy.store.s3_answer import Answer, Hearing, cut, said
+from mldeploy.store.s3_way import Way
+
+#: Seconds without a byte moving.
+SILENCE = 30.0
+#: Bytes given to the connection at a time: `SILENCE` is for each.
+_BITE = 1 << 20
+#: Bytes of a body that goes along with its head, in one call.
+_SMALL = 128 << 10
+#: Bytes that are read with a head: what follows goes past it into the caller's buffer.
+_AHEAD = 8 << 10
+
+
+class Http:
+    """The connections to the server at the end of `way`. The constructor does no I/O.
+
+    Threads may share one; a child of fork may not use one.
+    """
+
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        self.host = way.host
+        self._idle: deque[_Connection] = deque()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        """The answer, whose body is still to be read. Raises Failed where none came."""
+        lines = "".join(
+            f"{name}: {value}\r\n" for name, value in (*headers.items(), *self._way.headers.items())
+        )
+        first = f"{method} {self._way.prefix}{target} HTTP/1.1\r\nhost: {self.host}\r\n"
+        head = f"{first}{lines}\r\n".encode("latin-1")
+        while True:
+            connection, used = self._connection()
+            try:
+                return connection.ask(method, head, body, self._keep)
+            except _StaleError as error:
+                if not used:
+                    raise cut(str(error)) from error
+
+    def _keep(self, connection: _Connection) -> None:
+        self._idle.append(connection)
+
+    def _connection(self) -> tuple[_Connection, bool]:
+        """A connection, and whether it has been used before."""
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was quicker
+                break
+            if connection.fresh():
+                return connection, True
+            connection.close()
+        return _Connection(self._way.connect(SILENCE)), False
+
+
+class _StaleError(Exception):
+    """The connection broke before a byte of an answer came."""
+
+
+class _Connection:
+    """A socket, and what has been read from it."""
+
+    def __init__(self, made: socket.socket) -> None:
+        self._socket = made
+        self._input = io.BufferedReader(socket.SocketIO(made, "r"), _AHEAD)
+        self._poll = select.poll()
+        self._poll.register(made, select.POLLIN)
+
+    def fresh(self) -> bool:
+        """Whether nothing came since it was used: neither an end nor what nobody asked for."""
+        if self._poll.poll(0):
+            return False
+        self._socket.settimeout(0)
+        try:
+            return not self._input.peek(1)
+        except OSError:  # TLS says so that there is nothing to read
+            return True
+        finally:
+            self._socket.settimeout(SILENCE)
+
+    def ask(self, method: str, head: bytes, body: bytes, keep: Callable[[_Connection], None]) -> Answer:
+        """Send a request; its answer. `keep` is called with the connection once it can be used again."""
+        lost = None
+
+        def release(whole: bool) -> None:
+            if whole and not lost:  # else half a request lies on it
+                keep(self)
+            else:
+                self.close()
+
+        try:
+            with Hearing():
+                lost = self._send(head, body)
+                self._await(lost)
+                return Answer(self._input, method, release)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """No more."""
+        self._input.close()
+        self._socket.close()
+
+    def _send(self, head: bytes, body: bytes) -> OSError | None:
+        """What broke meanwhile: a server may refuse, and close, before it has read all of a body."""
+        try:
+            if len(body) <= _SMALL:
+                self._socket.sendall(head + body)
+                return None
+            self._socket.sendall(head)
+            view = memoryview(body)
+            for start in range(0, len(view), _BITE):
+                self._socket.sendall(view[start : start + _BITE])
+        except TimeoutError:
+            raise
+        except OSError as error:
+            return error
+        return None
+
+    def _await(self, lost: OSError | None) -> None:
+        """Wait for the first byte of an answer."""
+        try:
+            if self._input.peek(1):
+                return
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise _StaleError(said(lost or error)) from error
+        raise _StaleError(said(lost) if lost else "the server closed the connection without an answer")
+
+
+def _close_all(idle: deque[_Connection]) -> None:
+    while idle:
+        idle.pop().close()
