@@ -2,18 +2,20 @@
 
 Rules: a report is a statement, not a truth; readers take what they can read and leave out the rest, also
 fields that a newer daemon adds. The store's own time of a report is the only clock that is compared.
-Left out: what follows from the reports, and reading those of many hosts (`store/fleet.py`).
+Left out: what follows from the reports, and what steering reads of them (`store/fleet.py`).
 """
 
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
 from mldeploy.core.evidence import Measure, plausible
 from mldeploy.core.types import check_name
-from mldeploy.store.objects import ObjectStore
+from mldeploy.store.objects import Fetched, ObjectStore
+from mldeploy.store.tail import reads_ahead
 
 FORMAT = 1
 _MERGED = re.compile(r"merged-\d+\.json")
@@ -98,11 +100,10 @@ def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport,
     Sorted by host id. What is garbage, or under another host's key, is left out. Raises StoreError.
     """
     prefix = f"hosts/{check_name(environment, 'environment')}/"
+    keys = [entry.key for entry in store.list(prefix)]
+    keys = [key for key in keys if not _MERGED.fullmatch(key.removeprefix(prefix))]
     found = []
-    for key in [entry.key for entry in store.list(prefix)]:
-        if _MERGED.fullmatch(key.removeprefix(prefix)):
-            continue
-        fetched = store.get(key)
+    for key, fetched in zip(keys, _all(store, keys), strict=True):
         if fetched is None:
             continue
         try:
@@ -113,3 +114,12 @@ def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport,
         if rightful and plausible(report.measures):
             found.append((report, fetched.modified))
     return sorted(found, key=lambda pair: pair[0].host)
+
+
+def _all(store: ObjectStore, keys: list[str]) -> list[Fetched | None]:
+    """Several at a time where the store is far: a fleet has thousands."""
+    width = min(reads_ahead(store), len(keys))
+    if width <= 1:
+        return [store.get(key) for key in keys]
+    with ThreadPoolExecutor(width) as pool:
+        return list(pool.map(store.get, keys))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mldeploy.errors import DiskError, IntegrityError, NotFoundError, UsageError
 from mldeploy.store.blobs import blob_key, fetch_blob, upload_blob
 from mldeploy.store.file import FileStore
 from mldeploy.store.memory import MemoryStore
+from mldeploy.store.objects import Fetched
 from mldeploy.store.reports import (
     HostReport,
     ModelReport,
@@ -125,6 +127,25 @@ def test_reports_come_back_with_the_stores_time() -> None:
     assert read_reports(store, "nowhere") == []
     write_report(store, report("h1", head=43))
     assert read_reports(store, "production")[0][0].head == 43
+
+
+def test_reports_of_a_store_that_is_far_are_read_several_at_a_time() -> None:
+    class Far(MemoryStore):
+        together = threading.Barrier(3)
+
+        @property
+        def url(self) -> str:
+            return "s3://far/away"
+
+        def get(self, key: str) -> Fetched | None:
+            self.together.wait(30)  # nobody gets one before three have asked
+            return super().get(key)
+
+    store = Far()
+    for host in ("h1", "h2", "h3"):
+        write_report(store, report(host))
+    store.put("hosts/production/merged-0.json", b"of another kind, and not asked for")
+    assert [found.host for found, _ in read_reports(store, "production")] == ["h1", "h2", "h3"]
 
 
 def test_what_is_no_report_is_left_out() -> None:
