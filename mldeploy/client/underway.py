@@ -38,7 +38,7 @@ class Underway:
             heard=tuple(
                 Heard(
                     host=host.report.host, at=host.modified, head=host.report.head,
-                    watched=host.report.watched, uses=host.report.uses,
+                    failed=host.report.failed, watched=host.report.watched, uses=host.report.uses,
                 )
                 for host in ours
             ),

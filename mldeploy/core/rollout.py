@@ -132,7 +132,7 @@ def _waits(ramp: Ramp, step: Step, verdicts: Sequence[GuardVerdict], watch: Watc
         found.append(f"its hold ends in {format_duration(left)}")
     enough = math.ceil(QUORUM * watch.members)
     if not watch.members:
-        found.append("no host it is for has joined")
+        found.append("no host it is for has joined, or all of them are drained")
     elif watch.heard < enough:
         found.append(f"{watch.heard} of {watch.members} hosts have reported that they are at this step")
     elif watch.heard - watch.failed < enough:
