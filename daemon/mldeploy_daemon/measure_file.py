@@ -30,9 +30,14 @@ class Kept(msgspec.Struct):
     ended: dict[str, float] = {}  # "model scope" -> when it left the table, by the host's clock
 
 
+def every(kept: Kept) -> tuple[Measure, ...]:
+    """The past and every last word, not added up."""
+    return (*kept.past, *(measure for each in kept.heard.values() for measure in each.measures))
+
+
 def total(kept: Kept) -> tuple[Measure, ...]:
     """The past and every last word, added up."""
-    return merge((*kept.past, *(measure for each in kept.heard.values() for measure in each.measures)))
+    return merge(every(kept))
 
 
 def read_measures(path: Path) -> tuple[Measure, ...]:

@@ -13,13 +13,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from operator import is_not
 
 import msgspec
 
 from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, total
+from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, every
 from mldeploy_daemon.table import Table, scopes_of
 
 logger = logging.getLogger(__name__)
@@ -30,11 +31,15 @@ KEPT, WRITE = 3600.0, 2.0
 class Measures:
     """One host's."""
 
-    def __init__(self, disk: Disk, now: Callable[[], float]) -> None:
-        self.disk, self.now = disk, now
+    def __init__(
+        self, disk: Disk, now: Callable[[], float], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.disk, self.now, self.monotonic = disk, now, monotonic
         self.kept = Kept()
         self._changed = False
         self._written = 0.0
+        # by the key of a measure: what it was added up from, and the sum; most have ended and stay so
+        self._sums: dict[tuple[str, int, int, str], tuple[tuple[Measure, ...], Measure]] = {}
 
     def load(self) -> None:
         """Go on from measures.json."""
@@ -50,7 +55,9 @@ class Measures:
             self.kept.past = merge((*self.kept.past, *before.measures))
             self._written = 0.0  # soon on the disk: its source is gone
         if before is None or before.instance != instance or before.measures != measures:
-            self.kept.heard[who] = Heard(instance, measures)
+            known = {each.key: each for each in before.measures} if before is not None else {}
+            same = tuple(was if (was := known.get(each.key)) == each and was else each for each in measures)
+            self.kept.heard[who] = Heard(instance, same)
             self._changed = True
 
     def crashed(self, table: Table, model: str, version: int, *, idle: bool) -> None:
@@ -77,7 +84,21 @@ class Measures:
     def all(self) -> tuple[Measure, ...]:
         """Everything, of scopes under way and of those that ended within the hour."""
         gone = {key for key, when in self.kept.ended.items() if self.now() - when > KEPT}
-        return _without(total(self.kept), gone)
+        return _without(self._total(), gone)
+
+    def _total(self) -> tuple[Measure, ...]:
+        """`total`, added up anew only where something has changed."""
+        parts: dict[tuple[str, int, int, str], list[Measure]] = {}
+        for measure in every(self.kept):
+            parts.setdefault(measure.key, []).append(measure)
+        sums = {}
+        for key in sorted(parts):
+            mine, known = tuple(parts[key]), self._sums.get(key)
+            if known is None or len(known[0]) != len(mine) or any(map(is_not, known[0], mine)):
+                known = mine, *merge(mine)
+            sums[key] = known
+        self._sums = sums
+        return tuple(added for _, added in sums.values())
 
     def keep(self, table: Table) -> None:
         """Forget scopes that left the table an hour ago, and write the file if it is time."""
@@ -87,7 +108,7 @@ class Measures:
             for scope in (routes.scope, *(shadow.scope for shadow in routes.shadows))
         }
         now = self.now()
-        known = {_key(measure.model, measure.scope) for measure in total(self.kept)}
+        known = {_key(measure.model, measure.scope) for measure in every(self.kept)}
         self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
         gone = {key for key, when in self.kept.ended.items() if now - when > KEPT}
         if gone:
@@ -95,12 +116,12 @@ class Measures:
             for each in self.kept.heard.values():
                 each.measures = _without(each.measures, gone)
             self._changed = True
-        if self._changed and time.monotonic() - self._written >= WRITE:
+        if self._changed and self.monotonic() - self._written >= WRITE:
             self.write()
 
     def write(self) -> None:
         """Now."""
-        self._changed, self._written = False, time.monotonic()
+        self._changed, self._written = False, self.monotonic()
         try:
             self.disk.write(str(MEASURES), msgspec.json.encode(self.kept))
         except DiskError as error:

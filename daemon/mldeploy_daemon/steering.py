@@ -33,8 +33,9 @@ from mldeploy.core.controller import (
     scopes,
 )
 from mldeploy.core.fold import refusal
-from mldeploy.core.records import Action, Advance, Complete, Halt
-from mldeploy.core.retirement import expired
+from mldeploy.core.policy import settings
+from mldeploy.core.records import Action, Advance, Complete, Forget, Halt, Retire
+from mldeploy.core.retirement import expired, takes_traffic
 from mldeploy.core.state import Ramp, State
 from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
 from mldeploy.store.reports import report_key
@@ -93,9 +94,10 @@ class Steering:
         if left > 0:
             return Turn((), min([*pauses, left]))
         self._looked["look"] = self.monotonic()
-        everyone = any(True for _ in expired(state, self._today()))
+        today = self._today()
+        everyone = any(True for _ in expired(state, today))
         reports, self.now = self.fleet.read(
-            state, self.environment, everyone=everyone, scopes=scopes(state, self.environment)
+            state, self.environment, everyone=everyone, scopes=scopes(state, self.environment, today)
         )
         actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank)
         return Turn(actions, min([*pauses, pace, delay(1) if self._due else pace]))
@@ -179,7 +181,9 @@ class Steering:
 def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
     """The action, if it still fits and what it was proposed for is still so; else nothing.
 
-    A rollout that was paused and resumed meanwhile stands at the same step, but its evidence begins anew.
+    A rollout that was paused and resumed meanwhile stands at the same step, but its evidence begins anew. A
+    version that was extended, brought back or promoted since is not the one that nobody needs; a host that
+    has joined again is not silent.
     """
     if isinstance(proposed, Advance | Complete | Halt):
         now, then = _ramp(state, proposed.rollout), _ramp(seen, proposed.rollout)
@@ -188,7 +192,24 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
         # what is wrong at one step is wrong at the next; what holds at one is not shown for the next
         if now.seq != then.seq and not isinstance(proposed, Halt):
             return ()
+    if isinstance(proposed, Retire) and _needed(state, proposed) != _needed(seen, proposed):
+        return ()
+    if isinstance(proposed, Forget) and state.hosts.get(proposed.host) != seen.hosts.get(proposed.host):
+        return ()
     return (proposed,) if refusal(state, [proposed]) is None else ()
+
+
+def _needed(state: State, proposed: Retire) -> tuple[object, ...]:
+    """What says whether a version is to be retired: its expiry, and who serves it and since when."""
+    name, number = proposed.model, proposed.version
+    model = state.models.get(name)
+    version = model.versions.get(number) if model else None
+    serving = {
+        where: (models[name].seq, settings(state, where).idle)
+        for where, models in state.environments.items()
+        if name in models and takes_traffic(models[name], number)
+    }
+    return (version and (version.expires, version.retired), serving)
 
 
 def _ramp(state: State, rollout: str) -> Ramp | None:

@@ -225,9 +225,13 @@ class Client(Observer):
         return retiring.retire(self._at, ModelRef.parse(ref), force, reason, dry_run)
 
     def restore(self, ref: str, *, dry_run: bool = False) -> Change:
-        """Make a retired version available again, while its files are in the store."""
-        what = ModelRef.parse(ref)
-        return self._change(keeping.RestoreVersion(what), dry_run, ref=what)
+        """Make a retired version available again, while its files are in the store.
+
+        `warnings` says so where its expiry has passed: then it will not stay for long unless it is extended.
+        """
+        from mldeploy.client import retiring
+
+        return retiring.restore(self._at, ModelRef.parse(ref), dry_run)
 
     def extend(self, ref: str, expires: str, *, dry_run: bool = False) -> Change:
         """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past."""

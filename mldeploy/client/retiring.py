@@ -1,4 +1,4 @@
-"""`retire` by hand: what it breaks, and who still asks for the version, said before and after.
+"""`retire` and `restore` by hand: what the one breaks and who still asks, and what becomes of the other.
 
 Left out: what forbids it (`keeping.py`), and retirement without a hand (`core/retirement.py`).
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
-from mldeploy.client.keeping import RetireVersion, breaks
+from mldeploy.client.keeping import RestoreVersion, RetireVersion, breaks
 from mldeploy.client.types import Change
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
@@ -38,6 +38,16 @@ def _left_behind(state: State, live: Sequence[fleet.Seen], ref: ModelRef, force:
             yield f"{what}, though {ref.name}@{after} is not ready there"
         else:
             yield f"{host.report.hostname} goes on with {ref} until {ref.name}@{after} is ready there"
+
+
+def restore(at: Connection, ref: ModelRef, dry_run: bool) -> Change:
+    """See Client.restore."""
+    written = at.change(RestoreVersion(ref), dry_run=dry_run)
+    expires = intents.find_version(at.refresh(), ref).expires
+    past = written.actions and expires < at.now().date().isoformat()
+    why = f"{ref} expired on {expires}: while nobody uses it, hosts retire it again; `mldeploy extend` it"
+    warnings = (why,) if past else ()
+    return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
 
 
 def _used(live: Sequence[fleet.Seen], ref: ModelRef) -> tuple[str, ...]:

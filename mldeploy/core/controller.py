@@ -22,7 +22,7 @@ import msgspec
 from mldeploy.core.evidence import Evidence, Measure
 from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import Action, Forget, Unshadow
-from mldeploy.core.retirement import Heard, retirements, warnings
+from mldeploy.core.retirement import Heard, expired, retirements, serving_since, warnings
 from mldeploy.core.rollout import Decision, Watch, decide
 from mldeploy.core.state import Host, Notice, Serving, State
 from mldeploy.core.wish import meant
@@ -63,7 +63,7 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
         found.extend(_over(serving, reports, now))
     found.extend(_silent(state, reports, said, now))
     if reports.everyone:
-        found.extend(retirements(state, _fresh(state.hosts.values(), reports, now), now))
+        found.extend(retirements(state, _fresh(state.hosts.values(), reports, now), reports.began, now))
     return tuple(found)
 
 
@@ -116,9 +116,14 @@ def ramps(state: State, environment: str) -> Iterator[tuple[str, Serving]]:
             yield model, serving
 
 
-def scopes(state: State, environment: str) -> set[int]:
-    """The numbers of the records whose store time `propose` asks for in `Reports.began`."""
+def scopes(state: State, environment: str, today: str = "") -> set[int]:
+    """The numbers of the records whose store time `propose` asks for in `Reports.began`.
+
+    `today`: the day (ISO) by which versions are past their expiry; "" where none is to be retired.
+    """
     found: set[int] = set()
+    for model, version in expired(state, today):
+        found.update(serving_since(state, model, version.version))
     for serving in state.environments.get(environment, {}).values():
         if serving.ramp is not None:
             found |= {serving.ramp.seq, serving.ramp.begun}

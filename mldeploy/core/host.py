@@ -14,7 +14,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True):
     pass
 
 
-class Wanted(_Value, frozen=True, kw_only=True):
+class Wanted(_Value, frozen=True, kw_only=True, cache_hash=True):
     """A version this host has to do with. Empty `python` or `platform` asks for nothing."""
 
     model: str

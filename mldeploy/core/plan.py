@@ -9,7 +9,7 @@ it in words (`standing.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mldeploy.core.host import (
     Action,
@@ -47,7 +47,7 @@ def plan(desired: Desired, observed: Observed, now: float, limits: Limits) -> tu
     running = _running(desired, observed, routes, now, rest)
     actions += _endings(observed, routes, running, now, limits)
     actions += _beginnings(desired, observed, running, now, limits)
-    actions += _removals(desired, observed, now, limits)
+    actions += _removals(observed, _needed(desired, observed, running), now, limits)
     begun = {_subject(action) for action in observed.busy}
     chosen = {_subject(action): action for action in reversed(actions)}  # the most urgent of each
     return tuple(
@@ -197,7 +197,12 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
     `Observed.unused` is to hold the time since when a thing on this host has not been in it.
     """
     rest = resting(desired, observed, now)
-    running = _running(desired, observed, routing(desired, observed, now, rest), now, rest)
+    return _needed(
+        desired, observed, _running(desired, observed, routing(desired, observed, now, rest), now, rest)
+    )
+
+
+def _needed(desired: Desired, observed: Observed, running: Collection[Wanted]) -> frozenset[str]:
     wanted = {version.digest for version in running}
     for asked in desired.models.values():
         wanted |= {version.digest for version in asked.versions}
@@ -218,14 +223,7 @@ def references(desired: Desired, observed: Observed, now: float) -> frozenset[st
     return frozenset(needed)
 
 
-def _removals(
-    desired: Desired,
-    observed: Observed,
-    now: float,
-    limits: Limits,
-) -> Iterator[Action]:
-    needed = references(desired, observed, now)
-
+def _removals(observed: Observed, needed: frozenset[str], now: float, limits: Limits) -> Iterator[Action]:
     def idle(key: str, seconds: float) -> bool:
         return key not in needed and key in observed.unused and now - observed.unused[key] >= seconds
 

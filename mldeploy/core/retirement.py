@@ -6,13 +6,15 @@ it.
 
 Rules: nothing is retired without the fresh word of every member, of all environments, that it has watched for
 the whole idle period and was not asked for the version in it, pinned or not. A missing or stale report, or a
-host that has not watched for so long, keeps it. Days are those of the store's time, in UTC.
+host that has not watched for so long, keeps it. So does a promote, a rollback or a shadow that has put it to
+work less than the idle period ago: nobody can have asked for it before. Days are those of the store's time,
+in UTC.
 Left out: hosts' counting, and the notices' text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 
 import msgspec
@@ -43,8 +45,12 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return self.uses.get(ref, self.watched)
 
 
-def retirements(state: State, heard: Sequence[Heard], now: float) -> tuple[Retire, ...]:
-    """What is to be retired. `heard`: the fresh reports of members of every environment."""
+def retirements(
+    state: State, heard: Sequence[Heard], began: Mapping[int, float], now: float
+) -> tuple[Retire, ...]:
+    """What is to be retired. `heard`: the fresh reports of members of every environment; `began`: the store's
+    time of the records that `serving_since` names, as far as it is known.
+    """
     if not state.hosts or {each.host for each in heard} < set(state.hosts):
         return ()
     today = datetime.fromtimestamp(now, UTC).date().isoformat()
@@ -53,7 +59,8 @@ def retirements(state: State, heard: Sequence[Heard], now: float) -> tuple[Retir
         idle = max(settings(state, where).idle for where in _environments(state, model))
         ref = f"{model}@{version.version}"
         unused = min(each.unused(ref) for each in heard)
-        if unused < idle:
+        since = [began.get(seq, now) for seq in serving_since(state, model, version.version)]
+        if min([unused, *(now - each for each in since)]) < idle:
             continue
         evidence = Evidence(hosts=len(heard), members=len(state.hosts), end=now, unused=unused)
         found.append(
@@ -75,6 +82,16 @@ def expired(state: State, today: str) -> Iterator[tuple[str, Version]]:
         for version in model.versions.values():
             if not version.retired and version.expires < today:
                 yield name, version
+
+
+def serving_since(state: State, model: str, version: int) -> list[int]:
+    """The records since which a version takes traffic, or copies of it, as it does now."""
+    found = (models[model] for models in state.environments.values() if model in models)
+    return [
+        serving.seq
+        for serving in found
+        if takes_traffic(serving, version) or any(shadow.version == version for shadow in serving.shadows)
+    ]
 
 
 def serves(state: State, model: str, version: int) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 
 from mldeploy.core.controller import Reports
 from mldeploy.core.evidence import Measure, merge, plausible
+from mldeploy.core.policy import settings
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
 from mldeploy.core.types import check_name
@@ -106,8 +107,9 @@ class Fleet:
             heard.extend(found)
             measures.extend(counted)
             now = max(now, newest)
-        # when a member joined counts where it was never heard of
-        known = {each.host for each in heard}
+        # when a member joined counts where it was not heard of since: it may just have come back
+        oldest = now - settings(state, environment).host_ttl
+        known = {each.host for each in heard if each.at >= oldest}
         silent = [h.seq for h in state.hosts.values() if h.environment == environment and h.id not in known]
         began = self.began([*scopes, *silent[:GROUP]])
         reports = Reports(

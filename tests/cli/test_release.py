@@ -218,6 +218,19 @@ def test_an_expired_or_retired_version_is_not_promoted(world: World, cli: Cli) -
     assert cli("promote", "churn@1").code == 0
 
 
+def test_restore_says_that_what_has_expired_will_go_again(world: World, cli: Cli) -> None:
+    world.publish()
+    assert cli("retire", "churn@1").code == 0
+    assert "warning" not in cli("restore", "churn@1").err
+    from mldeploy.core.records import Extend
+
+    world.append(Extend(model="churn", version=1, expires="2020-01-01"))
+    assert cli("retire", "churn@1").code == 0
+    ran = cli("restore", "churn@1")
+    assert (ran.code, "churn@1 expired on 2020-01-01" in ran.err) == (0, True)
+    assert "warning" not in cli("restore", "churn@1").err  # it is there already
+
+
 def test_a_collected_version_is_not_restored(world: World, cli: Cli) -> None:
     world.publish()
     cli("retire", "churn@1")

@@ -56,7 +56,7 @@ def reports(state: State, now: float, **fields: object) -> Reports:
         "environment": "production",
         "heard": heard(state, now),
         "measures": counted(state) if ramp else (),
-        "began": {ramp.seq: 1_000.0, ramp.begun: 1_000.0} if ramp else {},
+        "began": {ramp.seq: 1_000.0, ramp.begun: 1_000.0} if ramp else {serving(state).seq: 1_000.0},
     }
     return Reports(**given | fields)  # type: ignore[arg-type]
 
@@ -171,6 +171,20 @@ def test_expired_and_unused_by_every_members_word_is_retired() -> None:
     state = after(*actions, state=FLEET)
     assert serving(state).stable is None
     assert propose(state, everyone(state, PAST), PAST) == ()
+
+
+def test_what_was_put_to_work_less_than_the_idle_period_ago_is_not_retired() -> None:
+    """A rollback to an old version: nobody can have asked for it yet."""
+    back = after(promote(2, 2), records.Rollback(model="churn"), state=FLEET)
+    assert serving(back).stable == 1
+    seq = serving(back).seq
+    assert scopes(back, "production", "2030-03-01") == {seq}
+    assert scopes(back, "production", "2029-12-20") == set()
+    for began in ({}, {seq: PAST - 60}, {seq: PAST - 7 * DAY + 1}):
+        actions = propose(back, everyone(back, PAST, began=began), PAST)
+        assert [action.version for action in actions if isinstance(action, Retire)] == [2]
+    actions = propose(back, everyone(back, PAST, began={seq: PAST - 7 * DAY}), PAST)
+    assert [action.version for action in actions if isinstance(action, Retire)] == [1, 2]
 
 
 def test_before_its_expiry_nothing_is_retired() -> None:

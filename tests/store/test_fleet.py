@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from unittest import mock
 
 import msgspec
 import pytest
 
 from mldeploy.core import records
+from mldeploy.core.controller import propose
 from mldeploy.core.evidence import Latency, Measure, Tally, merge
+from mldeploy.core.records import Forget
 from mldeploy.core.state import Host, State
 from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
 from mldeploy.store.memory import MemoryStore
@@ -186,3 +190,31 @@ def test_what_nobody_could_have_counted_is_not_heard(store: Counting, tally: Tal
     assert [each.host for each in reports.heard] == ["production-0"]
     assert reports.measures == (measure(1),)
     assert [found.host for found, _ in read_reports(store, "production")] == ["production-0"]
+
+
+def test_a_host_that_came_back_is_asked_for_its_join(store: Counting) -> None:
+    """Its last report is older than the policy's `host_ttl`, and its next one is not there yet."""
+    state = after(records.Join(host="back"), records.Join(host="other"), state=RAMP)
+    for host in ("back", "other"):
+        report(store, host)
+    joined = record_key(state.hosts["back"].seq)
+    store.put(joined, b"{}")
+    old = store.get(report_key("production", "back"))
+    assert old is not None
+    with mock.patch.object(store, "get", side_effect=_aged(store, report_key("production", "back"))):
+        reports, _ = Fleet(store).read(state, "production")
+    assert set(reports.began) == {state.hosts["back"].seq}
+    assert [
+        action for action in propose(state, reports, old.modified + 60) if isinstance(action, Forget)
+    ] == []
+
+
+def _aged(store: Counting, key: str) -> Callable[[str], Fetched | None]:
+    """What `store` gives, with the object of that key two hours older."""
+    real = store.get
+
+    def get(asked: str) -> Fetched | None:
+        found = real(asked)
+        return Fetched(found.data, found.modified - 7_200) if found and asked == key else found
+
+    return get

@@ -44,6 +44,8 @@ class Actor:
         self.skew = self.rng.choice(SKEWS)
         self.process: Process | None = None
         self.runs = 0
+        self.started = 0.0  # when the present run began, seconds of the world
+        self.ended: float | None = None  # when it was ended for good
         self.stalled_until = 0.0
         self.cut_off_until = 0.0
         self.last_id = 0
@@ -56,7 +58,9 @@ class Actor:
 
     def start(self) -> None:
         """A new run."""
-        self.runs += 1
+        if self.ended is not None:
+            return
+        self.runs, self.started = self.runs + 1, self.world.scheduler.now
         life = Life(f"{self.name}.{self.runs}")
         self.process = Process(self, life)
         self.world.lives[life] = self
@@ -75,16 +79,20 @@ class Actor:
 
     def end(self) -> None:
         """kill -9, for good."""
-        self.restarts = None
+        self.restarts, self.ended = None, self.world.scheduler.now
         if self.process is not None and self.process.life in self.world.lives:
             self.crash()
 
     def died(self) -> None:
         """What else ends with the process."""
 
+    def settled(self) -> bool:
+        """Whether it has done what it has to do. Default: it has come to its end."""
+        return self.process is not None and self.process.life not in self.world.lives
+
     def check(self) -> None:
-        """What must be so at the end. Default: it has come to its end, too."""
-        if self._running().life in self.world.lives:
+        """What must be so at the end. Default: it has settled."""
+        if not self.settled():
             self.world.monitor.wrong(f"{self.name} has not come to its end")
 
     def remove(self) -> None:

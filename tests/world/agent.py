@@ -1,8 +1,9 @@
 """The control loop of a simulated host: look, plan, do, as the daemon's agent does it.
 
-What the agent process does with asyncio and threads is here a task for the loop, two for the log
-(`follower.py`) and one more for each fetch. The decisions (`wish`, `plan`), the bundles' way onto the disk
-and the book of failures are the daemon's own.
+What the agent process does with asyncio and threads is here a task for the loop, one for the log
+(`follower.py`), two for what hosts do for all (`duties.py`) and one more for each fetch. The decisions
+(`wish`, `plan`), the bundles' way onto the disk, the book of failures, the evidence and the uses that are
+counted and kept are the daemon's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from mldeploy.core import host as core
 from mldeploy.core.plan import references
+from mldeploy.core.standing import standings
 from mldeploy.core.types import PRODUCTION
 from mldeploy.core.wish import wish
 from mldeploy.errors import MldeployError, StoreError
@@ -20,18 +22,22 @@ from mldeploy.store.blobs import fetch_blob
 from mldeploy_daemon import fetch
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.follow import LEASE
 from mldeploy_daemon.observe import _bundle as bundle_of
 from tests.world.actors import Process
 from tests.world.bundles import PLATFORM, PYTHON
+from tests.world.duties import Duties, Nap
 from tests.world.follower import Follower
 from tests.world.machine import LIMITS
-from tests.world.scheduler import Task, Threads
+from tests.world.scheduler import Threads
 
 if TYPE_CHECKING:
     from tests.world.hosts import Host
 
 #: Seconds: the longest the agent sleeps; between looks at the blobs.
 LONGEST, COLLECT = 300.0, 300.0
+#: Seconds until it looks, once something has happened.
+SOON = 0.02
 
 
 class Agent:
@@ -41,15 +47,20 @@ class Agent:
         self.host, self.process, self.machine = host, process, host.machine
         self.disk = Disk(host.folder)
         self.book = Book(self.disk, host.time)
-        self.follower = Follower(host, process, self.disk, self.book, self.ring)
+        self.follower = Follower(host, process, self.disk, self.book, self._moved, self._said)
+        self.duties = Duties(host, process, self.follower)
+        parts, clock = process.world.parts, self._clock
+        self.measures = parts.measures(self.disk, host.time, clock)
+        self.uses = parts.uses(self.disk, self.follower.live, clock)
+        self.failed: tuple[str, ...] = ()
+        self.desired: core.Desired | None = None  # as of the last look
         self.busy: set[core.Action] = set()
         self.unused: dict[str, float] = {}
         # by worker: the last generation that had it, and when it left
         self.left: dict[str, tuple[int, float]] = {}
         self.bundles: dict[str, core.Bundle] = {}
         self.collected = 0.0
-        self.rung = False
-        self.task: Task | None = None
+        self.nap = Nap(process.world.scheduler)
 
     def run(self) -> None:
         host, machine = self.host, self.machine
@@ -57,16 +68,58 @@ class Agent:
         self.disk.prepare()
         self.book.load()
         self.follower.load()
+        self.measures.load()
+        self.uses.load()
         for ident in machine.workers:  # adopted: which front still has them is not known
             if not any(route.has(ident) for route in machine.routes.values()):
                 self.left[ident] = (machine.generation - 1, host.time())
         self._read_bundles()
-        self.task = host.world.scheduler.current
-        machine.ring = self.ring
+        machine.ring, machine.asked = self.nap.ring, self._hear
+        self._hear()
         self.process.spawn("follow", self.follower.run)
-        self.process.spawn("steer", self.follower.steer)
+        self.process.spawn("steer", self.duties.steer)
+        self.process.spawn("notify", self.duties.notify)
         while True:
-            self._sleep(self._tick())
+            self.nap.rung = False
+            self.nap.sleep(self._tick())
+            self.process.sleep(SOON)  # what happens together is looked at together
+
+    def _clock(self) -> float:
+        return self.process.world.scheduler.now
+
+    def _moved(self) -> None:
+        """The log has. Most records ask nothing new of a host, and looking at it all is not for nothing."""
+        if self._wanted() != self.desired:
+            self.nap.ring()
+        self.duties.moved()
+
+    def _wanted(self) -> core.Desired:
+        routes = self.machine.routes
+        routed = {name: route.stable for name, route in routes.items() if route.stable is not None}
+        assert self.follower.state is not None
+        desired = wish(self.follower.state, PRODUCTION, self.host.labels, routed)
+        return desired if self.follower.leased else self.process.world.parts.lapsed(desired)
+
+    def _hear(self) -> None:
+        """What the fronts and the mirror have counted."""
+        machine = self.machine
+        if self._clock() < self.host.stalled_until:
+            return
+        for front in machine.fronts:
+            self.measures.heard(f"front {front.index}", front.instance, front.measures())
+        self.measures.heard("mirror", machine.serving.mirror, tuple(machine.serving.copies.values()))
+        self.uses.note(machine.serving.answers())
+        self.measures.keep(machine.table)
+
+    def _said(self) -> dict[str, object]:
+        """For the report."""
+        return {
+            "failed": self.failed,
+            "watched": self.uses.watched,
+            "uses": self.uses.since(),
+            "told": self.duties.notifying.reached,
+            "measures": self.measures.all(),
+        }
 
     # --- looking, planning, doing
 
@@ -74,9 +127,8 @@ class Agent:
         self._judge()
         if self.follower.state is None:
             return LONGEST
-        now, machine = self.host.time(), self.machine
-        routed = {name: route.stable for name, route in machine.routes.items() if route.stable is not None}
-        desired = wish(self.follower.state, PRODUCTION, self.host.labels, routed)
+        now = self.host.time()
+        desired = self.desired = self._wanted()
         self.book.keep(desired.refs)
         observed = self._look(desired, now)
         actions = self.process.world.parts.plan(desired, observed, now, LIMITS)
@@ -84,8 +136,10 @@ class Agent:
             self._do(action, desired)
             self.process.sleep(0)
         if actions:
-            return 0.01
-        moments = [bad.retry_at - now for bad in observed.bad.values()]
+            return 0.0
+        self.failed = self._failures(desired, observed, now)
+        moments = [self.host.fresh + LEASE - self._clock()]
+        moments += [bad.retry_at - now for bad in observed.bad.values()]
         moments += [since + LIMITS.grace - now for since in observed.unused.values()]
         moments += [until + LIMITS.drain - now for _, until in self.left.values()]
         return min([LONGEST, *(moment + 0.01 for moment in moments if moment > 0)])
@@ -116,6 +170,17 @@ class Agent:
         self.unused = {key: self.unused.get(key, now) for key in sorted(there - needed)}
         return msgspec.structs.replace(observed, unused=self.unused)
 
+    def _failures(self, desired: core.Desired, observed: core.Observed, now: float) -> tuple[str, ...]:
+        """As the daemon's report tells them: versions that did not come up, and not by one accident."""
+        if not observed.bad:
+            return ()
+        return tuple(
+            f"{name}@{each.version}"
+            for name, known in sorted(standings(desired, observed, now).items())
+            for each in known
+            if each.state == "failed" and each.attempts > 1
+        )
+
     def _placed(self, worker: core.Worker) -> core.Worker:
         generation, until = self.left.get(worker.id, (None, 0.0))
         if any(route.has(worker.id) for route in self.machine.routes.values()):
@@ -132,6 +197,7 @@ class Agent:
             if lived is None:
                 self.book.failed(f"{worker.model}@{worker.version}", worker.digest, "load", "it failed")
             else:
+                self.measures.crashed(machine.table, worker.model, worker.version, idle=worker.idle)
                 self.book.died(f"{worker.model}@{worker.version}", worker.digest, lived, "it died")
         machine.came_up.clear()
         machine.endings.clear()
@@ -191,7 +257,7 @@ class Agent:
             self.book.came_up(key)
         self._read_bundles()
         self.busy.discard(action)
-        self.ring()
+        self.nap.ring()
 
     def _build(self, action: core.BuildEnvironment) -> None:
         """The wheels from the store; and instead of installing them, a while."""
@@ -227,16 +293,3 @@ class Agent:
             for digest, manifest in found.items()
             if manifest is not None
         }
-
-    # --- sleeping
-
-    def ring(self) -> None:
-        """Something has happened: look again soon."""
-        self.rung = True
-        if self.task is not None:
-            self.host.world.scheduler.wake(self.task)
-
-    def _sleep(self, seconds: float) -> None:
-        if not self.rung:
-            self.process.sleep(seconds)
-        self.rung = False

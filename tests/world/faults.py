@@ -60,15 +60,21 @@ class Weather:
     calm: bool = False
     counts: Counter[str] = field(default_factory=Counter)  # "verb fault"
     _choices: dict[str, tuple[list[str], list[float], float]] = field(default_factory=dict)
+    _total: float = -1.0
 
     @classmethod
-    def drawn(cls, rng: random.Random) -> Weather:
-        """The weather of a world. Four kinds of fault in five are there, each at its own rate."""
+    def drawn(cls, rng: random.Random, happening: float = 1.0) -> Weather:
+        """The weather of a world. Four kinds of fault in five are there, each at its own rate.
+
+        `happening`: so much of what happens to processes does.
+        """
         kinds = sorted({kind for kinds in KINDS.values() for kind in kinds})
         severity = rng.choice([0.3, 1.0, 1.0, 3.0])
         rates = {kind: severity * rng.choice([0.002, 0.01, 0.03]) for kind in kinds if rng.random() < 0.8}
         happenings = {
-            kind: severity * rng.choice([0.0003, 0.001, 0.003]) for kind in HAPPENINGS if rng.random() < 0.8
+            kind: happening * severity * rng.choice([0.0003, 0.001, 0.003])
+            for kind in HAPPENINGS
+            if rng.random() < 0.8
         }
         return cls(rates, happenings, rng.choice([0.001, 0.02, 0.2]), rng.choice([2.0, 10.0, 30.0]))
 
@@ -94,11 +100,19 @@ class Weather:
         if self.calm:
             return ""
         chance = rng.random()
+        if chance >= self._happening():
+            return ""
         for kind, rate in self.happenings.items():
             if chance < rate:
                 return kind
             chance -= rate
         return ""
+
+    def _happening(self) -> float:
+        """The chance that anything does."""
+        if self._total < 0:
+            self._total = sum(self.happenings.values())
+        return self._total
 
     def _weigh(self, verb: str) -> tuple[list[str], list[float], float]:
         names = [kind for kind in KINDS[verb] if self.rates.get(kind)]

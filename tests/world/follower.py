@@ -1,48 +1,47 @@
-"""How a simulated host follows the log, reports, and steers with the daemon's own `Steering`.
+"""How a simulated host follows the log, is a member, and reports what it has counted.
 
-Two tasks that share one log, as the daemon's threads do: whoever appends lets the other wait.
+It shares its log with the host's duties (`duties.py`), as the daemon's threads do: whoever appends lets the
+others wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
 from mldeploy.core.types import PRODUCTION
 from mldeploy.errors import MldeployError
-from mldeploy.store.fleet import Fleet
-from mldeploy.store.log import Intent
+from mldeploy.store.log import Appended, Intent
 from mldeploy.store.reports import HostReport, ModelReport, write_report
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.steering import Steering, still
+from mldeploy_daemon.follow import APPEND_DEADLINE, JOIN_DEADLINE, LEASE, LEAVE_DEADLINE
 from tests.world.actors import Process
-from tests.world.scheduler import Threads
 
 if TYPE_CHECKING:
     from tests.world.hosts import Host
 
-#: Seconds between reports, unless the head has moved; and until it steers again after a failure.
-REPORT, AGAIN = 120.0, 10.0
+#: What goes into a report beside the head: set by the agent.
+Said = Callable[[], dict[str, object]]
 
 
 class Follower:
     """One run's. `changed` is called when the state is another."""
 
     def __init__(
-        self, host: Host, process: Process, disk: Disk, book: Book, changed: Callable[[], None]
+        self, host: Host, process: Process, disk: Disk, book: Book, changed: Callable[[], None], said: Said
     ) -> None:
-        self.host, self.process, self.book, self.changed = host, process, book, changed
+        self.host, self.process, self.book, self.changed, self.said = host, process, book, changed, said
         self.kept = Kept(disk)
         self.state: State | None = None
         self.unreachable = False
+        self.read_head = False
         self._busy = False
-        self._reported, self._said = -REPORT, -1
+        self._reported, self._told = -float("inf"), -1
 
     def load(self) -> None:
         """Go on from the disk, on which nothing may have been lost."""
@@ -59,29 +58,26 @@ class Follower:
             try:
                 self._look()
             except MldeployError as error:
-                self.unreachable, self._said = True, -1
+                self.unreachable, self._told = True, -1
                 process.world.trace(process.life.name, f"{type(error).__name__}: {error}")
             self._take(self.log.state)
             process.sleep(process.world.cast.poll * self.host.rng.uniform(0.8, 1.2))
 
-    def steer(self) -> None:
-        """Look at what all hosts say, and append what that asks for; for ever."""
-        process = self.process
-        fleet = Fleet(process.store, lambda threads: Threads(process.world.scheduler, threads))
-        steering = Steering(PRODUCTION, self.host.name, fleet, REPORT, process.monotonic)
-        while True:
-            pause = AGAIN
-            state = self.state
-            try:
-                if state is not None and not self.unreachable:
-                    turn = steering.look(state)
-                    for action in turn.actions:
-                        process.world.counts[f"steered: {type(action).__name__.lower()}"] += 1
-                        self._append(partial(still, proposed=action, seen=state), 10.0)
-                    pause = turn.pause
-            except MldeployError as error:
-                process.world.trace(process.life.name, f"steering: {type(error).__name__}: {error}")
-            process.sleep(pause)
+    def live(self, ref: str) -> bool:
+        """Whether `churn@7` is published and not retired, as far as is known."""
+        name, _, number = ref.rpartition("@")
+        model = self.state.models.get(name) if self.state else None
+        version = model.versions.get(int(number)) if model else None
+        return self.state is None or (version is not None and not version.retired)
+
+    @property
+    def leased(self) -> bool:
+        """Whether the head is fresh enough for rollouts to have traffic. Survives the agent."""
+        return self.host.world.scheduler.now - self.host.fresh <= LEASE
+
+    def tell(self) -> None:
+        """Something that is reported has changed."""
+        self._told = -1
 
     # --- one look
 
@@ -89,25 +85,36 @@ class Follower:
         with self._alone():
             self.log.refresh()
         self._take(self.log.state)
+        self._fresh()
         if self.host.rng.random() < 0.2 and self.log.checkpoint():
             self.host.world.counts["checkpoints written"] += 1
         if not self.host.world.calm and self.host.rng.random() < 0.01:
-            self._append(self._leave, 2.0)  # it stops in good order, and is back at once
+            self.append(self._leave, LEAVE_DEADLINE)  # it stops in good order, and is back at once
         elif self._joins(self.log.state):
-            self._append(self._joins, 10.0)
+            self.append(self._joins, JOIN_DEADLINE)
         if self.unreachable:
             fetched = ("fetch", "install")
             self.book.forget([key for key, bad in self.book.bad.items() if bad.stage in fetched])
         self.unreachable = False
         now = self.host.world.scheduler.now
-        if now - self._reported > REPORT or self.log.state.head != self._said:
-            self._reported, self._said = now, self.log.state.head
+        if now - self._reported > self.host.world.cast.report or self.log.state.head != self._told:
+            self._reported, self._told = now, self.log.state.head
             self._report(self.log.state)
 
-    def _append(self, intent: Intent, deadline: float) -> None:
-        with self._alone():
-            self.log.append(intent, actor=f"host:{self.host.name}", now=self.process.now(), deadline=deadline)
-        self._take(self.log.state)
+    def _fresh(self) -> None:
+        lapsed, self.host.fresh = not self.leased, self.host.world.scheduler.now
+        self.read_head = True
+        if lapsed:
+            self.changed()
+
+    def append(self, intent: Intent, deadline: float = APPEND_DEADLINE) -> Appended | None:
+        """Write what `intent` gives. Raises as Log.append."""
+        try:
+            with self._alone():
+                now = self.process.now()
+                return self.log.append(intent, actor=f"host:{self.host.name}", now=now, deadline=deadline)
+        finally:
+            self._take(self.log.state)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -140,7 +147,8 @@ class Follower:
             name: ModelReport(stable=route.stable, candidate=route.candidate, previous=route.previous)
             for name, route in self.host.machine.routes.items()
         }
-        write_report(
-            self.process.store,
-            HostReport(host=self.host.name, environment=PRODUCTION, head=state.head, models=models),
-        )
+        report = HostReport(
+            host=self.host.name, environment=PRODUCTION, head=state.head, models=models,
+            **self.said(),  # type: ignore[arg-type]
+        )  # fmt: skip
+        write_report(self.process.store, report)

@@ -13,16 +13,21 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from mldeploy.core.host import Bundle, Desired, Front, Limits, ModelRoute, StartWorker, Worker
 from mldeploy.core.state import State
+from mldeploy_daemon.table import Table
+from tests.world.clients import Clients
 from tests.world.monitor import Monitor
 from tests.world.scheduler import Scheduler
+from tests.world.serving import Serving, SimFront, table_of
+
+if TYPE_CHECKING:
+    from tests.world.world import Cast
 
 #: As the agent has them, with a shorter grace, so that things are removed within the life of a world.
 LIMITS = Limits(grace=300.0)
@@ -33,16 +38,6 @@ class Ending(NamedTuple):
 
     worker: Worker
     lived: float | None
-
-
-@dataclass
-class SimFront:
-    """A front: the table it goes by, and its requests in flight by worker."""
-
-    index: int
-    generation: int = 0
-    routes: dict[str, ModelRoute] = field(default_factory=dict)
-    inflight: Counter[str] = field(default_factory=Counter)
 
 
 class Machine:
@@ -57,25 +52,34 @@ class Machine:
         rng: random.Random,
         time: Callable[[], float],
         *,
-        requests: float,
+        cast: Cast,
+        clients: Clients,
     ) -> None:
         self.name, self.folder = name, folder
         self.scheduler, self.monitor, self.rng, self.time = scheduler, monitor, rng, time
-        self.requests = requests  # seconds between two, on average
+        self.cast, self.clients = cast, clients
+        self.serving = Serving(
+            name, clients, monitor.rollouts, monitor.telling, rng.getrandbits(64), self._live, self._crashed
+        )
+        self.allowed: Callable[[], float] = lambda: float("inf")  # see `Rollouts.routed`
+        self.asked: Callable[[], None] = lambda: None  # called when the fronts have counted something
         self.ring: Callable[[], None] = lambda: None
         self.calm: Callable[[], bool] = lambda: False
         self.workers: dict[str, Worker] = {}
         self.zygotes: dict[str, str] = {}
         self.environments: set[str] = set()  # on the disk
-        self.fronts = [SimFront(0), SimFront(1)]
         self.generation = 0
         self.routes: dict[str, ModelRoute] = {}  # as published last; on the disk, as the generation is
+        self.table = Table()  # the same, as fronts have it
+        self._processes = 0
+        self.fronts = [self._front(0), self._front(1)]
+        self._mirror()
         self.endings: list[Ending] = []
         self.came_up: list[Worker] = []
         self.failures: Counter[str] = Counter()  # by digest
         self.counts: Counter[str] = Counter()
         self._number = 0
-        self.scheduler.at(self.rng.expovariate(1 / self.requests), self._request)
+        self.scheduler.at(self.rng.expovariate(1 / cast.requests), self._request)
 
     # --- what the agent has done to it
 
@@ -95,7 +99,7 @@ class Machine:
                 else:
                     self._wrong(f"takes away what serves {name}, and nothing follows")
         self.generation += 1
-        self.routes = routes
+        self.routes, self.table = routes, table_of(self.generation, routes, desired)
         for front in self.fronts:
             delay = self.rng.choice([0.01, 0.01, 1.0, 40.0 if not self.calm() else 1.0]) * self.rng.random()
             self.scheduler.at(delay, lambda front=front: self._take(front))  # type: ignore[misc]
@@ -161,7 +165,8 @@ class Machine:
         self.routes = {
             name: msgspec.structs.replace(route, workers={}, idle={}) for name, route in self.routes.items()
         }
-        self.fronts = [SimFront(0), SimFront(1)]
+        self.fronts = [self._front(0), self._front(1)]
+        self._mirror()
         for front in self.fronts:  # they start again, and take the table there is by then
             self.scheduler.at(self.rng.uniform(0, 5), lambda front=front: self._take(front))  # type: ignore[misc]
 
@@ -178,15 +183,15 @@ class Machine:
         return all(front.generation == self.generation for front in self.fronts)
 
     def doomed(self, digest: str) -> bool:
-        """Whether workers of this bundle never come up on this machine."""
-        return self._trouble(digest) >= 1000
+        """Whether workers of this bundle never come up on this machine, or do not stay."""
+        return self._trouble(digest) >= 1000 or self.clients.quality(digest).kind == "crashing"
 
     # --- events
 
     def _take(self, front: SimFront) -> None:
         if front not in self.fronts or front.generation == self.generation:
             return
-        front.generation, front.routes = self.generation, self.routes
+        front.generation, front.routes, front.table = self.generation, self.routes, self.table.models
         self.ring()
 
     def _loaded(self, ident: str) -> None:
@@ -201,16 +206,19 @@ class Machine:
         else:
             self.workers[ident] = msgspec.structs.replace(worker, state="ready", since=self.time())
             self.came_up.append(self.workers[ident])
-            if self.rng.random() < 0.1:
+            if self.rng.random() < self.cast.deaths:
                 self.scheduler.at(self.rng.expovariate(1 / 200), lambda: self._died(ident))
         self.ring()
 
     def _died(self, ident: str) -> None:
         """A worker's own fault: requests with it fail, and that is no deployment's doing."""
         worker = self.workers.get(ident)
-        if worker is None or worker.state != "ready" or self.calm():
-            return
-        self.counts["workers that died"] += 1
+        if worker is not None and worker.state == "ready" and not self.calm():
+            self.counts["workers that died"] += 1
+            self._crashed(ident)
+
+    def _crashed(self, ident: str) -> None:
+        worker = self.workers[ident]
         self._gone(ident)
         self.endings.append(Ending(worker, self.time() - worker.since))
 
@@ -221,24 +229,42 @@ class Machine:
         self.ring()
 
     def _request(self) -> None:
-        """One request at each front for each model, or what a client would see."""
-        self.scheduler.at(self.rng.expovariate(1 / self.requests), self._request)
-        for front in self.fronts:
+        """Clients ask each front for each model: one request that is watched, and many that are counted."""
+        self.scheduler.at(self.rng.expovariate(1 / self.cast.requests), self._request)
+        allowed, now = self.allowed(), self.scheduler.now
+        for place, front in enumerate(self.fronts):
             for name, route in front.routes.items():
-                ids = route.workers.get(route.stable or 0, ())
-                if not ids:
-                    continue  # it never served since this front started, or died: `publish` has seen to that
-                ident = self.rng.choice(ids)
-                worker = self.workers.get(ident)
-                if worker is None:  # died by itself, or was stopped when a stuck front had been waited for
-                    self.counts["requests that met a dead worker"] += 1
-                    continue
-                if worker.state == "loading" or worker.model != name:
-                    self._wrong(f"front {front.index} sends a request for {name} to {worker}")
-                self.counts["requests"] += 1
-                front.inflight[ident] += 1
-                length = self.rng.choice([0.01, 1.0, 20.0]) * self.rng.random()
-                self.scheduler.at(length, lambda front=front, ident=ident: self._answered(front, ident))  # type: ignore[misc]
+                for version in (route.stable, route.candidate if route.share else None):
+                    self._watched(front, name, version, route.workers.get(version or 0, ()))
+            self.serving.ask(front, now, allowed)
+            if not self.calm() and self.rng.random() < 0.003:  # it dies, and the keeper starts another
+                self.fronts[place] = self._front(place)
+                self._take(self.fronts[place])
+        if self.rng.random() < 0.05 and self.routes:
+            self._pinned(*self.rng.choice(sorted(self.routes.items())))
+        self.asked()
+
+    def _watched(self, front: SimFront, name: str, version: int | None, ids: tuple[str, ...]) -> None:
+        """One request to a version, or what a client would see."""
+        if not ids:
+            return  # it never served since this front started, or died: `publish` has seen to that
+        ident = self.rng.choice(ids)
+        worker = self.workers.get(ident)
+        if worker is None:  # died by itself, or was stopped when a stuck front had been waited for
+            self.counts["requests that met a dead worker"] += 1
+            return
+        if worker.state == "loading" or (worker.model, worker.version) != (name, version):
+            self._wrong(f"front {front.index} sends a request for {name}@{version} to {worker}")
+        self.counts["requests"] += 1
+        front.inflight[ident] += 1
+        length = self.rng.choice([0.01, 1.0, 20.0]) * self.rng.random()
+        self.scheduler.at(length, lambda: self._answered(front, ident))
+
+    def _pinned(self, name: str, route: ModelRoute) -> None:
+        """One client asks for a version by its number."""
+        version, ids = self.rng.choice(sorted(route.workers.items()) or [(0, ())])
+        if self._live(ids) is not None and self.clients.ask(name, self.scheduler.now):
+            self.serving.pinned(name, version)
 
     def _answered(self, front: SimFront, ident: str) -> None:
         if front.inflight.get(ident):
@@ -252,9 +278,26 @@ class Machine:
         ids = route.workers.get(route.stable or 0, ())
         return any(ident in self.workers and self.workers[ident].state == "ready" for ident in ids)
 
+    def _live(self, ids: tuple[str, ...]) -> Worker | None:
+        """One of these workers that is ready."""
+        ready = [w for w in map(self.workers.get, ids) if w is not None and w.state == "ready"]
+        return ready[0] if ready else None
+
+    def _front(self, index: int) -> SimFront:
+        self._processes += 1
+        return SimFront(index, f"{self._processes}")
+
+    def _mirror(self) -> None:
+        """The mirror has started, and counts from zero."""
+        self._processes += 1
+        self.serving.mirror, self.serving.copies = f"{self._processes}", {}
+
     def _trouble(self, digest: str) -> int:
-        """How often workers of this bundle fail before one comes up. One bundle in ten never works here."""
-        return random.Random(f"{self.name}/{digest}").choice([0] * 7 + [1, 2, 1000])
+        """How often workers of this bundle fail before one comes up. A few never work here, or anywhere."""
+        if self.clients.quality(digest).kind == "broken":
+            return 1000
+        rng = random.Random(f"{self.name}/{digest}")
+        return rng.choice([1, 2, 1000]) if rng.random() < self.cast.trouble else 0
 
     def _wrong(self, what: str) -> None:
         self.monitor.wrong(f"{self.name} {what}")

@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Callable
 
 from mldeploy.core.fold import Folding, Verdict
-from mldeploy.core.records import Publish, Retire
+from mldeploy.core.records import Publish
 from mldeploy.core.state import State
 from mldeploy.store.blobs import blob_key
 from mldeploy.store.log import record_key
 from tests.store.history_checker import Told, problems
 from tests.world.bucket import Bucket, Change
+from tests.world.clients import Clients
+from tests.world.rollouts import Rollouts
 from tests.world.scheduler import FailedError
+from tests.world.telling import Telling
 
 
 class BrokenError(FailedError):
@@ -29,7 +32,9 @@ class BrokenError(FailedError):
 class Monitor:
     """Raises BrokenError at the first thing that is wrong."""
 
-    def __init__(self, bucket: Bucket, trace: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, bucket: Bucket, trace: Callable[[str, str], None], clients: Clients, store: str
+    ) -> None:
         self.bucket = bucket
         self.truth: list[State] = [State()]
         self.verdicts: list[Verdict | None] = [None]
@@ -38,6 +43,8 @@ class Monitor:
         self.refusals: dict[str, str] = {}  # record id -> why nothing was written
         self.garbage: set[bytes] = set()  # what vandals write
         self.counts: Counter[str] = Counter()
+        self.rollouts = Rollouts(self.wrong, bucket.now, self.truth, clients)
+        self.telling = Telling(self.wrong, bucket.now, store)
         self._trace = trace
         bucket.watchers.append(self._changed)
 
@@ -109,6 +116,8 @@ class Monitor:
             self._log_changed(change)
         elif change.key.startswith("blobs/"):
             self._blob_changed(change)
+        elif change.key.startswith("hosts/") and change.after is not None and "/merged-" not in change.key:
+            self.rollouts.reported(change.after)
 
     def _log_changed(self, change: Change) -> None:
         seq = int(change.key.removeprefix("log/").removesuffix(".json"))
@@ -140,10 +149,11 @@ class Monitor:
         for action in record.actions:
             name = type(action).__name__.lower()
             self.counts[f"action {name}"] += 1
-            if isinstance(action, Retire) and not record.actor.startswith("writer"):
-                self.wrong(f"{record.actor} retired {action.model}@{action.version}")
             if isinstance(action, Publish):
                 self._whole(verdict.seq, (*action.brought, *action.reused))
+        before, after = self.truth[-2:]
+        self.rollouts.record(before, after, record)
+        self.telling.record(before, after, record)
 
     def _whole(self, seq: int, blobs: tuple[str, ...]) -> None:
         """Every blob of what is visible from now on is there."""
@@ -169,8 +179,16 @@ class Monitor:
 
     # --- at the end
 
+    def unfinished(self) -> list[str]:
+        """What ought to be over and is not: rollouts, notices, and versions that nobody uses."""
+        state, telling = self.head, self.telling
+        return [*self.rollouts.under_way(state), *telling.untold(state), *telling.overdue(state)]
+
     def finish(self) -> None:
         """All that was on its way has arrived, and everyone has read the log to its end."""
+        left = self.unfinished()
+        if left:
+            self.wrong(f"not done: {'; '.join(left)}")
         found = {seq: self.bucket.objects[record_key(seq)].data for seq in range(1, len(self.truth))}
         garbage = {f"garbage: record {seq} cannot be read" for seq in found if found[seq] in self.garbage}
         wrong = [problem for problem in problems(found, [self.told]) if problem not in garbage]

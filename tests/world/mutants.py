@@ -30,6 +30,7 @@ from mldeploy.store.blobs import blob_key
 from mldeploy.store.collect import Collection
 from mldeploy.store.log import Appended, Intent, Log, record_key
 from tests.world.actors import Process, WatchedLog
+from tests.world.rollout_mutants import FEW
 from tests.world.world import Cast, Parts, Then, real_collect
 
 # --- the log: facts about appending that each look harmless
@@ -269,4 +270,4 @@ MUTANTS = {
     "route the new one before it is there": Mutant(Parts(plan=hasty), "takes away what serves", _HOSTS),
 }
 #: The same code without a broken rule, in the same worlds.
-SOUND = [Mutant(Parts(), "", cast) for cast in (_LOGS, _PUSHES, _HOSTS)]
+SOUND = [Mutant(Parts(), "", cast) for cast in (_LOGS, _PUSHES, _HOSTS, FEW)]

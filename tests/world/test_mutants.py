@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.world.mutants import MUTANTS, SOUND, Mutant
+from tests.world.rollout_mutants import ROLLOUT_MUTANTS, SLOW, outcome
 from tests.world.world import World
 
 
@@ -21,7 +22,20 @@ def test_a_broken_rule_is_found(name: str) -> None:
     raise AssertionError(f"{mutant.seeds} worlds, and nobody noticed")
 
 
-@pytest.mark.parametrize("mutant", SOUND, ids=["log", "pushes", "hosts"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW)) for name in ROLLOUT_MUTANTS]
+)
+def test_a_broken_rule_of_rollouts_is_found(name: str) -> None:
+    mutant = ROLLOUT_MUTANTS[name]
+    for seed in range(1, mutant.seeds + 1):
+        error = outcome(mutant, seed)
+        if error:
+            assert re.search(mutant.finds, error), f"seed {seed}: {error}"
+            return
+    raise AssertionError(f"{mutant.seeds} worlds, and nobody noticed")
+
+
+@pytest.mark.parametrize("mutant", SOUND, ids=["log", "pushes", "hosts", "rollouts"])
 def test_nothing_is_found_where_nothing_is_broken(mutant: Mutant) -> None:
     for seed in range(1, 3):
         assert World(seed, cast=mutant.cast).run().error == ""

@@ -10,13 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.world.__main__ import story
+from tests.world.__main__ import outcomes, story
 from tests.world.faults import HAPPENINGS, KINDS, Weather
 from tests.world.world import Cast, Outcome, World
 
@@ -51,21 +49,9 @@ def lived(seed: int, **more: object) -> Outcome:
     return outcome
 
 
-@dataclass
-class Sum:
-    """What happened in many worlds, and what went wrong in them."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def add(self, outcome: Outcome) -> None:
-        self.counts += outcome.counts
-        self.faults += outcome.faults
-
-
 @pytest.fixture(scope="module")
-def fixed() -> Sum:
-    total = Sum()
+def fixed() -> Outcome:
+    total = Outcome(0)
     for seed in FIXED:
         total.add(lived(seed))
     for seed in range(1, 3):
@@ -73,18 +59,18 @@ def fixed() -> Sum:
     return total
 
 
-def test_every_kind_of_fault_happens(fixed: Sum) -> None:
+def test_every_kind_of_fault_happens(fixed: Outcome) -> None:
     happened = {name.rpartition(" ")[2] for name, count in fixed.faults.items() if count}
     assert happened == {kind for kinds in KINDS.values() for kind in kinds} | set(HAPPENINGS)
 
 
 @pytest.mark.parametrize("what", OUTCOMES)
-def test_every_outcome_happens(what: str, fixed: Sum) -> None:
+def test_every_outcome_happens(what: str, fixed: Outcome) -> None:
     assert fixed.counts[what]
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_every_action_is_taken(action: str, fixed: Sum) -> None:
+def test_every_action_is_taken(action: str, fixed: Outcome) -> None:
     assert fixed.counts[f"action {action}"]
 
 
@@ -123,12 +109,48 @@ def test_hundreds_of_hosts() -> None:
 @pytest.mark.full
 @pytest.mark.timeout(3 * 3600)
 def test_a_thousand_worlds_of_this_moment() -> None:
-    first, total = time.time_ns() // 1_000_000, Sum()
+    first, total = time.time_ns() // 1_000_000, Outcome(0)
     for seed in range(first, first + 1000):
         total.add(lived(seed))
     assert all(total.counts[what] for what in (*OUTCOMES, *SELDOM))
     assert all(total.counts[f"action {action}"] for action in ACTIONS)
     assert all(total.faults[f"{verb} {kind}"] for verb, kinds in KINDS.items() for kind in kinds)
+
+
+# --- rollouts, retirement and notices among many hosts
+
+#: What must have happened in a few worlds of fleets; what is too seldom for that is asked of a thousand.
+FLEETS = [
+    "advance by a host", "halted by a guard: erring", "halted by not coming up: broken", "retired by hosts",
+    "closed by hosts", "messages", "notices of launched", "notices of halted", "notices of expiries",
+    "hosts that died right after it has won", "steered: forget",
+]  # fmt: skip
+FLEETS_SELDOM = [
+    "complete by a host", "completed: good", "halted by late: good", "halted by a guard: slow",
+    "halted by a guard: crashing", "halted by a guard: other", "retired by hosts, and routed",
+    "notices of retired", "messages that came again", "hosts that died right after a message has arrived",
+    "hosts that died right before a message leaves", "targets that were down", "action restore",
+    "steered: unshadow", "steered: complete",
+]  # fmt: skip
+
+
+def test_fleets_steer_retire_and_tell() -> None:
+    total = Outcome(0)
+    for seed in range(1, 7):
+        total.add(lived(seed, cast=Cast.fleet(8)))
+    assert [what for what in FLEETS if not total.counts[what]] == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(3 * 3600)
+def test_a_thousand_fleets_of_fifty_hosts() -> None:
+    total = Outcome(0)
+    for outcome in outcomes(time.time_ns() // 1_000_000, 1000, hosts=50, jobs=os.cpu_count() or 1):
+        assert not outcome.error, f"\n{story(outcome, 50)}"
+        total.add(outcome)
+    assert [what for what in (*FLEETS, *FLEETS_SELDOM) if not total.counts[what]] == []
+    ended = sum(count for what, count in total.counts.items() if what.startswith(("halted by", "completed")))
+    assert total.counts["false alarms"] <= ended / 100
 
 
 def crowd(hosts: int) -> Cast:

@@ -29,16 +29,25 @@ from mldeploy.core.host import Desired, Limits, Observed
 from mldeploy.core.plan import plan
 from mldeploy.core.records import Action
 from mldeploy.core.types import ModelRef
-from mldeploy.store import checkpoints
+from mldeploy.core.wish import without_lease
+from mldeploy.store import checkpoints, fleet
 from mldeploy.store.collect import Collection, collect
+from mldeploy.store.fleet import Fleet
 from mldeploy.store.log import Log
 from mldeploy.store.objects import MARKER, Marker
+from mldeploy_daemon.measures import Measures
+from mldeploy_daemon.notifying import Notifying
+from mldeploy_daemon.steering import Steering, still
+from mldeploy_daemon.uses import Uses
 from tests.world.actors import Actor, Process, WatchedLog
 from tests.world.bucket import Bucket
 from tests.world.bundles import scratch
+from tests.world.clients import Clients
+from tests.world.decoded import Decoded
 from tests.world.faults import Weather
 from tests.world.hosts import Host
 from tests.world.monitor import Monitor
+from tests.world.operators import Operator
 from tests.world.scheduler import FailedError, Inline, Life, Scheduler, Task
 from tests.world.writers import Collector, Janitor, Pusher, Vandal, Writer
 
@@ -46,6 +55,10 @@ from tests.world.writers import Collector, Janitor, Pusher, Vandal, Writer
 TAIL = 60
 #: Seconds of calm within which everything has converged, and after which nothing is on its way any more.
 CALM = 2700.0
+#: Seconds more within which rollouts, notices and retirements have come to their ends.
+PATIENCE = 7200.0
+#: Seconds after the last record within which every host does what it says, and has reported it.
+SETTLED = 180.0
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -84,11 +97,18 @@ class Parts:
     push: Callable[[Process, Path, Log, Then], Pushed] = real_push
     collect: Callable[[Process, Log, datetime, timedelta], Collection] = real_collect
     plan: Callable[[Desired, Observed, float, Limits], tuple[HostAction, ...]] = plan
+    lapsed: Callable[[Desired], Desired] = without_lease
+    steering: Callable[..., Steering] = Steering
+    still: Callable[..., Sequence[Action]] = still
+    fleet: Callable[..., Fleet] = Fleet
+    notifying: Callable[..., Notifying] = Notifying
+    measures: Callable[..., Measures] = Measures
+    uses: Callable[..., Uses] = Uses
 
 
 @dataclass(frozen=True)
 class Cast:
-    """How many of each actor, and for how long (seconds)."""
+    """How many of each actor, for how long (seconds), and how often each thing happens."""
 
     writers: int
     pushers: int
@@ -97,7 +117,16 @@ class Cast:
     hosts: int
     storm: float
     poll: float = 5.0  # seconds between a host's looks at the log
-    requests: float = 120.0  # seconds between requests at a front
+    requests: float = 120.0  # seconds between the times that clients ask a front
+    asking: int = 100  # requests of each of them, each time
+    operators: int = 0
+    lost: int = 0  # hosts that die for good, some time in the storm
+    late: int = 0  # hosts that come some time in the storm
+    report: float = 60.0  # seconds between the reports of a host
+    deaths: float = 0.1  # the chance that a worker that came up dies by itself
+    trouble: float = 0.3  # the chance that a bundle does not come up at once on a host, or never
+    happening: float = 1.0  # how much of what happens to processes happens: many hosts live through more
+    calm: float = CALM
 
     @classmethod
     def drawn(cls, rng: random.Random) -> Cast:
@@ -107,6 +136,15 @@ class Cast:
             collectors=rng.randint(0, 2), vandals=int(rng.random() < 0.2),
             hosts=rng.choice([0, 1, 1, 2, 2, 3]), storm=rng.choice([200.0, 600.0, 1800.0]),
             poll=rng.choice([3.0, 10.0, 30.0]),
+        )  # fmt: skip
+
+    @classmethod
+    def fleet(cls, hosts: int) -> Cast:
+        """Many hosts, among which rollouts of every kind go on; they die, and some for good."""
+        return cls(
+            writers=0, pushers=1, collectors=1, vandals=0, hosts=hosts, storm=900.0, poll=20.0, requests=60.0,
+            asking=400, operators=1, lost=hosts // 20, late=hosts // 10, deaths=0.002, trouble=0.004,
+            happening=0.1, calm=300.0,
         )  # fmt: skip
 
 
@@ -121,6 +159,13 @@ class Outcome:
     faults: Counter[str] = field(default_factory=Counter)
     steps: int = 0
     seconds: float = 0.0  # of virtual time
+
+    def add(self, other: Outcome) -> None:
+        """Count another world in."""
+        self.counts += other.counts
+        self.faults += other.faults
+        self.steps += other.steps
+        self.seconds += other.seconds
 
 
 class World:
@@ -138,7 +183,7 @@ class World:
     ) -> None:
         rng = self.rng = random.Random(f"world {seed}")
         self.seed, self.parts = seed, parts or Parts()
-        drawn, weather_drawn = Cast.drawn(rng), Weather.drawn(rng)
+        drawn, weather_drawn = Cast.drawn(rng), Weather.drawn(rng, cast.happening if cast else 1.0)
         self.cast, self.weather = cast or drawn, weather or weather_drawn
         self.scheduler = Scheduler(random.Random(f"order {seed}"))
         self.scheduler.before = self._before
@@ -148,7 +193,10 @@ class World:
         self.bucket = Bucket(lambda: self.scheduler.now)
         marker = Marker(id=str(ULID.from_int(seed % 2**128)).lower(), created="2026-09-21T13:33:20Z")
         self.bucket.create(MARKER, msgspec.json.encode(marker), "init")
-        self.monitor = Monitor(self.bucket, self.trace)
+        self.clients = Clients.drawn(seed, self.cast.storm, self.cast.asking)
+        self.monitor = Monitor(self.bucket, self.trace, self.clients, marker.id)
+        self.calm_since = float("inf")
+        self._still: list[tuple[Task, int]] = []  # tasks that stand still, and in which of their waits
         self.lives: dict[Life, Actor] = {}
         self.actors: list[Actor] = self._people()
 
@@ -170,9 +218,10 @@ class World:
     def run(self) -> Outcome:
         """Live through it. An outcome with an `error` names what was wrong first."""
         error = ""
-        before = tempfile.tempdir, checkpoints.INTERVAL
+        before = tempfile.tempdir, checkpoints.INTERVAL, fleet._REPORT
         # a push makes a folder each time; and a log of a world is short
         tempfile.tempdir, checkpoints.INTERVAL = str(scratch()), INTERVAL
+        fleet._REPORT = Decoded(before[2])  # type: ignore[assignment]
         try:
             self._plot(self)
         except FailedError as broken:
@@ -181,8 +230,9 @@ class World:
             error = "".join(traceback.format_exception(broken))
         finally:
             self._end()
-            tempfile.tempdir, checkpoints.INTERVAL = before
-        counts = self.counts + self.monitor.counts
+            tempfile.tempdir, checkpoints.INTERVAL, fleet._REPORT = before
+        monitor = self.monitor
+        counts = self.counts + monitor.counts + monitor.rollouts.counts + monitor.telling.counts
         return Outcome(
             self.seed, error, [_line(*event) for event in self.tail], counts, self.weather.counts,
             self.scheduler.steps, self.scheduler.now,
@@ -191,9 +241,14 @@ class World:
     # --- what a plot is made of
 
     def begin(self) -> None:
-        """Everyone starts, within the first seconds."""
+        """Everyone starts, within the first seconds; but some hosts come late, and some go for good."""
+        hosts = [actor for actor in self.actors if isinstance(actor, Host)]
+        late = hosts[: self.cast.late]
         for actor in self.actors:
-            self.scheduler.at(self.rng.uniform(0, 10), actor.start)
+            soon = 10.0 if actor not in late else self.cast.storm
+            self.scheduler.at(self.rng.uniform(0, soon), actor.start)
+        for host in hosts[len(hosts) - self.cast.lost :]:
+            self.scheduler.at(self.rng.uniform(60, self.cast.storm), host.end)
 
     def go_on(self, seconds: float) -> None:
         """Let so much time pass."""
@@ -202,9 +257,25 @@ class World:
     def becalm(self) -> None:
         """Nothing new goes wrong from now on."""
         self.trace("world", "is calm from now on")
-        self.weather.calm = True
+        self.weather.calm, self.calm_since = True, self.scheduler.now
         for actor in self.actors:
             actor.cut_off_until = actor.stalled_until = 0.0
+        for task, turn in self._still:
+            if task.turn == turn:
+                self.scheduler.wake(task)
+
+    def wait_for_ends(self) -> None:
+        """What has its own time is given it: rollouts their deadlines, notices their turns."""
+        monitor, until = self.monitor, self.scheduler.now + PATIENCE
+        head, moved = monitor.head.head, self.scheduler.now
+        while self.scheduler.now < until and (
+            monitor.unfinished()
+            or self.scheduler.now < moved + SETTLED
+            or not all(actor.settled() for actor in self.actors)
+        ):
+            self.go_on(30)
+            if monitor.head.head != head:
+                head, moved = monitor.head.head, self.scheduler.now
 
     def judge(self) -> None:
         """Everyone is where they should be, nothing is left that nobody needs, and the history is whole."""
@@ -222,6 +293,7 @@ class World:
         made: list[tuple[type[Actor], int]] = [
             (Writer, self.cast.writers), (Pusher, self.cast.pushers),
             (Collector, self.cast.collectors), (Vandal, self.cast.vandals), (Host, self.cast.hosts),
+            (Operator, self.cast.operators),
         ]  # fmt: skip
         return [kind(self, f"{kind.kind}-{number + 1}") for kind, count in made for number in range(count)]
 
@@ -238,6 +310,7 @@ class World:
         actor = self.lives[task.life]
         now = self.scheduler.now
         if now < actor.stalled_until:
+            self._still.append((task, task.turn))
             return actor.stalled_until - now
         what = self.weather.happens(self.rng)
         if not what:
@@ -252,6 +325,8 @@ class World:
             case "partition":
                 actor.cut_off_until = now + self.rng.choice([5.0, 60.0, 900.0]) * self.rng.random()
                 self.trace(task.life.name, f"is cut off until {actor.cut_off_until:.1f}")
+        if actor.stalled_until > now:
+            self._still.append((task, task.turn))
         return max(0.0, actor.stalled_until - now)
 
 
@@ -271,5 +346,6 @@ def storm_and_calm(world: World) -> None:
     world.begin()
     world.go_on(world.cast.storm)
     world.becalm()
-    world.go_on(CALM)
+    world.go_on(world.cast.calm)
+    world.wait_for_ends()
     world.judge()

@@ -68,7 +68,7 @@ class Writer(Actor):
         """In the calm every append succeeds."""
         log = process.log()
         appended = log.append(
-            lambda _: [records.Join(host=f"{self.name}-was-here", environment="staging")],
+            lambda _: [records.Freeze(environment="staging", reason=f"{self.name} was here")],
             actor=self.name,
             now=process.now(),
         )
@@ -124,7 +124,7 @@ class Pusher(Actor):
         self.push(process)  # in the calm every push succeeds
 
     def push(self, process: Process) -> None:
-        promote = self.rng.random() < 0.5
+        promote = self.rng.random() < 0.5 and not self.world.cast.operators
         rollout = process.ids()
 
         def then(ref: ModelRef) -> Sequence[Action]:

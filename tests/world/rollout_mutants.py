@@ -1,0 +1,238 @@
+"""Variants of the code that steers, serves, retires and tells which break one rule each: see `mutants.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+from unittest import mock
+
+import msgspec
+
+from mldeploy.core import fold, records, rollout, traffic
+from mldeploy.core.controller import Reports
+from mldeploy.core.draft import Draft
+from mldeploy.core.evidence import Measure
+from mldeploy.core.host import Action as HostAction
+from mldeploy.core.host import Desired, Limits, Observed, PublishTable
+from mldeploy.core.lifecycle import Context
+from mldeploy.core.plan import plan
+from mldeploy.core.records import Action, Notified
+from mldeploy.core.state import Notice, State, Version
+from mldeploy.reporting.message import Message, message
+from mldeploy.reporting.values import LaunchReport
+from mldeploy.store.fleet import Fleet
+from mldeploy_daemon.measures import Measures
+from mldeploy_daemon.notifying import Notifying, Outcome
+from mldeploy_daemon.uses import Uses
+from tests.world.clients import chosen
+from tests.world.faults import Weather
+from tests.world.world import Cast, Parts, World
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+
+def patched(target: str, with_: Any) -> Patch:
+    """One name of the product, for the length of a world."""
+    return lambda: mock.patch(target, with_)
+
+
+# --- the fold
+
+
+def _advancing(by: int) -> Patch:
+    """An advance goes on by so many steps."""
+
+    def advance(draft: Draft, action: records.Advance, told: Context) -> None:
+        where = draft.under_way(action.rollout)
+        traffic.advance(draft, action, told)
+        assert where is not None
+        serving = draft.serving(*where)
+        ramp = serving.ramp
+        assert ramp is not None
+        step = ramp.step - 1 + by
+        if 0 <= step < len(ramp.steps):
+            ramp = msgspec.structs.replace(ramp, step=step)
+            draft.put_serving(*where, msgspec.structs.replace(serving, ramp=ramp))
+
+    return lambda: mock.patch.dict(fold._APPLY, {records.Advance: advance})
+
+
+# --- steering
+
+
+def still_anyway(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
+    """What was proposed is written, whatever has happened meanwhile."""
+    return (proposed,) if fold.refusal(state, [proposed]) is None else ()
+
+
+class Credulous(Fleet):
+    """Every member counts as heard, at whatever step it is."""
+
+    def read(
+        self, state: State, environment: str, *, everyone: bool = False, scopes: Collection[int] = ()
+    ) -> tuple[Reports, float]:
+        reports, now = super().read(state, environment, everyone=everyone, scopes=scopes)
+        heard = tuple(msgspec.structs.replace(each, head=state.head, at=now) for each in reports.heard)
+        return msgspec.structs.replace(reports, heard=heard), now
+
+
+def _not_waiting(*for_: str) -> Patch:
+    """A rollout does not wait for some of what it ought to."""
+    real = rollout._waits
+
+    def waits(*given: Any) -> tuple[str, ...]:
+        return tuple(text for text in real(*given) if not any(word in text for word in for_))
+
+    return patched("mldeploy.core.rollout._waits", waits)
+
+
+class Twice(Measures):
+    """What a front says is added to what it said before."""
+
+    def heard(self, who: str, instance: str, measures: tuple[Measure, ...]) -> None:
+        before = self.kept.heard.get(who)
+        super().heard(who, f"{before.instance}'" if before else instance, measures)
+
+
+# --- serving
+
+
+def clinging(desired: Desired, observed: Observed, now: float, limits: Limits) -> tuple[HostAction, ...]:
+    """A candidate keeps its traffic until there is another."""
+    kept = set(desired.models) == set(observed.routes) and any(
+        asked.candidate is None and observed.routes[name].share for name, asked in desired.models.items()
+    )
+    actions = plan(desired, observed, now, limits)
+    return tuple(action for action in actions if not kept or not isinstance(action, PublishTable))
+
+
+def generous(desired: Desired, observed: Observed, now: float, limits: Limits) -> tuple[HostAction, ...]:
+    """The candidate takes twice its share."""
+    models = {
+        name: msgspec.structs.replace(asked, share=min(10_000, asked.share * 2))
+        for name, asked in desired.models.items()
+    }
+    return plan(msgspec.structs.replace(desired, models=models), observed, now, limits)
+
+
+# --- retirement and notices
+
+
+class Unused(Uses):
+    """Nobody has asked for anything."""
+
+    def since(self) -> dict[str, float]:
+        return {}
+
+
+class ClosesAnyway(Notifying):
+    """What could not be sent is closed all the same."""
+
+    def send(self, state: State, notice: Notice, turn: int) -> Outcome:
+        outcome = super().send(state, notice, turn)
+        return outcome._replace(closing=Notified(notice=notice.id))
+
+
+class SendsAnyway(Notifying):
+    """What somebody else has closed meanwhile is sent."""
+
+    def pending(self, state: State, notice: Notice) -> bool:
+        return True
+
+
+def _own_identity(report: LaunchReport, store: str) -> Message:
+    made = message(report, store)
+    return msgspec.structs.replace(made, identity=f"again.{made.identity}")
+
+
+def _all_of_them(state: State, today: str) -> Iterator[tuple[str, Version]]:
+    for name, model in state.models.items():
+        yield from ((name, version) for version in model.versions.values() if not version.retired)
+
+
+FEW = replace(Cast.fleet(4), lost=0, late=0, asking=500)
+
+
+def _cut_off() -> Weather:
+    """Hosts are cut off now and then, and nothing else goes wrong."""
+    return Weather({}, {"partition": 0.0003}, latency=0.02)
+
+
+@dataclass(frozen=True)
+class RolloutMutant:
+    """As `mutants.Mutant`, with patches of the product."""
+
+    finds: str
+    parts: Parts = field(default_factory=Parts)
+    patches: Sequence[Patch] = ()
+    cast: Cast = FEW
+    weather: Callable[[], Weather] | None = None
+    seeds: int = 40
+
+
+ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
+    "a step ends twice": RolloutMutant(
+        "ends step", Parts(still=still_anyway),
+        (patched("mldeploy.core.traffic._check_step", lambda ramp, step: None),),
+    ),
+    "a step is left out": RolloutMutant("went from step", patches=(_advancing(2),)),
+    "a step goes back": RolloutMutant("went down", patches=(_advancing(-1),)),
+    "whoever is silent agrees": RolloutMutant("no evidence: .* hosts had reported", Parts(fleet=Credulous)),
+    "no step is held": RolloutMutant("no evidence: .* before its hold", patches=(_not_waiting("hold"),)),
+    "no requests are needed": RolloutMutant(
+        "no evidence: .* requests", patches=(_not_waiting("requests", "answers", "holds"),)
+    ),
+    "a guard that is undecided holds": RolloutMutant(
+        "no evidence: .* does not hold", patches=(_not_waiting("needed"),)
+    ),
+    "what is told is counted twice": RolloutMutant("no evidence: .* there were", Parts(measures=Twice)),
+    "a candidate that is halted goes on": RolloutMutant("after its rollout ended", Parts(plan=clinging)),
+    "a rollout needs no lease": RolloutMutant(
+        "after its rollout ended", Parts(lapsed=lambda desired: desired), weather=_cut_off,
+        cast=replace(FEW, storm=3600.0),
+    ),
+    "twice the share": RolloutMutant("and no record says so", Parts(plan=generous)),
+    "another split at every step": RolloutMutant(
+        "back to stable", patches=(patched("tests.world.serving.chosen", lambda s, n: chosen(f"{s}{n}", n)),)
+    ),
+    "no rollout is ever late": RolloutMutant(
+        "not done: .* after its deadline", patches=(patched("mldeploy.core.rollout._late", lambda *_: None),)
+    ),
+    "who is gone is not forgotten": RolloutMutant(
+        "still a member|not done",
+        patches=(patched("mldeploy.core.controller._silent", lambda *_: iter(())),),
+        cast=replace(FEW, lost=1),
+    ),
+    "uses are not counted": RolloutMutant("retired .* used", Parts(uses=Unused)),
+    "what has not expired is retired": RolloutMutant(
+        "retired .* which expires on", patches=(patched("mldeploy.core.retirement.expired", _all_of_them),)
+    ),
+    "nothing is retired": RolloutMutant(
+        "not done", patches=(patched("mldeploy.core.controller.retirements", lambda *_: ()),)
+    ),
+    "closed, and not sent": RolloutMutant("lost: the notice", Parts(notifying=ClosesAnyway)),
+    "sent, though closed": RolloutMutant("again, which was closed", Parts(notifying=SendsAnyway)),
+    "another name each time": RolloutMutant(
+        "nobody has said", patches=(patched("mldeploy_daemon.notifying.message", _own_identity),)
+    ),
+    "only the winner tells": RolloutMutant(
+        "not done", patches=(patched("mldeploy.core.duty.ranked", lambda *_: []),)
+    ),
+}  # fmt: skip
+
+#: Those that take many worlds.
+SLOW = {
+    "a step ends twice", "a step goes back", "a rollout needs no lease", "sent, though closed",
+    "a guard that is undecided holds",
+}  # fmt: skip
+
+
+def outcome(mutant: RolloutMutant, seed: int) -> str:
+    """What is found of it in the world of that seed; "" for nothing."""
+    with ExitStack() as stack:
+        for patch in mutant.patches:
+            stack.enter_context(patch())
+        weather = mutant.weather() if mutant.weather else None
+        return World(seed, parts=mutant.parts, cast=mutant.cast, weather=weather).run().error

@@ -1,0 +1,141 @@
+"""What must be so of retirement and of notices: nothing used is retired, and everything is told.
+
+Told of every record that takes effect, of every use of a version on a host, and of every message that is
+delivered. Left out: rollouts (`rollouts.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from mldeploy.core.controller import freshness, notices
+from mldeploy.core.policy import settings
+from mldeploy.core.records import Notified, Record, Retire
+from mldeploy.core.state import State
+from mldeploy.core.types import PRODUCTION
+
+#: Seconds of use that an agent may lose when it is killed, and then some.
+LOST = 30.0
+_EXPIRY = re.compile(r"expiry\.(.+)\.(\d+)\.(\d{4}-\d{2}-\d{2})")
+
+
+class Telling:
+    """`wrong` is called with what is broken; `now` is the store's time; `store`: its id."""
+
+    def __init__(self, wrong: Callable[[str], None], now: Callable[[], float], store: str) -> None:
+        self.wrong, self.now, self.store = wrong, now, store
+        self.counts: Counter[str] = Counter()
+        self.uses: dict[tuple[str, str], list[float]] = {}  # (host, version) -> when it was asked for
+        self.opened: dict[str, float] = {}  # notice -> when it came to be
+        self.closed: dict[str, float] = {}  # notice -> when it was closed
+        self.reached: dict[str, set[str]] = {}  # notice -> the targets it has reached
+        self.sent: Counter[str] = Counter()  # by identity
+
+    # --- records
+
+    def record(self, before: State, after: State, record: Record) -> None:
+        """It has taken effect."""
+        for action in record.actions:
+            if isinstance(action, Retire):
+                self._retired(before, action, record.actor)
+            elif isinstance(action, Notified):
+                self._notified(before, action, record.actor)
+        if after.notices is not before.notices:
+            for name in after.notices:
+                if name not in before.notices:
+                    if name in self.opened:
+                        self.wrong(f"the notice {name} has come to be twice")
+                    self.opened[name] = self.now()
+                    self.counts[f"notices of {after.notices[name].kind}"] += 1
+
+    def _retired(self, before: State, action: Retire, actor: str) -> None:
+        ref = f"{action.model}@{action.version}"
+        if not actor.startswith("host:"):
+            if not actor.startswith(("writer", "operator")):
+                self.wrong(f"{actor} retired {ref}")
+            return
+        self.counts["retired by hosts"] += 1
+        version, told = before.models[action.model].versions[action.version], action.evidence
+        today = datetime.fromtimestamp(self.now(), UTC).date().isoformat()
+        if told is None or not version.expires < today:
+            self.wrong(f"{actor} retired {ref}, which expires on {version.expires}: {told}")
+            return
+        where = [name for name, models in before.environments.items() if action.model in models]
+        idle = max(settings(before, name).idle for name in where or [""])
+        since, until = told.end - idle + LOST, told.end - freshness(len(before.hosts))
+        for host in before.hosts:
+            used = [at for at in self.uses.get((host, ref), ()) if since < at < until]
+            if used:
+                self.wrong(f"{actor} retired {ref}, which {host} used {told.end - used[-1]:.0f} s before")
+        self.counts["retired by hosts, and routed"] += any(
+            serving.stable == action.version
+            for models in before.environments.values()
+            for name, serving in models.items()
+            if name == action.model
+        )
+
+    def _notified(self, before: State, action: Notified, actor: str) -> None:
+        name = action.notice
+        self.closed[name] = self.now()
+        if not actor.startswith("host:"):
+            self.opened.setdefault(name, self.now())
+            return
+        self.counts["closed by hosts"] += 1
+        if name not in self.opened and _EXPIRY.fullmatch(name):
+            self.opened[name] = self.now()
+            self.counts["notices of expiries"] += 1
+        wanted = settings(before, PRODUCTION).notify
+        if not action.reason and not self.reached.get(name, set()) >= set(wanted):
+            self.wrong(f"lost: the notice {name} was closed by {actor} and reached {self.reached.get(name)}")
+
+    # --- what happens
+
+    def used(self, host: str, ref: str) -> None:
+        """A version was asked for on a host."""
+        self.uses.setdefault((host, ref), []).append(self.now())
+
+    def delivered(self, host: str, identity: str, targets: tuple[str, ...], looked: float, day: str) -> None:
+        """A message has arrived at these targets. `looked`: when its sender began to read the log for it;
+        `day`: by the store's clock then.
+        """
+        name, _, store = identity.rpartition("@")
+        expiry = _EXPIRY.fullmatch(name)
+        if store != self.store or (expiry is None and name not in self.opened):
+            self.wrong(f"{host} tells of something that nobody has said: {identity}")
+        if expiry is not None and expiry[3] > day:
+            self.wrong(f"{host} warns of {name} on {day}")
+        if self.closed.get(name, float("inf")) < looked:
+            self.wrong(f"{host} tells of {name} again, which was closed")
+        self.sent[identity] += 1
+        self.counts["messages"] += 1
+        self.counts["messages that came again"] += self.sent[identity] > 1
+        self.counts["messages after the end"] += name in self.closed
+        self.reached.setdefault(name, set()).update(targets)
+
+    # --- at the end
+
+    def untold(self, state: State) -> list[str]:
+        """The notices that are still to be delivered."""
+        if not settings(state, PRODUCTION).notify:
+            return []
+        return [notice.id for notice in notices(state, PRODUCTION, self.now())]
+
+    def overdue(self, state: State) -> list[str]:
+        """Versions that are there, past their expiry, and that nobody has asked for in a long time."""
+        found = []
+        now = self.now()
+        today = datetime.fromtimestamp(now, UTC).date().isoformat()
+        for name, model in state.models.items():
+            where = [each for each, models in state.environments.items() if name in models]
+            idle = max(settings(state, each).idle for each in where or [""])
+            for version in model.versions.values():
+                if version.retired or not version.expires < today:
+                    continue
+                ref = f"{name}@{version.version}"
+                last = max((self.uses[key][-1] for key in self.uses if key[1] == ref), default=0.0)
+                if now - last > 2 * idle + 900:
+                    found.append(ref)
+        return found
