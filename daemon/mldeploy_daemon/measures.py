@@ -94,9 +94,8 @@ class Measures:
         sums = {}
         for key in sorted(parts):
             mine, known = tuple(parts[key]), self._sums.get(key)
-            if known is None or len(known[0]) != len(mine) or any(map(is_not, known[0], mine)):
-                known = mine, *merge(mine)
-            sums[key] = known
+            same = known is not None and len(known[0]) == len(mine) and not any(map(is_not, known[0], mine))
+            sums[key] = known if known is not None and same else (mine, merge(mine)[0])
         self._sums = sums
         return tuple(added for _, added in sums.values())
 

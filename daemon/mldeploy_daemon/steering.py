@@ -182,8 +182,8 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
     """The action, if it still fits and what it was proposed for is still so; else nothing.
 
     A rollout that was paused and resumed meanwhile stands at the same step, but its evidence begins anew. A
-    version that was extended, brought back or promoted since is not the one that nobody needs; a host that
-    has joined again is not silent.
+    version that was extended, brought back or promoted since is not the one that nobody needs, and a host that
+    has joined since may need it; one that has joined again is not silent.
     """
     if isinstance(proposed, Advance | Complete | Halt):
         now, then = _ramp(state, proposed.rollout), _ramp(seen, proposed.rollout)
@@ -192,8 +192,10 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
         # what is wrong at one step is wrong at the next; what holds at one is not shown for the next
         if now.seq != then.seq and not isinstance(proposed, Halt):
             return ()
-    if isinstance(proposed, Retire) and _needed(state, proposed) != _needed(seen, proposed):
-        return ()
+    if isinstance(proposed, Retire):
+        joined = {host.seq for host in state.hosts.values()} - {host.seq for host in seen.hosts.values()}
+        if joined or _needed(state, proposed) != _needed(seen, proposed):
+            return ()
     if isinstance(proposed, Forget) and state.hosts.get(proposed.host) != seen.hosts.get(proposed.host):
         return ()
     return (proposed,) if refusal(state, [proposed]) is None else ()

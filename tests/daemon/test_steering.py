@@ -263,15 +263,16 @@ def test_a_proposal_is_appended_only_where_what_it_rests_on_is_still_so() -> Non
 
 def test_what_was_extended_or_put_to_work_since_is_not_retired() -> None:
     retire = records.Retire(model="churn", version=1, force=True, reason="expired and unused")
-    state = after(records.Join(host="h1"), state=STABLE)
-    assert still(state, retire, STABLE) == (retire,)  # nothing of it has changed
+    paused = after(records.Freeze(model="churn"), state=STABLE)
+    assert still(paused, retire, STABLE) == (retire,)  # nothing of it has changed
     extended = after(records.Extend(model="churn", version=1, expires="2031-01-01"), state=STABLE)
     back = after(promote(2, 30), records.Rollback(model="churn"), state=STABLE)
     staged = after(
         records.Promote(model="churn", version=1, environment="staging", rollout=ulid(31)), state=STABLE
     )
     patient = after(records.Policy(settings={"idle": 30 * 86_400}), state=STABLE)
-    for now in (extended, back, staged, patient):
+    joined = after(records.Join(host="h1"), state=STABLE)  # nobody has heard it
+    for now in (extended, back, staged, patient, joined):
         assert refusal(now, [retire]) is None
         assert still(now, retire, STABLE) == ()
 

@@ -26,6 +26,8 @@ from tests.world.clients import Clients
 
 #: Seconds that a rollout may go on after its deadline: looks, places of watchers, a store out of reach.
 SLACK = 900.0
+#: One whose deadline is further ahead than that is not waited for.
+AHEAD = 3600.0
 
 
 class Step(NamedTuple):
@@ -221,6 +223,8 @@ class Rollouts:
             if ramp is None or ramp.paused or ramp.steps[-1] != FULL_SHARE:
                 continue
             over = self.now() - self.times[ramp.begun] - deadline_of(ramp, said)
+            if over < -AHEAD:
+                continue
             found = others if over < SLACK else late
             found.append(
                 f"{model}@{ramp.version} stands at step {ramp.step}, {over:.0f} s after its deadline"

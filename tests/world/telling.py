@@ -29,6 +29,7 @@ class Telling:
         self.wrong, self.now, self.store = wrong, now, store
         self.counts: Counter[str] = Counter()
         self.uses: dict[tuple[str, str], list[float]] = {}  # (host, version) -> when it was asked for
+        self.gone: dict[str, float] = {}  # version -> when it was retired last: hosts forget its use then
         self.opened: dict[str, float] = {}  # notice -> when it came to be
         self.closed: dict[str, float] = {}  # notice -> when it was closed
         self.reached: dict[str, set[str]] = {}  # notice -> the targets it has reached
@@ -53,6 +54,7 @@ class Telling:
 
     def _retired(self, before: State, action: Retire, actor: str) -> None:
         ref = f"{action.model}@{action.version}"
+        self.gone[ref], gone = self.now(), self.gone.get(ref, 0.0)
         if not actor.startswith("host:"):
             if not actor.startswith(("writer", "operator")):
                 self.wrong(f"{actor} retired {ref}")
@@ -65,7 +67,7 @@ class Telling:
             return
         where = [name for name, models in before.environments.items() if action.model in models]
         idle = max(settings(before, name).idle for name in where or [""])
-        since, until = told.end - idle + LOST, told.end - freshness(len(before.hosts))
+        since, until = max(told.end - idle, gone) + LOST, told.end - freshness(len(before.hosts))
         for host in before.hosts:
             used = [at for at in self.uses.get((host, ref), ()) if since < at < until]
             if used:

@@ -10,7 +10,7 @@ from tests.world.hosts import Host
 from tests.world.world import CALM, Cast, Plot, World
 from tests.world.writers import Collector
 
-CAST = Cast(writers=1, pushers=2, collectors=1, vandals=0, hosts=2, storm=600.0)
+CAST = Cast(writers=1, pushers=2, collectors=1, vandals=0, hosts=2, storm=600.0, asking=0)
 
 
 def play(seed: int, plot: Plot, weather: Weather | None = None) -> World:

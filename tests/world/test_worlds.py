@@ -121,22 +121,22 @@ def test_a_thousand_worlds_of_this_moment() -> None:
 
 #: What must have happened in a few worlds of fleets; what is too seldom for that is asked of a thousand.
 FLEETS = [
-    "advance by a host", "halted by a guard: erring", "halted by not coming up: broken", "retired by hosts",
-    "closed by hosts", "messages", "notices of launched", "notices of halted", "notices of expiries",
-    "hosts that died right after it has won", "steered: forget",
+    "advance by a host", "halted by not coming up: broken", "retired by hosts", "closed by hosts", "messages",
+    "notices of launched", "notices of halted", "notices of expiries", "steered: halt",
 ]  # fmt: skip
 FLEETS_SELDOM = [
     "complete by a host", "completed: good", "halted by late: good", "halted by a guard: slow",
     "halted by a guard: crashing", "halted by a guard: other", "retired by hosts, and routed",
     "notices of retired", "messages that came again", "hosts that died right after a message has arrived",
     "hosts that died right before a message leaves", "targets that were down", "action restore",
-    "steered: unshadow", "steered: complete",
+    "steered: unshadow", "steered: complete", "steered: forget", "halted by a guard: erring",
+    "hosts that died right after it has won",
 ]  # fmt: skip
 
 
 def test_fleets_steer_retire_and_tell() -> None:
     total = Outcome(0)
-    for seed in range(1, 7):
+    for seed in range(1, 5):
         total.add(lived(seed, cast=Cast.fleet(8)))
     assert [what for what in FLEETS if not total.counts[what]] == []
 
