@@ -43,7 +43,7 @@ def _route(asked: Wish, observed: Observed, current: ModelRoute, now: float, res
             workers[previous.version] = ()
     shadows = _shadows(asked, observed, current, now) if stable else ()
     return ModelRoute(
-        stable=stable.version if stable else None,
+        stable=stable.version if stable else _remembered(asked, current),
         candidate=candidate.version if candidate else None,
         previous=asked.previous.version if asked.previous else None,
         share=asked.share if candidate else 0,
@@ -58,6 +58,12 @@ def _route(asked: Wish, observed: Observed, current: ModelRoute, now: float, res
             for version in dict.fromkeys(shadow.version for shadow in shadows)
         },
     )
+
+
+def _remembered(asked: Wish, current: ModelRoute) -> int | None:
+    """With nothing to answer, what did before is still named: else nobody would start it again."""
+    fallback = asked.fallback
+    return current.stable if fallback is not None and current.stable == fallback.version else None
 
 
 def _shadows(asked: Wish, observed: Observed, current: ModelRoute, now: float) -> tuple[Mirroring, ...]:

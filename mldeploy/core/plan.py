@@ -260,6 +260,6 @@ def _settled(asked: Wish, route: ModelRoute, observed: Observed, now: float, res
         return True
     if failure(asked.stable, observed, now) is None:
         return False
-    if route.stable is not None or asked.fallback is None:
+    if route.stable in route.workers or asked.fallback is None:
         return True
     return failure(asked.fallback, observed, now) is not None

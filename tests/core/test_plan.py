@@ -139,6 +139,23 @@ def test_a_short_backoff_after_a_crash_keeps_the_other_replica_routed() -> None:
     assert only(StartWorker, plan(asks(1, previous=2), seen, NOW + 3, LIMITS))
 
 
+def test_what_served_before_a_restart_is_named_until_it_serves_again() -> None:
+    """The next plan starts from the table of this one: a table that names nobody would forget the fallback."""
+    bad = {"m@3": Bad(digest="m3", attempts=3, retry_at=NOW + 60)}
+    after = host(bad=bad, routes=routed(2))
+    (told,) = only(PublishTable, plan(asks(3, fallback=2), after, NOW, LIMITS)) or [None]
+    routes = dict(told.routes) if told is not None else after.routes
+    assert (routes["m"].stable, routes["m"].workers) == (2, {})
+    again = host(bad=bad, routes=routes)
+    assert [start.version for start in only(StartWorker, plan(asks(3, fallback=2), again, NOW, LIMITS))] == [
+        2
+    ]
+    assert not settled(asks(3, fallback=2), again, NOW)
+    # what did not serve here last is not named for that
+    other = host(bad=bad, routes=routed(1))
+    assert table(asks(3, fallback=2), other, NOW)["m"].stable is None
+
+
 def test_out_of_rotation_gives_way_to_the_fallback() -> None:
     out = {"m@1": Bad(digest="m1", stage="serve", retry_at=NOW + 80)}
     alone = host(worker(1, 0), replicas=2, routes=routed(1, "w1.0"), bad=out)
