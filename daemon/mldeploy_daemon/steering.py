@@ -182,8 +182,8 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
     """The action, if it still fits and what it was proposed for is still so; else nothing.
 
     A rollout that was paused and resumed meanwhile stands at the same step, but its evidence begins anew. A
-    version that was extended, brought back or promoted since is not the one that nobody needs, and a host that
-    has joined since may need it; one that has joined again is not silent.
+    version that was extended, brought back or promoted since is not the one that nobody needs, and a host
+    that has joined since may need it; one that has joined again is not silent.
     """
     if isinstance(proposed, Advance | Complete | Halt):
         now, then = _ramp(state, proposed.rollout), _ramp(seen, proposed.rollout)

@@ -140,16 +140,15 @@ def test_a_short_backoff_after_a_crash_keeps_the_other_replica_routed() -> None:
 
 
 def test_what_served_before_a_restart_is_named_until_it_serves_again() -> None:
-    """The next plan starts from the table of this one: a table that names nobody would forget the fallback."""
+    """The next plan starts from the table of this one: one that names nobody would forget the fallback."""
     bad = {"m@3": Bad(digest="m3", attempts=3, retry_at=NOW + 60)}
     after = host(bad=bad, routes=routed(2))
     (told,) = only(PublishTable, plan(asks(3, fallback=2), after, NOW, LIMITS)) or [None]
     routes = dict(told.routes) if told is not None else after.routes
     assert (routes["m"].stable, routes["m"].workers) == (2, {})
     again = host(bad=bad, routes=routes)
-    assert [start.version for start in only(StartWorker, plan(asks(3, fallback=2), again, NOW, LIMITS))] == [
-        2
-    ]
+    started = only(StartWorker, plan(asks(3, fallback=2), again, NOW, LIMITS))
+    assert [start.version for start in started] == [2]
     assert not settled(asks(3, fallback=2), again, NOW)
     # what did not serve here last is not named for that
     other = host(bad=bad, routes=routed(1))

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mldeploy.core.controller import freshness
+from mldeploy.core.controller import freshness, on_duty
 from mldeploy.core.evidence import Evidence, Measure, tallied
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Advance, Complete, Halt, Record
 from mldeploy.core.rollout import QUORUM, deadline_of
 from mldeploy.core.state import Ramp, State
-from mldeploy.core.types import FULL_SHARE, PRODUCTION
+from mldeploy.core.types import PRODUCTION
 from mldeploy.core.wish import meant
 from mldeploy.store import fleet
 from mldeploy_daemon.table import ModelRoutes
@@ -134,7 +134,7 @@ class Rollouts:
         """Enough of the members a rollout is for had really reported that they are at the step."""
         for state in self.truth[ramp.seq : seq]:
             members = [host for host in state.hosts.values() if host.environment == PRODUCTION]
-            asked = [host.id for host in members if meant(ramp, host.labels)]
+            asked = [host.id for host in on_duty(state, PRODUCTION) if meant(ramp, host.labels)]
             oldest = told.end - freshness(len(members))
             there = sum(self._at(host, ramp.seq, oldest, told.end) for host in asked)
             if len(asked) == told.members and told.hosts <= there and there >= QUORUM * len(asked) > 0:
@@ -220,7 +220,7 @@ class Rollouts:
         said = settings(state, PRODUCTION)
         for model, serving in state.environments.get(PRODUCTION, {}).items():
             ramp = serving.ramp
-            if ramp is None or ramp.paused or ramp.steps[-1] != FULL_SHARE:
+            if ramp is None or ramp.paused or (ramp.last and ramp.stays):
                 continue
             over = self.now() - self.times[ramp.begun] - deadline_of(ramp, said)
             if over < -AHEAD:
