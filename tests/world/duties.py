@@ -7,7 +7,7 @@ its record has won, and right after (or before) a message has arrived.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
@@ -82,12 +82,12 @@ class Duties:
         while True:
             self.naps[1].sleep(self._safely(self._notify))
 
-    def _safely(self, look: object) -> float:
+    def _safely(self, look: Callable[[State], float]) -> float:
         state = self.follower.state
         if state is None or not self.follower.read_head:
             return AGAIN
         try:
-            return look(state)  # type: ignore[operator, no-any-return]
+            return look(state)
         except MldeployError as error:
             self.process.world.trace(self.process.life.name, f"{type(error).__name__}: {error}")
             return AGAIN

@@ -25,7 +25,7 @@ from tests.world.actors import Process
 if TYPE_CHECKING:
     from tests.world.hosts import Host
 
-#: What goes into a report beside the head: set by the agent.
+#: What goes into a report beside the head and the routes: the agent knows.
 Said = Callable[[], dict[str, object]]
 
 
