@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from mldeploy.store.s3_heard import Failed, answered
@@ -76,6 +75,8 @@ class Multipart:
 
     def complete(self, key: str, upload: str, parts: Sequence[Sent]) -> None:
         """Make the object of these parts."""
+        from html import escape
+
         said = "".join(
             f"<Part><PartNumber>{part.number}</PartNumber><ETag>{escape(part.etag, quote=False)}</ETag>"
             f"<ChecksumSHA256>{part.sha256}</ChecksumSHA256></Part>"
