@@ -10,7 +10,7 @@ Left out: what the numbers mean for a guard (`core/guards.py`), and who counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import zip_longest
 from typing import TypeVar
 
@@ -252,13 +252,18 @@ def plausible(measures: Iterable[Measure]) -> bool:
 def _counted(value: Tally | Comparison | Column) -> bool:
     for found in msgspec.structs.astuple(value):
         if isinstance(found, Latency):
-            if not all(0 <= index <= LAST_BUCKET for index in found.counts):
+            if not _within(found.counts, LAST_BUCKET):
                 return False
-            found = tuple(found.counts.values())
-        numbers = found if isinstance(found, tuple) else (found,)
-        if not all(0 <= number <= _MOST for number in numbers):
+            found = found.counts.values()
+        elif not isinstance(found, tuple):
+            found = (found,)
+        if not _within(found, _MOST):
             return False
     return True
+
+
+def _within(numbers: Collection[int], most: int) -> bool:
+    return not numbers or (min(numbers) >= 0 and max(numbers) <= most)
 
 
 class GuardVerdict(_Value, frozen=True, omit_defaults=True, kw_only=True):
