@@ -7,6 +7,9 @@ processes, actions go to whoever carries them out. Left out: the decisions (`pla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
+
 import msgspec
 
 
@@ -189,7 +192,7 @@ class Rest(_Value, frozen=True, kw_only=True):
     pinned: frozenset[Wanted] = frozenset()  # previous versions that run because requests name them
 
 
-class Observed(_Value, frozen=True, kw_only=True):
+class Observed(_Value, frozen=True, kw_only=True, dict=True):
     """What is on this host now. `unused` says since when a file or zygote has been needed by nothing."""
 
     bundles: dict[str, Bundle] = {}
@@ -205,6 +208,23 @@ class Observed(_Value, frozen=True, kw_only=True):
     blobs: frozenset[str] = frozenset()
     unused: dict[str, float] = {}  # key of `references` -> time
     memory: Memory = Memory()
+
+    def workers_of(self, version: Wanted) -> Sequence[Worker]:
+        """Its workers that were not told to stop: ready ones first, of these the routed ones."""
+        return self._by_version.get((version.model, version.version, version.digest, version.idle), ())
+
+    @cached_property
+    def _by_version(self) -> dict[tuple[str, int, str, bool], list[Worker]]:
+        # made once: a look at a host with a thousand workers asks for them ten thousand times
+        found: dict[tuple[str, int, str, bool], list[Worker]] = {}
+        for worker in self.workers:
+            if worker.state != "stopping":
+                key = worker.model, worker.version, worker.digest, worker.idle
+                found.setdefault(key, []).append(worker)
+        for (model, *_), mine in found.items():
+            routed = self.routes.get(model, ModelRoute()).all_workers()
+            mine.sort(key=lambda each: (each.state != "ready", each.id not in routed, each.id))
+        return found
 
 
 class Limits(_Value, frozen=True, kw_only=True):

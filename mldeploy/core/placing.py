@@ -107,22 +107,11 @@ def answering(version: Wanted, observed: Observed) -> list[Worker]:
 def places(version: Wanted, observed: Observed) -> dict[int, Worker]:
     """The worker that fills each replica's place, ready and routed ones first; any other is surplus."""
     filled: dict[int, Worker] = {}
-    for worker in _by_preference(observed, version):
-        if len(filled) < replicas(version, observed):
+    most = replicas(version, observed)
+    for worker in observed.workers_of(version):
+        if len(filled) < most:
             filled.setdefault(worker.replica, worker)
     return filled
-
-
-def _by_preference(observed: Observed, version: Wanted) -> list[Worker]:
-    route = observed.routes.get(version.model, ModelRoute())
-    mine = [
-        w
-        for w in observed.workers
-        if (w.model, w.version, w.digest, w.idle)
-        == (version.model, version.version, version.digest, version.idle)
-        and w.state != "stopping"
-    ]
-    return sorted(mine, key=lambda w: (w.state != "ready", not route.has(w.id), w.id))
 
 
 def replicas(version: Wanted, observed: Observed) -> int:
