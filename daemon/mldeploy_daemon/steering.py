@@ -35,7 +35,7 @@ from mldeploy.core.controller import (
 from mldeploy.core.fold import refusal
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Action, Advance, Complete, Forget, Halt, Retire
-from mldeploy.core.retirement import expired, takes_traffic
+from mldeploy.core.retirement import expired, serving_since
 from mldeploy.core.state import Ramp, State
 from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
 from mldeploy.store.reports import report_key
@@ -202,16 +202,12 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
 
 
 def _needed(state: State, proposed: Retire) -> tuple[object, ...]:
-    """What says whether a version is to be retired: its expiry, and who serves it and since when."""
-    name, number = proposed.model, proposed.version
-    model = state.models.get(name)
-    version = model.versions.get(number) if model else None
-    serving = {
-        where: (models[name].seq, settings(state, where).idle)
-        for where, models in state.environments.items()
-        if name in models and takes_traffic(models[name], number)
-    }
-    return (version and (version.expires, version.retired), serving)
+    """What says whether a version is to be retired: its expiry, since when it is at work, what is idle."""
+    model = state.models.get(proposed.model)
+    version = model.versions.get(proposed.version) if model else None
+    since = serving_since(state, proposed.model, proposed.version)
+    idle = [settings(state, environment).idle for environment in state.environments]
+    return (version and (version.expires, version.retired), since, idle)
 
 
 def _ramp(state: State, rollout: str) -> Ramp | None:

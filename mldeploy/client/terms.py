@@ -122,11 +122,14 @@ def terms(wish: Wish, bundle: Callable[[], Rollout], policy: Settings) -> Terms:
     Raises UsageError where they do not go together.
     """
     wished, on = wish.rollout(), wish.labels()
-    if wished.steps == (FULL_SHARE,):
-        return Terms(on=on)
-    packed = bundle()
+    packed = Rollout() if wished.steps == (FULL_SHARE,) else bundle()
     steps = wished.steps or packed.steps or policy.steps
     if steps == (FULL_SHARE,):
+        if wished != Rollout(steps=wished.steps):
+            raise UsageError(
+                "it would take all traffic at once, with no step to hold or to guard",
+                "give --steps, for example --steps 1,10,50,100, or leave out what is said of a ramp",
+            )
         return Terms(on=on)
     found = Terms(
         steps=steps,

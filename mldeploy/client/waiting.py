@@ -22,7 +22,7 @@ from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
 from mldeploy.client.underway import Underway, candidate_of, guard_numbers, requests_in
 from mldeploy.core.records import Advance, Complete, Promote
 from mldeploy.core.state import Ended, Serving
-from mldeploy.core.types import FULL_SHARE, format_share
+from mldeploy.core.types import format_share
 from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
 from mldeploy.progress import Reporter, Standing
 from mldeploy.reporting.words import verdict
@@ -50,18 +50,14 @@ class _Look:
 
     @property
     def done(self) -> bool:
-        return self.arrived and (self.candidate is None or _stays(self.candidate))
+        ramp = self.now.ramp if self.candidate is not None else None
+        return self.arrived and (ramp is None or (ramp.last and ramp.stays))
 
     @property
     def ended(self) -> Ended | None:
         """How the rollout that is followed ended."""
         ends = (*(past.ended for past in self.now.past), *((self.now.ended,) if self.now.ended else ()))
         return next((end for end in ends if end.rollout == self.rollout), None)
-
-
-def _stays(candidate: Candidate) -> bool:
-    there = candidate.step + 1 == len(candidate.steps)
-    return there and (candidate.share < FULL_SHARE or bool(candidate.on))
 
 
 def wait(at: Connection, model: str, seq: int | None, timeout: float | None, reporter: Reporter) -> Waited:

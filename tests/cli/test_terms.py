@@ -72,6 +72,14 @@ def test_what_does_not_go_together_is_refused() -> None:
     shadowed = Rollout(guards=("agreement > 95%",))
     with pytest.raises(UsageError, match="no step of the rollout does"):
         terms(Wish(steps=(1, 100)), lambda: shadowed, POLICY)
+    for wish in (
+        Wish(guards=["p99 < 1.2x"]),
+        Wish(hold="5m"),
+        Wish(min_requests=9),
+        Wish(to=100, deadline="1h"),
+    ):
+        with pytest.raises(UsageError, match="no step to hold or to guard"):  # and not without the guard
+            terms(wish, Rollout, Settings())
     with pytest.raises(UsageError, match="the deadline comes first"):
         terms(Wish(steps=(1, 100), hold="1h", deadline="2h"), Rollout, POLICY)
 

@@ -275,6 +275,12 @@ def test_what_was_extended_or_put_to_work_since_is_not_retired() -> None:
     for now in (extended, back, staged, patient, joined):
         assert refusal(now, [retire]) is None
         assert still(now, retire, STABLE) == ()
+    replaced = after(promote(2, 32), state=STABLE)
+    unused = records.Retire(model="churn", version=1, reason="expired and unused")
+    assert still(replaced, unused, replaced) == (unused,)
+    mirrored = after(records.Shadow(model="churn", version=1, shadow=ulid(33)), state=replaced)
+    assert refusal(mirrored, [unused]) is None
+    assert still(mirrored, unused, replaced) == ()
 
 
 def test_a_host_that_has_joined_again_is_not_forgotten() -> None:
