@@ -96,7 +96,7 @@ class Publisher:
         last = {name: route.stable or self.last.get(name) for name, route in routes.items()}
         models = {
             name: msgspec.structs.replace(
-                _model(route, desired, name, standings.get(name, ()), manifests, slept, woken),
+                model_routes(route, desired, name, standings.get(name, ()), manifests, slept, woken),
                 last=last[name],
             )
             for name, route in sorted(routes.items())
@@ -168,7 +168,7 @@ def _route(model: ModelRoutes, *, keep_workers: bool) -> ModelRoute:
     )
 
 
-def _model(
+def model_routes(
     route: ModelRoute,
     desired: Desired,
     name: str,
@@ -177,6 +177,7 @@ def _model(
     slept: Counter[tuple[str, int]],
     woken: Counter[tuple[str, int]],
 ) -> ModelRoutes:
+    """What the fronts are told of one model: its route, and how each of its versions stands here."""
     asked = desired.models.get(name)
     versions = {}
     for standing in standings:

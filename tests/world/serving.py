@@ -17,7 +17,7 @@ from mldeploy.core.evidence import Comparison, Latency, Measure
 from mldeploy.core.host import Desired, ModelRoute, Worker
 from mldeploy_daemon.front.metrics import Metrics
 from mldeploy_daemon.fronts import Total
-from mldeploy_daemon.publish import _model as model_routes
+from mldeploy_daemon.publish import model_routes
 from mldeploy_daemon.table import SHADOW, ModelRoutes, ShadowRoute, Table, scopes_of
 from tests.world.clients import KEYS, Clients, agreeing, answered, chosen
 from tests.world.rollouts import Rollouts
