@@ -28,12 +28,12 @@ SETTINGS: dict[str, records.Setting] = {
 }  # fmt: skip
 _STEPS = [
     (0, 100, 1000, 5000, FULL_SHARE), (100, 1000, 5000, FULL_SHARE), (1000, FULL_SHARE), (1000, FULL_SHARE),
-    (500,),
+    (0, 1000, FULL_SHARE), (500, 5000, FULL_SHARE), (500,),
 ]  # fmt: skip
 _GUARDS = [
     (), ("error_rate < 1.5x", "p99 < 1.5x"), ("error_rate < 3%",), ("error_rate < 1.5x", "crashes < 1"),
 ]  # fmt: skip
-_DEEDS = ["nothing"] * 8 + ["expire"] * 5 + ["restore"] * 3 + [
+_DEEDS = ["nothing"] * 20 + ["expire"] * 5 + ["restore"] * 3 + [
     "promote", "pause", "resume", "resume", "resume", "rollback", "shadow"
 ]  # fmt: skip
 
@@ -86,7 +86,8 @@ def _deed(state: State, *, seed: int, rollout: str, now: float, runs: Callable[[
     gone = [version.version for version in versions if version.retired]
     serving = state.environments.get(PRODUCTION, {}).get(name, Serving())
     ramp = serving.ramp
-    idle = ramp is None and (serving.stable is None or rng.random() < 0.6)
+    stands = ramp is not None and ramp.last and ramp.stays  # and ends by another alone
+    idle = serving.stable is None or rng.random() < (0.6 if ramp is None else 0.2 if stands else 0.0)
     match "promote" if idle else rng.choice(_DEEDS):
         case "promote":
             others = [each for each in live if each != serving.stable and each != (ramp and ramp.version)]

@@ -142,7 +142,7 @@ class Cast:
     def fleet(cls, hosts: int) -> Cast:
         """Many hosts, among which rollouts of every kind go on; they die, and some for good."""
         return cls(
-            writers=0, pushers=1, collectors=1, vandals=0, hosts=hosts, storm=600.0, poll=30.0, requests=60.0,
+            writers=0, pushers=1, collectors=1, vandals=0, hosts=hosts, storm=900.0, poll=30.0, requests=60.0,
             asking=400, operators=1, lost=hosts // 20, late=hosts // 10, deaths=0.002, trouble=0.004,
             happening=0.1, calm=300.0,
         )  # fmt: skip
