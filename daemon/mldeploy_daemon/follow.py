@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import math
+import os
 import random
 import socket
 import time
@@ -64,7 +65,7 @@ class Follower:
         self.looked = asyncio.Event()  # once the store has been asked for the first time, answer or not
         self.refused: UsageError | None = None
         self._unwatch: Callable[[], None] | None = None
-        self._fresh = -math.inf  # when the head was read last, by the monotonic clock
+        self._fresh = -math.inf  # when the head was asked for that was read last, by the monotonic clock
         self._noted = -math.inf
         self._ranked: tuple[object, int] = (None, 0)  # the hosts among which this one has that rank
 
@@ -93,12 +94,17 @@ class Follower:
         """Whether the head is fresh enough for rollouts and shadows to have traffic."""
         return time.monotonic() - self._fresh <= LEASE
 
-    def _note_fresh(self) -> None:
-        self._fresh = time.monotonic()
-        if self._fresh - self._noted >= NOTE:
-            self._noted = self._fresh
+    def _note_fresh(self, asked: float) -> None:
+        """A look that began at `asked` (monotonic) has read the head. It may have taken long to end, by reads
+        that brought nothing: what others have written meanwhile it has not seen.
+        """
+        self._fresh = asked
+        if asked - self._noted >= NOTE:
+            self._noted = asked
+            path, when = self.disk.root / HEAD, time.time() - (time.monotonic() - asked)
             with contextlib.suppress(OSError):
-                (self.disk.root / HEAD).touch()
+                path.touch()
+                os.utime(path, (when, when))
 
     async def run(self) -> None:
         """Look at the log for ever; ends only where the store's URL makes no sense (`refused`)."""
@@ -141,6 +147,7 @@ class Follower:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """One look, in the thread."""
         log = self._open(loop)
+        asked = time.monotonic()
         try:
             log.refresh()
         except (StoreFormatError, LogHoleError):
@@ -148,7 +155,7 @@ class Follower:
             raise
         self._take(log.state)
         self.read_head = True
-        self._note_fresh()
+        self._note_fresh(asked)
         self._leave_checkpoint(log)
         if self._join_action(log.state):
             appended = log.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -11,6 +12,9 @@ import pytest
 
 from mldeploy.core import records
 from mldeploy.store.ids import new_ulid
+from mldeploy.store.log import Log
+from mldeploy.store.memory import MemoryStore
+from mldeploy.store.objects import Fetched
 from mldeploy_daemon import follow
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.disk import Disk
@@ -37,7 +41,7 @@ def test_a_head_that_was_read_lends_for_two_minutes(disk: Disk, monkeypatch: pyt
     monkeypatch.setattr(follow.time, "monotonic", lambda: now)
     read = follower(disk)
     assert not read.leased  # nobody has read it yet
-    read._note_fresh()
+    read._note_fresh(now)
     now += LEASE
     assert read.leased
     now += 1
@@ -45,11 +49,37 @@ def test_a_head_that_was_read_lends_for_two_minutes(disk: Disk, monkeypatch: pyt
 
 
 def test_an_agent_started_again_knows_when_the_head_was_read(disk: Disk) -> None:
-    follower(disk)._note_fresh()
+    follower(disk)._note_fresh(time.monotonic())
     assert follower(disk).leased
+    follower(disk)._note_fresh(time.monotonic() - LEASE - 1)
+    assert not follower(disk).leased
     old = time.time() - LEASE - 1
     os.utime(disk.root / HEAD, (old, old))
     assert not follower(disk).leased
+
+
+def test_a_slow_look_lends_from_when_it_began(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000.0
+    monkeypatch.setattr(follow.time, "monotonic", lambda: now)
+
+    class Slow(MemoryStore):
+        def get(self, key: str) -> Fetched | None:
+            nonlocal now
+            now += 10.0
+            return super().get(key)
+
+    read = follower(disk)
+    read.log = Log(Slow("memory://slow"))
+    begun = now
+
+    async def look() -> None:
+        await asyncio.to_thread(read._look, asyncio.get_running_loop())
+
+    asyncio.run(look())
+    assert now > begun
+    assert read.leased
+    now = begun + LEASE + 1
+    assert not read.leased
 
 
 @pytest.mark.full

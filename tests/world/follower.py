@@ -83,9 +83,10 @@ class Follower:
 
     def _look(self) -> None:
         with self._alone():
+            asked = self.host.world.scheduler.now
             self.log.refresh()
         self._take(self.log.state)
-        self._fresh()
+        self._fresh(asked)
         if self.host.rng.random() < 0.2 and self.log.checkpoint():
             self.host.world.counts["checkpoints written"] += 1
         if not self.host.world.calm and self.host.rng.random() < 0.01:
@@ -101,10 +102,10 @@ class Follower:
             self._reported, self._told = now, self.log.state.head
             self._report(self.log.state)
 
-    def _fresh(self) -> None:
-        lapsed, self.host.fresh = not self.leased, self.host.world.scheduler.now
+    def _fresh(self, asked: float) -> None:
+        lapsed, self.host.fresh = not self.leased, asked
         self.read_head = True
-        if lapsed:
+        if lapsed and self.leased:
             self.changed()
 
     def append(self, intent: Intent, deadline: float = APPEND_DEADLINE) -> Appended | None:
