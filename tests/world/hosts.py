@@ -125,7 +125,7 @@ class Host(Actor):
             wrong(f"{self.name} has not reported that it is at the head")
 
     def settled(self) -> bool:
-        return self.ended is not None or self.reported()
+        return self.ended is not None or (self.reported() and self.machine.arrived())
 
     def reported(self) -> bool:
         """Whether the store has its word that it is at the head. (What it sent in the storm may still arrive
