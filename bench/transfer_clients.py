@@ -55,7 +55,8 @@ def ours_down(data: Path, down: Path, kind: str) -> None:
     from mldeploy_daemon.fetch import Source, bring_blobs
 
     known = msgspec.json.decode((data.parent / f"{kind}.json").read_bytes(), type=dict[str, str])
-    wanted = {sha256: (data / name).stat().st_size for name, sha256 in known.items()}
+    size = next(data.iterdir()).stat().st_size  # a manifest says it
+    wanted = dict.fromkeys(known.values(), size)
     push = (data.parent / f"{kind}.push").read_text()
     disk = Disk(down)
     disk.prepare()

@@ -44,7 +44,7 @@ STALE = 86_400.0
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Path | str) -> Iterator[None]:
     """OSError as a DiskError that names the file."""
     try:
         yield
@@ -225,13 +225,13 @@ class Disk:
 
     def put_blob(self, staged: Path, sha256: str) -> None:
         """Put a verified and flushed file in its place, read-only, where `sync_blobs` makes it stay."""
-        path = self.blob(sha256)
+        path = self._blob(sha256)
         with _told(path):
             staged.chmod(0o444)
             try:
-                staged.rename(path)
+                os.rename(staged, path)  # noqa: PTH104 - Path.rename makes another Path of it, to return it
             except FileNotFoundError:
-                path.parent.mkdir(exist_ok=True)
+                self.blob(sha256).parent.mkdir(exist_ok=True)
                 staged.rename(path)
 
     def sync_blobs(self, blobs: Iterable[str]) -> None:

@@ -81,6 +81,8 @@ def fetch_blob(
     resume = resume and size is not None
     existed = target.exists() and not resume
     try:
+        if existed:
+            raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
         found = _download(store, key, target, size, progress, resume)
         length = target.stat().st_size
         if size is not None and length != size:
@@ -109,8 +111,6 @@ def _download(
     store: ObjectStore, key: str, target: Path, size: int | None, progress: Progress | None, resume: bool
 ) -> str:
     if size is not None and _resumes(store):
-        if not resume and target.exists():
-            raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
         return store.fetch(key, target, size=size, progress=progress)
     if resume:
         target.unlink(missing_ok=True)

@@ -7,20 +7,14 @@ Left out: sending, and whether a connection is used again (`store/s3_http.py`).
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 from mldeploy.store.s3_heard import Failed, Failure
+from mldeploy.store.s3_input import Input
 
-if TYPE_CHECKING:
-    import socket
-
-    Input = io.BufferedReader[socket.SocketIO]
-
-#: Bytes of a line, and lines of a head at most.
-_LINE, _LINES = 64 << 10, 200
+#: Lines of a head at most.
+_LINES = 200
 #: Bytes of an answer that is kept whole: at most, and at a time.
 _WHOLE, _PIECE = 64 << 20, 1 << 20
 
@@ -103,7 +97,7 @@ class Answer:
         wanted = view if self._left < 0 else view[: self._left]
         count = self._source.readinto(wanted)
         if self._left < 0:
-            self._ended = count < len(wanted)
+            self._ended = not count
             return count
         self._left -= count
         if not self._left:
@@ -141,9 +135,9 @@ def said(error: Exception) -> str:
 
 def head_of(source: Input) -> tuple[int, dict[str, str], bool]:
     """Status and headers, and whether it is of HTTP/1.1. Raises Failed for what is no head."""
-    end = source.peek(1).find(b"\r\n\r\n")
+    whole = source.until(b"\r\n\r\n") if source.wait() else None
     # nearly always it has come as a whole: to read it by lines takes three times as long
-    lines = iter(source.read(end + 4).decode("latin-1").split("\r\n")) if end >= 0 else _lines(source)
+    lines = iter(whole.decode("latin-1").split("\r\n")) if whole else _lines(source)
     first = next(lines)
     version, _, rest = first.partition(" ")
     if version not in ("HTTP/1.1", "HTTP/1.0") or not (rest[:3].isascii() and rest[:3].isdigit()):
@@ -166,7 +160,7 @@ def _lines(source: Input) -> Iterator[str]:
 
 
 def _line(source: Input) -> str:
-    line = source.readline(_LINE)
+    line = source.line()
     if not line.endswith(b"\n"):
         raise cut("the answer ends before its end")
     return line.rstrip(b"\r\n").decode("latin-1")

@@ -119,7 +119,7 @@ class _Object:
 
     def _stream(self, start: int, end: int | None, room: _Room) -> Iterator[memoryview]:
         """What one request brings."""
-        with self.wire.ask(lambda: self._open(start, end)) as answer:
+        with self.wire.ask(lambda: self._open(start, end), None) as answer:
             left = answer.length if end is None else end - start
             while left is None or left:
                 free = room.free()

@@ -14,7 +14,6 @@ redirects (an answer like others: the region is wrong), and HTTP/2 (S3 has none)
 
 from __future__ import annotations
 
-import io
 import select
 import socket
 import weakref
@@ -22,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 
 from mldeploy.store.s3_answer import Answer, Hearing, cut, said
+from mldeploy.store.s3_input import Input, receiver
 from mldeploy.store.s3_way import Way
 
 #: Seconds without a byte moving.
@@ -30,8 +30,6 @@ SILENCE = 30.0
 _BITE = 1 << 20
 #: Bytes of a body that goes along with its head, in one call.
 _SMALL = 128 << 10
-#: Bytes that are read with a head: what follows goes past it into the caller's buffer.
-_AHEAD = 8 << 10
 
 
 class Http:
@@ -74,7 +72,7 @@ class Http:
             if connection.fresh():
                 return connection, True
             connection.close()
-        return _Connection(self._way.connect(SILENCE)), False
+        return _Connection(self._way.connect(SILENCE), secure=self._way.secure), False
 
 
 class _StaleError(Exception):
@@ -84,19 +82,21 @@ class _StaleError(Exception):
 class _Connection:
     """A socket, and what has been read from it."""
 
-    def __init__(self, made: socket.socket) -> None:
-        self._socket = made
-        self._input = io.BufferedReader(socket.SocketIO(made, "r"), _AHEAD)
+    def __init__(self, made: socket.socket, *, secure: bool) -> None:
+        self._socket, self._secure = made, secure
+        self._input = Input(receiver(made, secure=secure))
         self._poll = select.poll()
         self._poll.register(made, select.POLLIN)
 
     def fresh(self) -> bool:
         """Whether nothing came since it was used: neither an end nor what nobody asked for."""
-        if self._poll.poll(0):
+        if self._input.ahead or self._poll.poll(0):
             return False
+        if not self._secure:
+            return True
         self._socket.settimeout(0)
         try:
-            return not self._input.peek(1)
+            return not self._input.wait()
         except OSError:  # TLS says so that there is nothing to read
             return True
         finally:
@@ -123,7 +123,6 @@ class _Connection:
 
     def close(self) -> None:
         """No more."""
-        self._input.close()
         self._socket.close()
 
     def _send(self, head: bytes, body: bytes) -> OSError | None:
@@ -138,6 +137,8 @@ class _Connection:
                 self._socket.sendall(view[start : start + _BITE])
         except TimeoutError:
             raise
+        except BlockingIOError as error:
+            raise TimeoutError from error
         except OSError as error:
             return error
         return None
@@ -145,7 +146,7 @@ class _Connection:
     def _await(self, lost: OSError | None) -> None:
         """Wait for the first byte of an answer."""
         try:
-            if self._input.peek(1):
+            if self._input.wait():
                 return
         except TimeoutError:
             raise

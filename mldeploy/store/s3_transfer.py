@@ -41,10 +41,13 @@ class Wire:
     pool: Callable[[int], Executor] = ThreadPoolExecutor
     monotonic: Callable[[], float] = time.monotonic
 
-    def ask(self, attempt: Callable[[], T], count: int = 0) -> T:
-        """What `attempt` returns, tried again where that may help; `count`: the bytes it moves."""
+    def ask(self, attempt: Callable[[], T], count: int | None = 0) -> T:
+        """What `attempt` returns, tried again where that may help; `count`: the bytes it moves, None where
+        the caller tells the gate, once they have come.
+        """
         result = persist(attempt, self.judge, self.url, self.patience)
-        self.gate.done(count)
+        if count is not None:
+            self.gate.done(count)
         return result
 
     def judge(self, error: Exception) -> Verdict:

@@ -9,7 +9,6 @@ Left out: HTTP (`store/s3_http.py`), proxies of other kinds.
 from __future__ import annotations
 
 import base64
-import io
 import os
 import socket
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from mldeploy.store.s3_answer import Hearing, head_of, said
 from mldeploy.store.s3_heard import Failed, Failure
+from mldeploy.store.s3_input import Input, bounded
 
 if TYPE_CHECKING:
     import ssl
@@ -32,8 +32,8 @@ class Way:
     """The way to the server of `base` (http://host:port). The constructor reads the proxies, and
     raises Failed where there can be no way.
 
-    `host`: as a request names it. `prefix`: what the target of a request begins with, and `headers`: what it
-    says beside, for a proxy. `ca_bundle`: a file of further authorities, in PEM.
+    `host`: as a request names it. `secure`: whether it is TLS. `prefix`: what the target of a request begins
+    with, and `headers`: what it says beside, for a proxy. `ca_bundle`: a file of further authorities, in PEM.
     """
 
     def __init__(self, base: str, ca_bundle: str = "") -> None:
@@ -42,26 +42,28 @@ class Way:
             self._address = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         except (ValueError, KeyError) as error:
             raise Failed(Failure(cause="unreachable", said=f"{base} is not the URL of a server")) from error
-        self._secure = parts.scheme == "https"
+        self.secure = parts.scheme == "https"
         netloc = parts.netloc.rpartition("@")[2]
         self.host = netloc.removesuffix(f":{_PORTS[parts.scheme]}")
         self._ca_bundle = ca_bundle
         self._context: ssl.SSLContext | None = None
         self._proxy = _proxy_of(parts.scheme, netloc)
-        open_proxy = None if self._secure else self._proxy
+        open_proxy = None if self.secure else self._proxy
         self.prefix = f"http://{self.host}" if open_proxy else ""
         self.headers: Mapping[str, str] = open_proxy.headers if open_proxy else {}
 
     def connect(self, silence: float) -> socket.socket:
-        """A new connection, with a timeout of `silence` seconds. Raises Failed."""
+        """A new connection, bounded by `silence` seconds (`store/s3_input.py`). Raises Failed."""
         made = _connect(*(self._proxy.address if self._proxy else self._address))
         try:
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._proxy and self._secure:
+            with Hearing():
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._proxy and self.secure:
                 _tunnel(made, self._proxy, *self._address)
-            if self._secure:
+            if self.secure:
                 made = self._wrapped(made)
-            made.settimeout(silence)
+            with Hearing():
+                bounded(made, silence, secure=self.secure)
         except BaseException:
             made.close()
             raise
@@ -130,7 +132,7 @@ def _tunnel(made: socket.socket, proxy: _Proxy, host: str, port: int) -> None:
     with Hearing():
         made.sendall(f"CONNECT {name} HTTP/1.1\r\nhost: {name}\r\n{lines}\r\n".encode("latin-1"))
         # a byte at a time: what comes after the head is TLS's
-        status = head_of(io.BufferedReader(socket.SocketIO(made, "r"), 1))[0]
+        status = head_of(Input(made.recv_into, 1))[0]
     if not 200 <= status < 300:
         raise Failed(Failure(cause="unreachable", said=f"the proxy {proxy.address[0]} answers {status}"))
 
