@@ -6,13 +6,16 @@ is counted are requests and the time of our own code, not a network.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
+from unittest import mock
 
 import msgspec
 
@@ -20,10 +23,11 @@ from mldeploy.core.controller import Reports, propose, ranked
 from mldeploy.core.evidence import Latency, Measure, Tally
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import Host, Model, Ramp, Serving, State, Version
-from mldeploy.store.fleet import Fleet
+from mldeploy.store.fleet import Fleet, group_of
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import Fetched
 from mldeploy.store.reports import HostReport, write_report
+from mldeploy_daemon import steering
 from mldeploy_daemon.steering import Steering
 
 _HOSTS, _MODELS, _RAMPS = 10_000, 10_000, 100
@@ -39,7 +43,7 @@ def run() -> Iterator[str]:
     quiet = _state(_HOSTS, _MODELS, 0)
     reports = msgspec.structs.replace(_reports(quiet), measures=())
     yield f"propose {_seconds(quiet, reports) * 1e3:6.0f} ms of processor time: the same with no ramp"
-    for hosts in (10, 100, 1_000):
+    for hosts in (10, 100, 1_000, 10_000):
         yield _hour(hosts, 1)
     yield _hour(100, 0)
 
@@ -135,8 +139,29 @@ class _Store(MemoryStore):
         return Fetched(found.data, self.clock - 5 if fresh else self.written[key])
 
 
+@contextlib.contextmanager
+def _once_for_all() -> Iterator[None]:
+    """What every host would reckon for itself is reckoned once: it is requests that are counted."""
+    orders: dict[tuple[frozenset[str], str], list[str]] = {}
+
+    def remembered(hosts: Iterable[str], matter: str) -> list[str]:
+        key = frozenset(hosts), matter
+        if key not in orders:
+            orders[key] = ranked(key[0], matter)
+        return orders[key]
+
+    groups = functools.cache(group_of)
+    with mock.patch.multiple(steering, ranked=remembered, group_of=groups):
+        yield
+
+
 def _hour(hosts: int, ramps: int) -> str:
     """Every host steers for some minutes of the store's time."""
+    with _once_for_all():
+        return _steered(hosts, ramps)
+
+
+def _steered(hosts: int, ramps: int) -> str:
     store, state = _Store(), _state(hosts, 10, ramps)
     for host in state.hosts:
         write_report(
@@ -144,7 +169,7 @@ def _hour(hosts: int, ramps: int) -> str:
             HostReport(host=host, environment="production", head=10, measures=_measures(ramps, 100)),
         )
     mono = 0.0
-    steering = {
+    made_here = {
         host: Steering("production", host, Fleet(store, lambda _: _Here()), 10.0, lambda: mono)
         for host in state.hosts
     }
@@ -155,7 +180,7 @@ def _hour(hosts: int, ramps: int) -> str:
         for host, at in due.items():
             if at <= mono:
                 before = store.asked
-                turn = steering[host].look(state)
+                turn = made_here[host].look(state)
                 made[host] += store.asked - before
                 due[host] = mono + max(turn.pause, 1.0)
         mono += 1.0

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -53,6 +54,18 @@ class Turn(NamedTuple):
     pause: float  # seconds until the next look, unless the log moves
 
 
+@dataclass(frozen=True, slots=True)
+class _Peers:
+    """The members of an environment as one of them sees them."""
+
+    members: int
+    rank: int | None  # the host's own among those with duties; None: it is drained
+    before: list[str]  # who comes before it, first the first
+    group: int  # of those that are merged
+    grouped: int  # hosts in it
+    merges: int | None  # the host's rank among those that may merge it; None: it is not its part
+
+
 class Steering:
     """One host's. `look` reads the store and may take long: it is for a thread of its own.
 
@@ -73,18 +86,17 @@ class Steering:
         self._started = monotonic()
         self._looked: dict[str, float] = {}  # when each duty was done last
         self._due: dict[tuple[object, ...], float] = {}  # actions that are due, and since when
-        self._order: tuple[frozenset[str], list[str]] = (frozenset(), [])
+        self._peers: tuple[object, object, _Peers | None] = (None, None, None)  # and what they were made of
         self._place: int | None = None  # the watcher's place this host has taken while standing by
 
     def look(self, state: State) -> Turn:
         """Do what is to be done now, and say what is to be appended. Raises StoreError."""
-        members = frozenset(h.id for h in state.hosts.values() if h.environment == self.environment)
-        able = frozenset(host.id for host in on_duty(state, self.environment))
-        pace = self._pace(state, len(members))
-        if self.host not in members:
+        peers = self._looked_up(state)
+        pace = self._pace(state, peers.members if peers else 0)
+        if peers is None:
             return Turn((), min(pace, MINUTE))
-        pauses = [self._merge(state, members, able, pace)]
-        rank = self._rank(able, len(members)) if self.host in able else None
+        pauses = [self._merge(state, peers, pace)]
+        rank = self._place_of(peers)
         if rank is None:
             self._due.clear()
             return Turn((), min([*pauses, max(pace, MINUTE)]))
@@ -119,15 +131,19 @@ class Steering:
         first = self._started if pace >= MINUTE else -float("inf")
         return self._looked.get(duty, first) + pace - self.monotonic()
 
-    def _rank(self, able: frozenset[str], members: int) -> int | None:
+    def _looked_up(self, state: State) -> _Peers | None:
+        """None where this host is no member. The same while no host comes, goes or is drained: ten thousand
+        take a while.
+        """
+        if self._peers[0] is not state.hosts or self._peers[1] is not state.drained:
+            self._peers = state.hosts, state.drained, _peers(state, self.environment, self.host)
+        return self._peers[2]
+
+    def _place_of(self, peers: _Peers) -> int | None:
         """The place of this host among the watchers; None if it is none of them."""
-        if self._order[0] != able:
-            self._order = able, ranked(able, self.environment)
-        order = self._order[1]
-        rank = order.index(self.host)
-        if rank < WATCHERS:
-            return rank
-        return self._standing_by(order[:rank], members)
+        if peers.rank is None or peers.rank < WATCHERS:
+            return peers.rank
+        return self._standing_by(peers.before, peers.members)
 
     def _standing_by(self, before: list[str], members: int) -> int | None:
         """The place that is free because those before it are silent; None where there is none."""
@@ -146,28 +162,21 @@ class Steering:
         self._place = alive if alive < WATCHERS else None
         return self._place
 
-    def _merge(self, state: State, members: frozenset[str], able: frozenset[str], pace: float) -> float:
+    def _merge(self, state: State, peers: _Peers, pace: float) -> float:
         """Merge this host's group where that is its part; returns the seconds until that is due again."""
-        groups = groups_of(len(members))
-        if not groups:
+        rank = peers.merges
+        if rank is None:
             return pace
-        group = group_of(self.host, groups)
-        grouped = [host for host in members if group_of(host, groups) == group]
-        # a group all of whose hosts are drained has nobody else to merge it
-        ours = [host for host in grouped if host in able] or grouped
-        if self.host not in ours:
-            return pace
-        rank = ranked(ours, f"{self.environment} merged").index(self.host)
-        own_pace = max(pace, len(grouped) / RATE if rank == 0 else MINUTE)
+        own_pace = max(pace, peers.grouped / RATE if rank == 0 else MINUTE)
         left = self._left("merge", own_pace)
         if left > 0:
             return left
         self._looked["merge"] = self.monotonic()
         if rank > 0:
-            (age,) = self.fleet.ages(self.environment, self.host, [merged_key(self.environment, group)])
-            if age is not None and age < freshness(len(members)) * min(rank, WATCHERS):
+            (age,) = self.fleet.ages(self.environment, self.host, [merged_key(self.environment, peers.group)])
+            if age is not None and age < freshness(peers.members) * min(rank, WATCHERS):
                 return own_pace
-        self.fleet.merge(state, self.environment, group, self.host)
+        self.fleet.merge(state, self.environment, peers.group, self.host)
         return own_pace
 
     def _ripe(self, actions: tuple[Action, ...], rank: int) -> tuple[Action, ...]:
@@ -176,6 +185,28 @@ class Steering:
         found = {_key(action): action for action in actions}
         self._due = {key: self._due.get(key, now) for key in found}
         return tuple(action for key, action in found.items() if now - self._due[key] >= delay(rank))
+
+
+def _peers(state: State, environment: str, host: str) -> _Peers | None:
+    members = [each.id for each in state.hosts.values() if each.environment == environment]
+    if host not in members:
+        return None
+    order = ranked((each.id for each in on_duty(state, environment)), environment)
+    rank = order.index(host) if host in order else None
+    groups = groups_of(len(members))
+    group = group_of(host, groups) if groups else 0
+    grouped = [each for each in members if groups and group_of(each, groups) == group]
+    able = set(order)
+    # a group all of whose hosts are drained has nobody else to merge it
+    merging = ranked([each for each in grouped if each in able] or grouped, f"{environment} merged")
+    return _Peers(
+        members=len(members),
+        rank=rank,
+        before=order[: rank or 0],
+        group=group,
+        grouped=len(grouped),
+        merges=merging.index(host) if host in merging else None,
+    )
 
 
 def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
