@@ -10,8 +10,9 @@ Left out: when to do it and what to do after a failure (`mldeploy.core.plan`, `a
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from mldeploy.core import manifest as manifests
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import Blob
 from mldeploy.errors import IntegrityError, ManifestError, StoreError
-from mldeploy.store.blobs import fetch_blob
+from mldeploy.store.blobs import Short, fetch_blob, fetch_blobs
 from mldeploy.store.objects import ObjectStore
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.system import sync_filesystem
@@ -146,17 +147,26 @@ def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
     missing = [(sha256, size) for sha256, size in wanted.items() if not disk.has_blob(sha256, size)]
     if not missing:
         return
-    left = iter(missing)  # shared: what one thread takes no other gets
+    # shared: what one thread takes no other gets; the long ones first, beside which there is room for others
+    long = iter([each for each in missing if each[1] > SHORT])
+    short = iter([each for each in missing if each[1] <= SHORT])
     brought: list[str] = []
 
     def bring(folder: Path) -> None:
         try:
-            for sha256, size in left:
-                _fetch(source, disk, sha256, size, folder)
+            for sha256, size in long:
+                _fetch_long(source, disk, sha256, size, folder)
+                brought.append(sha256)
+            for sha256 in _fetched(source, short, folder):
+                disk.put_blob(folder / sha256, sha256)
                 brought.append(sha256)
         except BaseException:
-            deque(left, maxlen=0)  # nothing more is begun
+            stop()
             raise
+
+    def stop() -> None:  # nothing more is begun
+        deque(long, maxlen=0)
+        deque(short, maxlen=0)
 
     count = min(BLOBS, len(missing))
     with disk.staged() as folder:
@@ -170,7 +180,7 @@ def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
                     for future in futures:
                         future.result()
                 except BaseException:
-                    deque(left, maxlen=0)
+                    stop()
                     raise
         finally:
             disk.sync_blobs(brought)
@@ -184,8 +194,32 @@ def _bring(source: Source, disk: Disk, sha256: str) -> None:
     bring_blobs(source, disk, {sha256: blob.size})
 
 
-def _fetch(source: Source, disk: Disk, sha256: str, size: int, folder: Path) -> None:
-    """Put a blob in its place by way of `folder`, or of where a long one stays when it is cut."""
+def _fetched(source: Source, short: Iterable[tuple[str, int]], folder: Path) -> Iterator[str]:
+    """Short blobs into `folder`, verified: they are not gone on with when they are cut."""
+    if source.store is None:
+        for sha256, size in short:
+            _live(source, sha256, size)
+        return
+    wanted = (
+        Short(sha256, _live(source, sha256, size).push, folder / sha256, size) for sha256, size in short
+    )
+    with contextlib.closing(fetch_blobs(source.store, wanted)) as coming:
+        yield from coming
+
+
+def _fetch_long(source: Source, disk: Disk, sha256: str, size: int, folder: Path) -> None:
+    """Put a blob in its place by way of where it stays when it is cut, or of `folder`."""
+    blob = _live(source, sha256, size)
+    assert source.store is not None
+    with disk.partial(sha256) as path:
+        # another action may be fetching the same: then this one fetches it too, beside
+        staged = path or folder / sha256
+        fetch_blob(source.store, sha256, blob.push, staged, size=size, resume=path is not None)
+        disk.put_blob(staged, sha256)
+
+
+def _live(source: Source, sha256: str, size: int) -> Blob:
+    """The blob, if it can be fetched."""
     blob = source.blobs.get(sha256)
     if blob is None:
         raise _not_live(sha256)
@@ -193,17 +227,7 @@ def _fetch(source: Source, disk: Disk, sha256: str, size: int, folder: Path) -> 
         raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {size}", "push the model again")
     if source.store is None:
         raise StoreError("the store cannot be reached", "it is tried again by itself")
-    if size <= SHORT:
-        _place(source.store, disk, sha256, blob, folder / sha256, resume=False)
-        return
-    with disk.partial(sha256) as path:
-        # another action may be fetching the same: then this one fetches it too, beside
-        _place(source.store, disk, sha256, blob, path or folder / sha256, resume=path is not None)
-
-
-def _place(store: ObjectStore, disk: Disk, sha256: str, blob: Blob, staged: Path, *, resume: bool) -> None:
-    fetch_blob(store, sha256, blob.push, staged, size=blob.size, resume=resume)
-    disk.put_blob(staged, sha256)
+    return blob
 
 
 def _not_live(sha256: str) -> IntegrityError:

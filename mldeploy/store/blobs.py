@@ -8,17 +8,20 @@ Left out: which blobs to bring or to reuse (`bundle/push.py`) and collecting the
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import hashlib
 import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
-from typing import TypeGuard
+from typing import NamedTuple, TypeGuard
 
 from mldeploy.core.types import check_digest
 from mldeploy.errors import DiskError, IntegrityError, NotFoundError
 from mldeploy.store.file import disk_error
-from mldeploy.store.objects import ObjectStore, Progress, ResumingStore, Resumption
+from mldeploy.store.objects import AheadStore, ObjectStore, Progress, ResumingStore, Resumption, Wanted
 from mldeploy.store.streams import PIECE, Source, altered_source
 
 
@@ -84,27 +87,69 @@ def fetch_blob(
         if existed:
             raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
         found = _download(store, key, target, size, progress, resume)
-        length = target.stat().st_size
-        if size is not None and length != size:
-            raise altered(store.url, key, f"has {length} bytes instead of {size}")
-        if found != sha256:
-            raise altered(store.url, key, "holds other bytes than its digest says")
+        _verify(store.url, key, target, found, sha256, size)
     except BaseException as error:
         # what another has made is not touched, and a beginning is kept for the next call
         if not existed and not (resume and _may_go_on(error)):
             target.unlink(missing_ok=True)
         if isinstance(error, NotFoundError):
-            raise NotFoundError(f"{key} is not in {store.url}", "push the bundle again") from error
+            raise _gone(store.url, key) from error
         raise
 
 
+class Short(NamedTuple):
+    """A short blob that is to be in the new file `target`."""
+
+    sha256: str
+    push: str
+    target: Path
+    size: int
+
+
+def fetch_blobs(store: ObjectStore, wanted: Iterable[Short]) -> Generator[str]:
+    """`fetch_blob` of each, in order: yields its digest once its file is durable and verified.
+
+    A few of `wanted` are taken before the first is yielded. What one that fails has left stays in its folder.
+    Raises as fetch_blob.
+    """
+    url = store.url
+    if not _asks_ahead(store):
+        for each in wanted:
+            fetch_blob(store, each.sha256, each.push, each.target, size=each.size)
+            yield each.sha256
+        return
+    taken: deque[tuple[str, Short]] = deque()
+
+    def objects() -> Iterator[Wanted]:
+        for each in wanted:
+            key = blob_key(each.sha256, each.push)
+            taken.append((key, each))
+            yield Wanted(key, each.target, each.size)
+
+    with contextlib.closing(store.fetch_each(objects())) as coming:
+        while True:
+            try:
+                found = next(coming, None)
+            except NotFoundError as error:
+                raise _gone(url, taken[0][0]) from error
+            if found is None:
+                return
+            key, each = taken.popleft()
+            _verify(url, key, each.target, found, each.sha256, each.size)
+            yield each.sha256
+
+
+def _asks_ahead(store: ObjectStore) -> TypeGuard[AheadStore]:
+    return _is_a(type(store), AheadStore)
+
+
 def _resumes(store: ObjectStore) -> TypeGuard[ResumingStore]:
-    return _is_resuming(type(store))
+    return _is_a(type(store), ResumingStore)
 
 
 @functools.cache  # what a protocol asks takes as long as a small file
-def _is_resuming(kind: type) -> bool:
-    return issubclass(kind, ResumingStore)
+def _is_a(kind: type, protocol: type) -> bool:
+    return issubclass(kind, protocol)
 
 
 def _download(
@@ -115,6 +160,19 @@ def _download(
     if resume:
         target.unlink(missing_ok=True)
     return store.download(key, target, progress)
+
+
+def _verify(url: str, key: str, target: Path, found: str, sha256: str, size: int | None) -> None:
+    """Compare what has come, of which `found` is the digest, with what is wanted. Raises IntegrityError."""
+    length = target.stat().st_size
+    if size is not None and length != size:
+        raise altered(url, key, f"has {length} bytes instead of {size}")
+    if found != sha256:
+        raise altered(url, key, "holds other bytes than its digest says")
+
+
+def _gone(url: str, key: str) -> NotFoundError:
+    return NotFoundError(f"{key} is not in {url}", "push the bundle again")
 
 
 def _may_go_on(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -140,6 +140,24 @@ class ResumingStore(Protocol):
 
     def abandon(self, key: str, token: str) -> None:
         """Remove what an upload that noted `token` has left behind, if it can be removed."""
+
+
+class Wanted(NamedTuple):
+    """An object of `size` bytes that is to be in the new file `target`."""
+
+    key: str
+    target: Path
+    size: int
+
+
+@runtime_checkable
+class AheadStore(Protocol):
+    """What a driver has besides that asks for short objects before their turn."""
+
+    def fetch_each(self, wanted: Iterable[Wanted]) -> Generator[str]:
+        """`download` of each, in order: its sha256. Takes a few of `wanted` before it yields the first; what
+        one that fails has left of its file stays. Raises IntegrityError for an object of another length.
+        """
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):

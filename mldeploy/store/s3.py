@@ -16,9 +16,11 @@ Left out: waking readers (they poll).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import TypeVar
 
 from mldeploy.errors import MldeployError, NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store import s3_errors
-from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, check_key
+from mldeploy.store.objects import Entry, Fetched, Progress, Resumption, Wanted, check_key
 from mldeploy.store.retry import Patience, Verdict, persist
 from mldeploy.store.s3_client import Clients
 from mldeploy.store.s3_config import Place, Settings, place_of
@@ -200,6 +202,19 @@ class S3Store:
             key,
             "s3:GetObject",
         )
+
+    def fetch_each(self, wanted: Iterable[Wanted]) -> Generator[str]:
+        """Stream short ones out; the next ones are on their way meanwhile (`store/s3_ahead.py`)."""
+        from mldeploy.store.s3_ahead import ahead
+        from mldeploy.store.s3_download import download
+
+        wire = self._told(lambda: self._ready().wire, "", "s3:GetObject")
+        with contextlib.closing(ahead(wire, wanted)) as coming:
+            for (key, target, size), early in coming:
+                carry = functools.partial(
+                    download, key=key, path=target, size=size, progress=None, early=early
+                )
+                yield self._carry(carry, key, "s3:GetObject")
 
     def watch(self, prefix: str, wake: Callable[[], None]) -> Callable[[], None] | None:
         """None: it has to be polled."""

@@ -26,6 +26,7 @@ from mldeploy.errors import StoreError
 from mldeploy.store.blobs import altered
 from mldeploy.store.objects import Progress
 from mldeploy.store.pace import MOST
+from mldeploy.store.s3_ahead import Early
 from mldeploy.store.s3_answer import Answer
 from mldeploy.store.s3_heard import Failed, answered
 from mldeploy.store.s3_transfer import Wire
@@ -49,17 +50,19 @@ def download(
     size: int | None,
     progress: Progress | None,
     resume: bool = False,
+    early: Early | None = None,
 ) -> str:
     """Stream `key` into the file `path`, fsync it, return the sha256 of what it holds then.
 
     `size`: its length in bytes, where that is known: a longer one is fetched in ranges, several at a time.
-    `resume`: the file may be there, with the beginning of the object in it. Raises DiskError, and
-    IntegrityError for an object of another length; Failed where there is none.
+    `resume`: the file may be there, with the beginning of the object in it. `early`: a request for all of it,
+    which the caller ends. Raises DiskError, and IntegrityError for an object of another length; Failed where
+    there is none.
     """
     with Target(path, resume=resume, limit=size) as target, _beside(wire, target, size):
         if progress and target.length:
             progress(target.length)
-        for piece in _pieces(_Object(wire, key, size), target.length):
+        for piece in _pieces(_Object(wire, key, size, early), target.length):
             target.write(piece)
             if progress:
                 progress(len(piece))
@@ -84,8 +87,8 @@ class _NoRangesError(Exception):
 class _Object:
     """One object, of `size` bytes where that is known."""
 
-    def __init__(self, wire: Wire, key: str, size: int | None) -> None:
-        self.wire, self.key, self.size = wire, key, size
+    def __init__(self, wire: Wire, key: str, size: int | None, early: Early | None) -> None:
+        self.wire, self.key, self.size, self.early = wire, key, size, early
 
     def read(self, start: int, end: int | None, room: _Room) -> Iterator[memoryview]:
         """The bytes from `start` to `end` (None: all there are) in `room`, whatever breaks meanwhile."""
@@ -134,7 +137,8 @@ class _Object:
         # the whole is asked for as such: then it matters not whether the server knows ranges
         whole = not start and (end is None or end == self.size)
         try:
-            answer = self.wire.requests.open(self.key, start, None if whole else end)
+            answer = self.early.answer() if self.early and whole else None
+            answer = answer or self.wire.requests.open(self.key, start, None if whole else end)
         except Failed as error:
             if not whole and error.failure.status == 416:
                 raise altered(self.wire.url, self.key, "is shorter than it ought to be") from error
@@ -250,7 +254,10 @@ def _ahead(source: _Object, pieces: Iterator[memoryview]) -> Iterator[memoryview
 
 
 def _held(source: _Object, pieces: Iterator[memoryview], start: int) -> Iterator[memoryview]:
-    """Pieces of one request, which is let through the gate."""
+    """Pieces of one request, which is let through the gate, unless it has been already."""
+    if source.early is not None:
+        yield from pieces
+        return
     count = RANGE if source.size is None else min(RANGE, source.size - start)
     source.wire.gate.enter(count)
     try:

@@ -46,23 +46,23 @@ class Http:
 
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
         """The answer, whose body is still to be read. Raises Failed where none came."""
+        return self.begin(method, target, headers, body).answer()
+
+    def begin(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Asked:
+        """Send a request whose answer is waited for later. Raises Failed where it cannot be sent."""
         lines = "".join(
             f"{name}: {value}\r\n" for name, value in (*headers.items(), *self._way.headers.items())
         )
         first = f"{method} {self._way.prefix}{target} HTTP/1.1\r\nhost: {self.host}\r\n"
-        head = f"{first}{lines}\r\n".encode("latin-1")
-        while True:
-            connection, used = self._connection()
-            try:
-                return connection.ask(method, head, body, self._keep)
-            except _StaleError as error:
-                if not used:
-                    raise cut(str(error)) from error
+        asked = Asked(self, method, f"{first}{lines}\r\n".encode("latin-1"), body)
+        asked.send()
+        return asked
 
-    def _keep(self, connection: _Connection) -> None:
+    def keep(self, connection: _Connection) -> None:
+        """It can be used again."""
         self._idle.append(connection)
 
-    def _connection(self) -> tuple[_Connection, bool]:
+    def connection(self) -> tuple[_Connection, bool]:
         """A connection, and whether it has been used before."""
         while self._idle:
             try:
@@ -75,6 +75,36 @@ class Http:
         return _Connection(self._way.connect(SILENCE), secure=self._way.secure), False
 
 
+class Asked:
+    """A request on its way, of one thread. Its `answer` is taken once, or it is closed."""
+
+    def __init__(self, http: Http, method: str, head: bytes, body: bytes) -> None:
+        self._http, self._method, self._head, self._body = http, method, head, body
+        self._connection: _Connection | None = None
+        self._used = False  # whether the connection was, before
+
+    def send(self) -> None:
+        """On a connection that is free. Raises Failed."""
+        self._connection, self._used = self._http.connection()
+        self._connection.send(self._head, self._body)
+
+    def answer(self) -> Answer:
+        """Wait for it. Raises Failed where none comes."""
+        while True:
+            assert self._connection is not None
+            try:
+                return self._connection.answer(self._method, self._http.keep)
+            except _StaleError as error:
+                if not self._used:
+                    raise cut(str(error)) from error
+                self.send()
+
+    def close(self) -> None:
+        """Nobody wants it any more."""
+        if self._connection is not None:
+            self._connection.close()
+
+
 class _StaleError(Exception):
     """The connection broke before a byte of an answer came."""
 
@@ -85,6 +115,7 @@ class _Connection:
     def __init__(self, made: socket.socket, *, secure: bool) -> None:
         self._socket, self._secure = made, secure
         self._input = Input(receiver(made, secure=secure))
+        self._lost: OSError | None = None  # what broke while the last request was sent
         self._poll = select.poll()
         self._poll.register(made, select.POLLIN)
 
@@ -102,20 +133,29 @@ class _Connection:
         finally:
             self._socket.settimeout(SILENCE)
 
-    def ask(self, method: str, head: bytes, body: bytes, keep: Callable[[_Connection], None]) -> Answer:
-        """Send a request; its answer. `keep` is called with the connection once it can be used again."""
-        lost = None
+    def send(self, head: bytes, body: bytes) -> None:
+        """Send a request. Where the connection breaks meanwhile there may be an answer all the same: a server
+        refuses, and closes, before it has read all of a body.
+        """
+        try:
+            with Hearing():
+                self._lost = self._sent(head, body)
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, method: str, keep: Callable[[_Connection], None]) -> Answer:
+        """The answer to what was sent. `keep` is called with the connection once it can be used again."""
 
         def release(whole: bool) -> None:
-            if whole and not lost:  # else half a request lies on it
+            if whole and not self._lost:  # else half a request lies on it
                 keep(self)
             else:
                 self.close()
 
         try:
             with Hearing():
-                lost = self._send(head, body)
-                self._await(lost)
+                self._await()
                 return Answer(self._input, method, release)
         except BaseException:
             self.close()
@@ -125,8 +165,8 @@ class _Connection:
         """No more."""
         self._socket.close()
 
-    def _send(self, head: bytes, body: bytes) -> OSError | None:
-        """What broke meanwhile: a server may refuse, and close, before it has read all of a body."""
+    def _sent(self, head: bytes, body: bytes) -> OSError | None:
+        """What broke meanwhile."""
         try:
             if len(body) <= _SMALL:
                 self._socket.sendall(head + body)
@@ -143,7 +183,7 @@ class _Connection:
             return error
         return None
 
-    def _await(self, lost: OSError | None) -> None:
+    def _await(self) -> None:
         """Wait for the first byte of an answer."""
         try:
             if self._input.wait():
@@ -151,8 +191,10 @@ class _Connection:
         except TimeoutError:
             raise
         except OSError as error:
-            raise _StaleError(said(lost or error)) from error
-        raise _StaleError(said(lost) if lost else "the server closed the connection without an answer")
+            raise _StaleError(said(self._lost or error)) from error
+        raise _StaleError(
+            said(self._lost) if self._lost else "the server closed the connection without an answer"
+        )
 
 
 def _close_all(idle: deque[_Connection]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from mldeploy.store.s3_answer import Answer
 from mldeploy.store.s3_config import DEFAULT_REGION, Place, Settings
 from mldeploy.store.s3_heard import Failed, answered
-from mldeploy.store.s3_http import Http
+from mldeploy.store.s3_http import Asked, Http
 from mldeploy.store.s3_sign import EMPTY, Credentials, path_of, query_of, sign
 from mldeploy.store.s3_way import Way
 
@@ -94,10 +94,14 @@ class Requests:
 
     def open(self, key: str, start: int, end: int | None) -> Answer:
         """The object's bytes from `start` to `end` (None: all there are), to be read and closed."""
+        return answered_well(self.begin(key, start, end))
+
+    def begin(self, key: str, start: int = 0, end: int | None = None) -> Asked:
+        """Ask for them; `answered_well` gives the answer."""
         headers = {**self.extra.content}
         if start or end is not None:
             headers["range"] = f"bytes={start}-{'' if end is None else end - 1}"
-        return self._send("GET", key, _NOTHING, b"", EMPTY, headers)
+        return self._begin("GET", key, _NOTHING, b"", EMPTY, headers)
 
     def ask(
         self,
@@ -110,10 +114,10 @@ class Requests:
     ) -> tuple[Mapping[str, str], bytes]:
         """Headers and body of the answer. `sha256`: of the body in hex, where it is known."""
         digest = sha256 or (hashlib.sha256(body).hexdigest() if body else EMPTY)
-        with self._send(method, key, query, body, digest, headers) as answer:
+        with answered_well(self._begin(method, key, query, body, digest, headers)) as answer:
             return answer.headers, answer.read()
 
-    def _send(
+    def _begin(
         self,
         method: str,
         key: str,
@@ -121,7 +125,7 @@ class Requests:
         body: bytes,
         sha256: str,
         headers: Mapping[str, str],
-    ) -> Answer:
+    ) -> Asked:
         path, asked = path_of(self._root, self._prefix, key), query_of(query)
         sent = {**headers, **self.extra.always}
         if self._credentials is not None:
@@ -134,13 +138,18 @@ class Requests:
         sent["user-agent"] = "mldeploy"
         if method in ("PUT", "POST"):
             sent["content-length"] = str(len(body))
-        answer = self._http.send(method, f"{path}?{asked}" if asked else path, sent, body)
-        if 200 <= answer.status < 300:
-            return answer
-        with answer:
-            failure = answered(answer.status, answer.read().decode(errors="replace"))
-        region = failure.region or answer.headers.get("x-amz-bucket-region", "")
-        raise Failed(replace(failure, region=region))
+        return self._http.begin(method, f"{path}?{asked}" if asked else path, sent, body)
+
+
+def answered_well(asked: Asked) -> Answer:
+    """The answer to a request, if it is a success. Raises Failed."""
+    answer = asked.answer()
+    if 200 <= answer.status < 300:
+        return answer
+    with answer:
+        failure = answered(answer.status, answer.read().decode(errors="replace"))
+    region = failure.region or answer.headers.get("x-amz-bucket-region", "")
+    raise Failed(replace(failure, region=region))
 
 
 def _true(environ: Mapping[str, str], name: str) -> bool:
