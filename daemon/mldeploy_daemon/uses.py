@@ -2,7 +2,9 @@
 
 Rules: time is added up while the agent runs, from a clock that nobody sets; what passes while it does not is
 not counted. So a version seems used more lately than it was, never longer ago: a wrong clock retires
-nothing. Pinned requests count as well. Left out: what follows (`mldeploy.core.retirement`).
+nothing. Pinned requests count as well. A front forgets what it counted of a version that has been out of the
+table for an hour, so a count that is another one than last time is a use, also where it is smaller.
+Left out: what follows (`mldeploy.core.retirement`).
 """
 
 from __future__ import annotations
@@ -53,10 +55,10 @@ class Uses:
         now = self.monotonic()
         self._kept.watched += now - self._at
         self._at = now
-        for (model, version), total in totals.items():
-            ref = f"{model}@{version}"
-            if total.requests > self._requests.get(ref, 0):
-                self._requests[ref] = total.requests
+        before = self._requests
+        self._requests = {f"{model}@{version}": total.requests for (model, version), total in totals.items()}
+        for ref, requests in self._requests.items():
+            if requests not in (0, before.get(ref, 0)):
                 self._kept.uses[ref] = self._kept.watched
         for ref in waiting:
             self._kept.uses[ref] = self._kept.watched
