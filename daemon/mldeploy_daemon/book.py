@@ -3,7 +3,8 @@
 A version that never became ready, and an environment that did not build or start, are out until their
 backoff has passed (5 s, doubled up to 10 min). A ready worker that ends is started again at once after a long
 life; dying young again and again it waits 2, 4, 8 … seconds, and from the fifth time on its version is out.
-The book survives the agent; it holds nothing that could not be found out again.
+The book survives the agent; it holds nothing that could not be found out again. Its times are of the clock on
+the wall, which may be set back: nothing waits longer from now than its backoff.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Book:
     def load(self) -> None:
         """Read bad.json."""
         self.bad = self.disk.load_bad()
+        self._shorten()
 
     def failed(self, key: str, digest: str, stage: str, reason: str, log_tail: str = "") -> None:
         """Something that was started did not come up."""
@@ -95,8 +97,25 @@ class Book:
         self.forget([key for key, bad in self.bad.items() if bad.stage in ("fetch", "install")])
 
     def keep(self, refs: frozenset[str]) -> None:
-        """Forget versions that are not asked for any more: who asks again wants them tried at once."""
+        """At every look. Forget versions that are not asked for any more: who asks again wants them tried at
+        once; and wait for nothing from before the clock was set back.
+        """
         self.forget([key for key in self.bad if "@" in key and key not in refs])
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """No wait was ever longer than its backoff. One that is was written by a clock that ran ahead: a host
+        that boots with one would not try again for as long as it was wrong.
+        """
+        latest = {key: self.now() + backoff(bad.attempts) for key, bad in self.bad.items()}
+        late = {
+            key: msgspec.structs.replace(bad, retry_at=latest[key])
+            for key, bad in self.bad.items()
+            if bad.retry_at > latest[key]
+        }
+        if late:
+            self.bad = {**self.bad, **late}
+            self._save()
 
     def _attempts(self, key: str, digest: str) -> int:
         bad = self.bad.get(key)

@@ -63,6 +63,34 @@ def test_a_worker_that_dies_young_again_and_again_takes_its_version_out(disk: Di
     assert book.bad == {}
 
 
+def test_a_clock_that_is_set_back_makes_nothing_wait_longer_than_its_backoff(disk: Disk) -> None:
+    now = 100.0 + 6 * 3600  # a host that boots six hours ahead
+    book = Book(disk, lambda: now)
+    wanted = frozenset({"m@1", "m@2"})
+    for attempts in (1, 9):
+        for _ in range(attempts):
+            book.failed(f"m@{attempts // 9 + 1}", "d", "load", "out of memory")
+    book.failed("e" * 64, "", "install", "no wheel")
+
+    def waits(of: Book) -> list[float]:
+        return [of.bad[key].retry_at - now for key in ("m@1", "m@2", "e" * 64)]
+
+    now = 100.0
+    again = Book(disk, lambda: now)  # the agent is started after the step
+    again.load()
+    assert waits(again) == [5.0, 600.0, 5.0]
+    book.keep(wanted)  # or lives through it
+    assert waits(book) == [5.0, 600.0, 5.0]
+    assert (book.bad["m@2"].attempts, book.bad["m@2"].out) == (9, True)
+    now += 60
+    for one in (book, again):
+        one.keep(wanted)
+        assert waits(one) == [-55.0, 540.0, -55.0], "once, not at every look"
+    assert {key: bad.retry_at for key, bad in disk.load_bad().items()} == {
+        "m@1": 105.0, "m@2": 700.0, "e" * 64: 105.0,
+    }  # fmt: skip
+
+
 def test_what_is_no_longer_asked_for_or_could_not_be_fetched_is_forgotten(disk: Disk) -> None:
     book = Book(disk, lambda: 100.0)
     book.failed("m@1", "d", "fetch", "no store")
