@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
 from mldeploy.core.wish import wish, without_lease
-from mldeploy.errors import MldeployError, UsageError
+from mldeploy.errors import DiskError, MldeployError, UsageError
 from mldeploy.store.ids import new_ulid
 from mldeploy_daemon.book import YOUNG, Book
 from mldeploy_daemon.config import Config, load
@@ -177,12 +178,19 @@ class Agent:
             self._publish(desired, observed, actions)
         except MldeployError as error:
             logger.error("%s", error)
-            self.follower.note(error)
+            self._troubled(error)
             return 1.0
         self.hands.do(actions)
         self._tell(desired, observed, actions, state.head)
         # what was just done may call for more
         return SOON if actions else self._pause(observed)
+
+    def _troubled(self, error: MldeployError) -> None:
+        """Say so in the report, also while there is nothing else to say that is new."""
+        self.follower.note(error)
+        if self.seen is not None:
+            self.seen = replace(self.seen, errors=tuple(self.follower.errors))
+            self.reporter.look()
 
     def _leased(self, desired: Desired) -> Desired:
         """What the log asks for, less what is only lent: while a halt of it could not be heard of."""
@@ -230,8 +238,14 @@ class Agent:
         if not self.ready and known and settled(desired, observed, self.now()):
             self.ready = True
         told = standings(desired, observed, self.now())
-        drained = self.follower.drained
-        if self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready, drained):
+        drained, before = self.follower.drained, self.publisher.unwritten
+        news = self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready, drained)
+        error = self.publisher.unwritten
+        self.fronts.unwritten = self.publisher.table if error is not None else None
+        if error is not None and before is None:
+            logger.error("%s; the fronts are told all the same", error)
+            self.follower.note(error)
+        if news:
             self.fronts.tell(self.publisher.table.generation)
         fronts = [front for front in observed.fronts if not front.idle]
         if self.ready and not self.announced and fronts:
@@ -242,7 +256,11 @@ class Agent:
     def _announce(self) -> None:
         """Tell the keeper, once every front has that table: a host that is drained has started as well."""
         self.announced = True
-        self.disk.write("run/ready", self.config.boot.encode())
+        try:
+            self.disk.write("run/ready", self.config.boot.encode())
+        except DiskError as error:
+            logger.error("%s", error)  # an agent that is started again has to find out anew
+            self.follower.note(error)
         if self.config.ready_fd >= 0:
             with contextlib.suppress(OSError):
                 os.write(self.config.ready_fd, b"ready\n")

@@ -1,7 +1,8 @@
 """Follows the log: keeps the state it folds to, on disk too (`desired.py`), and the host's membership.
 
 All of it runs in one thread of its own, because the log is for one thread and the store may take long to
-answer. A store that cannot be reached is asked again for ever; what was known goes on being true.
+answer. A store that cannot be reached is asked again for ever; what was known goes on being true. What cannot
+be written to a full disk counts all the same: only the next start without the store does not know it.
 It also leaves checkpoints in the store, where the rank of this host says that it is the one to do so.
 Left out: what follows from the state (`mldeploy.core.host.wish`).
 """
@@ -25,7 +26,7 @@ from datetime import UTC, datetime
 from mldeploy.core.controller import ranked
 from mldeploy.core.records import Action, Join, Leave
 from mldeploy.core.state import State
-from mldeploy.errors import LogHoleError, MldeployError, StoreError, StoreFormatError, UsageError
+from mldeploy.errors import DiskError, LogHoleError, MldeployError, StoreError, StoreFormatError, UsageError
 from mldeploy.store.log import Appended, Intent, Log, record_key
 from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
@@ -45,6 +46,8 @@ LEAVE_DEADLINE = 2.0
 LEASE, NOTE = 120.0, 10.0
 #: Records that a host waits for those before it to leave a checkpoint.
 TURN = 64
+#: Seconds after which a state that could not be written is tried again: it is written whole then.
+AGAIN = 5.0
 
 
 class Follower:
@@ -67,6 +70,7 @@ class Follower:
         self._unwatch: Callable[[], None] | None = None
         self._fresh = -math.inf  # when the head was asked for that was read last, by the monotonic clock
         self._noted = -math.inf
+        self._unsaved = -math.inf  # when it was found last that the state could not be written; -inf: it is
         self._ranked: tuple[object, int] = (None, 0)  # the hosts among which this one has that rank
 
     def load(self) -> None:
@@ -191,8 +195,19 @@ class Follower:
         """From now on this is what the log says. Only at the head: old records are not acted on."""
         if self.state is not None and state.head < self.state.head:
             return  # read anew by another version, and stopped on the way: never back behind what was seen
-        self.kept.save(state)
-        self.state = state
+        self.state = state  # first: a halt is heeded though there is no room to keep it
+        now = time.monotonic()
+        if now - self._unsaved < AGAIN:
+            return
+        try:
+            self.kept.save(state)
+        except DiskError as error:
+            if self._unsaved == -math.inf:
+                logger.error("%s", error)
+                self.note(error)
+            self._unsaved = now
+        else:
+            self._unsaved = -math.inf
 
     def _leave_checkpoint(self, log: Log) -> None:
         if log.checkpoint_is_due():
@@ -238,6 +253,7 @@ class Follower:
     def _leave(self) -> None:
         if self.log is None:
             return
+        self._unsaved = -math.inf  # the last word
 
         def intent(state: State) -> list[Action]:
             return [Leave(host=self.host)] if self.host in state.hosts else []

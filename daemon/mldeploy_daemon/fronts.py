@@ -2,7 +2,8 @@
 
 One connection to each control socket, JSON lines, answers in order. A front that cannot be connected to is
 not running: it has nothing in flight, and reads the table itself when it starts. A front that is connected
-but has not answered is alive with whatever it acknowledged before. Left out: what to tell (`agent.py`).
+but has not answered is alive with whatever it acknowledged before. A table that could not be written goes
+along with the word. Left out: what to tell (`agent.py`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Front
+from mldeploy_daemon.table import Table
 
 logger = logging.getLogger(__name__)
 MIRROR = "mirror"
@@ -97,6 +99,10 @@ class Line:
             self.unanswered += 1
             self.writer.write(msgspec.json.encode(message) + b"\n")
 
+    def behind(self, generation: int) -> bool:
+        """Whether it has answered everything and goes by an earlier table."""
+        return self.writer is not None and not self.unanswered and self.last.generation < generation
+
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
             while line := await reader.readline():
@@ -137,13 +143,16 @@ class Fronts:
         self.lines = [Line(index, name, changed, heard, self._ended) for index, name in enumerate(names)]
         self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
         self.generation = 0
+        self.unwritten: Table | None = None  # the table of that generation, while the disk does not have it
 
     async def look(self) -> tuple[Front, ...]:
         """Those that are alive, the mirror last, after trying to connect to those that seemed not to be."""
         for line in self.lines:
             if line.writer is None and Path(line.path).exists():
                 await line.connect()
-                line.say({"op": "table", "generation": self.generation})
+                line.say(self._word())
+            elif self.unwritten is not None and line.behind(self.generation):
+                line.say(self._word())  # it had no time to hear the last one, and cannot read it anywhere
         return tuple(
             Front(
                 index=line.index,
@@ -156,10 +165,14 @@ class Fronts:
         )
 
     def tell(self, generation: int) -> None:
-        """A new table lies on the disk. Who connects later is told then."""
+        """There is a new table: `unwritten`, or on the disk. Who connects later is told then."""
         self.generation = generation
         for line in self.lines:
-            line.say({"op": "table", "generation": generation})
+            line.say(self._word())
+
+    def _word(self) -> dict[str, Any]:
+        word: dict[str, Any] = {"op": "table", "generation": self.generation}
+        return word if self.unwritten is None else {**word, "table": self.unwritten}
 
     def ask(self) -> None:
         """How are you? For what is in flight, for how long, and the counters."""

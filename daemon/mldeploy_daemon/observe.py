@@ -87,6 +87,7 @@ class Observer:
             self._adopted = time.monotonic()
             self.adopt()
         fronts = await self.fronts.look()
+        self.publisher.overtaken(fronts)
         oldest = self.fronts.oldest_ms()
         self.ledger.weigh(self.workers.live.values())
         seen = [self.ledger.weighed(worker) for worker in self.workers.seen()]

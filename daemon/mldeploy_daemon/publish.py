@@ -1,11 +1,14 @@
 """The routing table as the fronts get it: written to run/routes.json, then told.
 
 It keeps what was published, which the plan starts from, and by worker which generation had it last, so that
-the agent knows when no front can send it anything. Left out: the decision (`mldeploy.core.plan.table`).
+the agent knows when no front can send it anything. A table that cannot be written counts as published: it
+goes to the fronts with the word, and is written when there is room. The next agent cannot know it, and learns
+from the fronts that there was one (`overtaken`). Left out: the decision (`mldeploy.core.plan.table`).
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from mldeploy.core.baseline import BASELINE
-from mldeploy.core.host import Desired, Mirroring, ModelRoute, Worker
+from mldeploy.core.host import Desired, Front, Mirroring, ModelRoute, Worker
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.standing import Standing, why_unserved
 from mldeploy.errors import DiskError
@@ -31,6 +34,8 @@ from mldeploy_daemon.worker_files import socket_of
 
 #: What a former run of the keeper published; its fronts are gone.
 LAST = Path("run/routes.last.json")
+#: Seconds after which a table that could not be written is tried again.
+AGAIN = 5.0
 
 
 class Publisher:
@@ -47,6 +52,8 @@ class Publisher:
         self.slept: Counter[tuple[str, int]] = Counter()
         self.woken: Counter[tuple[str, int]] = Counter()
         self.own = False  # whether this run of the keeper published self.table
+        self.unwritten: DiskError | None = None  # why self.table is not on the disk
+        self._tried = 0.0  # when it was tried last, by the monotonic clock
 
     def load(self) -> None:
         """Go on from what is on the disk, if anything readable is."""
@@ -68,6 +75,15 @@ class Publisher:
             for worker in workers:
                 if not any(route.has(worker.id) for route in self.routes.values()):
                     self.left.setdefault(worker.id, (self.table.generation - 1, self.now()))
+
+    def overtaken(self, fronts: Iterable[Front]) -> None:
+        """A front knows a later table than this agent: one that a former agent could not write. It may name
+        workers that this agent's table does not, until the fronts have a later one.
+        """
+        newest = max((front.generation for front in fronts), default=0)
+        if newest > self.table.generation:
+            self.table, self.own = msgspec.structs.replace(self.table, generation=newest), False
+            self.left = {worker: (newest, self.now()) for worker in self.left}
 
     def placed(self, worker: Worker, oldest_ms: float) -> Worker:
         """The worker with what the tables and the fronts say of it."""
@@ -91,7 +107,10 @@ class Publisher:
         ready: bool,
         drained: bool = False,
     ) -> bool:
-        """Write the table if it says anything new; returns whether it did. Raises DiskError."""
+        """Write the table if it says anything new; returns whether it does, and the fronts are to be told.
+
+        With the disk full it is `unwritten`, and tried again from time to time.
+        """
         slept, woken = self._counted(routes)
         last = {name: route.stable or self.last.get(name) for name, route in routes.items()}
         models = {
@@ -110,17 +129,25 @@ class Publisher:
             models=models,
         )
         if table == self.table and self.own:
+            if self.unwritten is not None and time.monotonic() - self._tried > AGAIN:
+                self._write()
             return False
-        table = msgspec.structs.replace(table, generation=self.table.generation + 1)
-        try:
-            write_table(table)
-        except OSError as error:
-            raise DiskError(f"{ROUTES}: {error.strerror}", "make room on that disk") from error
         self._note(routes)
+        table = msgspec.structs.replace(table, generation=self.table.generation + 1)
         self.table, self.routes, self.own = table, routes, True
+        self._write()
         self.last = {name: version for name, version in last.items() if version is not None}
         self.slept, self.woken = slept, woken
         return True
+
+    def _write(self) -> None:
+        self._tried = time.monotonic()
+        try:
+            write_table(self.table)
+        except OSError as error:
+            self.unwritten = DiskError(f"{ROUTES}: {error.strerror}", "make room on that disk")
+        else:
+            self.unwritten = None
 
     def _counted(
         self, routes: dict[str, ModelRoute]

@@ -1,16 +1,19 @@
 """The routing table: what the agent tells the fronts, `run/routes.json`.
 
 The agent writes it whole and replaces it by rename; a front reads it whole and replaces its own by one
-assignment. `generation` grows by one whenever the content changes. The agent decides everything here: which
-versions may be asked for, which worker serves which, how traffic is split; the front obeys. Unknown keys are
-ignored, so that a newer agent and an older front get along during an upgrade.
+assignment. `generation` grows by one whenever the content changes. Where the file cannot be written, because
+the disk is full, the table goes with the word that there is a new one. The agent decides everything here:
+which versions may be asked for, which worker serves which, how traffic is split; the front obeys. Unknown
+keys are ignored, so that a newer agent and an older front get along during an upgrade.
 Left out: how a version is chosen (`front/select.py`), and who the workers are to the agent (`workers.py`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -131,5 +134,30 @@ def write_table(table: Table, path: Path = ROUTES) -> None:
     It is not flushed to the disk: after a power cut the agent writes a new one before any front is told.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    staged.write_bytes(encode_table(table))
-    staged.replace(path)
+    try:
+        staged.write_bytes(encode_table(table))
+        staged.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)  # half a table would take the room of a whole one
+        raise
+
+
+class Reading:
+    """Which table to go by, as a process is told of new ones: the one that came with the word, else the file.
+
+    A file with an earlier generation than a table that came with the word is what could not be replaced.
+    """
+
+    def __init__(self) -> None:
+        self._told = 0  # the generation of the table that came with the last word; 0: it was the file's
+
+    def read(self, told: Any = None) -> Table | None:
+        """The table to go by; None: the one there is. `told` is what came with the word. Raises as
+        `read_table`, and msgspec.ValidationError.
+        """
+        table = read_table() if told is None else msgspec.convert(told, Table)
+        if told is None and table.generation < self._told:
+            return None
+        self._told = 0 if told is None else table.generation
+        return table

@@ -7,9 +7,11 @@ import json
 import math
 import threading
 
+import msgspec
 import pytest
 
 from mldeploy.core.routing import choose
+from mldeploy_daemon.table import Table
 
 
 class Load:
@@ -163,6 +165,25 @@ def test_a_table_that_cannot_be_read_leaves_the_old_one(host, build):
         assert answer["error"]
         assert host.infer()[0] == 200
     assert host.control({"op": "dance"})["ok"] is False
+
+
+def test_a_table_that_comes_with_the_word_counts_until_the_disk_has_a_later_one(host, build):
+    """The disk is full: it still has the table in which version 1 serves."""
+    one, two = (build.model({n: build.version(host.worker(f"w{n}", n))}) for n in (1, 2))
+    host.write(m=one)
+    host.front()
+    table = msgspec.to_builtins(Table(generation=5, ready=True, models={"m": two}))
+    assert host.control({"op": "table", "generation": 5, "table": table})["generation"] == 5
+    assert host.infer()[2]["model_version"] == "2"
+    answer = host.control({"op": "table", "generation": 5})  # as a new agent says, from its own file
+    assert (answer["ok"], answer["generation"]) == (True, 5)
+    assert host.infer()[2]["model_version"] == "2"
+    answer = host.control({"op": "table", "generation": 6, "table": {"models": 7}})
+    assert (answer["ok"], answer["generation"]) == (False, 5)
+    assert host.infer()[2]["model_version"] == "2"
+    host.generation = 5
+    host.publish(m=one)
+    assert host.infer()[2]["model_version"] == "1"
 
 
 def test_replicas_share_by_what_they_have_in_flight(host, build, wire):

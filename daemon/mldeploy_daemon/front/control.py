@@ -1,6 +1,7 @@
 """The control socket of a front, `run/front-<k>.sock`: JSON lines, one answer a line.
 
-    {"op":"table","generation":N}  read run/routes.json again, answer {"ok","generation","inflight"}
+    {"op":"table","generation":N}  read run/routes.json again, answer {"ok","generation","inflight"};
+                                   with "table", which could not be written, go by that
     {"op":"stats"}                 {"ok","front","pid","generation","draining","mirrored","inflight",
                                     "oldest_ms","connections","buffered","counters":[Series.dump],
                                     "measures":[Measure],"http","accepted","refused","started"}
@@ -21,7 +22,7 @@ import msgspec
 
 #: Where the mirror listens, relative to the state folder.
 MIRROR = Path("run/mirror.sock")
-_MAX_LINE = 65_536
+_MAX_LINE = 64 << 20
 _MAX_ANSWER = 64 << 20
 
 log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def socket_path(front: int) -> Path:
 class Controlled(Protocol):
     """What the control socket needs of its front."""
 
-    def reload(self) -> dict[str, Any]:
-        """Read the table again; the answer to `table`."""
+    def reload(self, told: Any = None) -> dict[str, Any]:
+        """Read the table again, or take the one that came along; the answer to `table`."""
 
     def stats(self) -> dict[str, Any]:
         """The answer to `stats`."""
@@ -92,7 +93,7 @@ class Control:
             return {"ok": False, "error": f"not a request: {error}"}
         match request.get("op"):
             case "table":
-                return self._front.reload()
+                return self._front.reload(request.get("table"))
             case "stats":
                 return {"ok": True, **self._front.stats()}
             case "drain":

@@ -28,7 +28,7 @@ from mldeploy_daemon.front.mirror import Mirror
 from mldeploy_daemon.front.router import Route, resolve
 from mldeploy_daemon.front.routes import Routes, make_routes, named_workers, scope_keys, version_keys
 from mldeploy_daemon.measure_file import MEASURES, read_measures
-from mldeploy_daemon.table import Table, read_table
+from mldeploy_daemon.table import Reading, Table
 
 #: Addresses whose route is remembered, and how long one may be.
 _REMEMBERED, _SHORT = 4_096, 256
@@ -48,6 +48,7 @@ class Front:
         self.buffered = 0
         self.draining = self.stopping = False
         self.routes = Routes(Table(), {})
+        self._reading = Reading()
         self.mirror = Mirror(config.limits, config.fronts)
         self.dispatcher = Dispatcher(self)
         self.path = control.socket_path(config.front)
@@ -69,10 +70,13 @@ class Front:
         self.mirror.wanted(self.routes.feeds)
         self.dispatcher.rerouted()
 
-    def reload(self) -> dict[str, Any]:
-        """Read the table again; one that cannot be read leaves the old one in place."""
+    def reload(self, told: Any = None) -> dict[str, Any]:
+        """Read the table again, or take the one that came along; one that cannot be read leaves the old one
+        in place.
+        """
         try:
-            self.swap(read_table())
+            if (table := self._reading.read(told)) is not None:
+                self.swap(table)
         except FileNotFoundError:
             log.info("no routing table yet")  # the agent has not decided anything since the keeper started
             return {"ok": False, "error": "no routing table yet", **self._acknowledged()}

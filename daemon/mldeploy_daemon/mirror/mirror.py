@@ -27,7 +27,7 @@ from mldeploy_daemon.front.upstream import Handlers, Pool
 from mldeploy_daemon.mirror.lane import Job, Lane
 from mldeploy_daemon.mirror.pressure import Pressure
 from mldeploy_daemon.mirror.sampling import KEPT, Sampling
-from mldeploy_daemon.table import SHADOW, ShadowRoute, Table, read_table
+from mldeploy_daemon.table import SHADOW, Reading, ShadowRoute, Table
 
 #: Seconds between two looks at the host.
 LOOK = 0.25
@@ -50,6 +50,7 @@ class Mirror:
     def __init__(self, marks: Marks | None = None, pressure: Pressure | None = None) -> None:
         self.marks = marks or Marks()
         self.table = Table()
+        self._reading = Reading()
         self.pool = Pool(Handlers(self._answered, self._lost), Limits())
         self.lanes: dict[str, Lane] = {}
         self.past: list[Lane] = []
@@ -93,10 +94,13 @@ class Mirror:
                 return lane
         return None
 
-    def reload(self) -> dict[str, Any]:
-        """Read the table again; one that cannot be read leaves the old one in place."""
+    def reload(self, told: Any = None) -> dict[str, Any]:
+        """Read the table again, or take the one that came along; one that cannot be read leaves the old one
+        in place.
+        """
         try:
-            self.swap(read_table(), time.monotonic())
+            if (table := self._reading.read(told)) is not None:
+                self.swap(table, time.monotonic())
         except FileNotFoundError:
             return {"ok": False, "error": "no routing table yet", **self._acknowledged()}
         except (OSError, ValueError, msgspec.MsgspecError) as error:
