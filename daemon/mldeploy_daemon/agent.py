@@ -23,20 +23,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
-from mldeploy.store.ids import new_ulid
 from mldeploy_daemon.book import YOUNG, Book
 from mldeploy_daemon.config import Config, load
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
+from mldeploy_daemon.identity import host_id
 from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.notify import Notifier
@@ -328,17 +326,6 @@ class Agent:
         self.fronts.close()
         self.ledger.close()
         return 0
-
-
-def host_id(disk: Disk) -> str:
-    """The host's id: made once, kept in host.json. Raises DiskError."""
-    data = disk.read("host.json")
-    if data is not None:
-        with contextlib.suppress(msgspec.MsgspecError, KeyError):
-            return str(msgspec.json.decode(data, type=dict[str, str])["host"])
-    host = new_ulid()
-    disk.write("host.json", msgspec.json.encode({"host": host}))
-    return host
 
 
 def main() -> int:

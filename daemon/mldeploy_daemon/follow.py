@@ -25,8 +25,16 @@ from datetime import UTC, datetime
 
 from mldeploy.core.controller import ranked
 from mldeploy.core.records import Action, Join, Leave
-from mldeploy.core.state import State
-from mldeploy.errors import DiskError, LogHoleError, MldeployError, StoreError, StoreFormatError, UsageError
+from mldeploy.core.state import Host, State
+from mldeploy.errors import (
+    DaemonError,
+    DiskError,
+    LogHoleError,
+    MldeployError,
+    StoreError,
+    StoreFormatError,
+    UsageError,
+)
 from mldeploy.store.log import Appended, Intent, Log, record_key
 from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
@@ -44,6 +52,8 @@ APPEND_DEADLINE = 10.0
 LEAVE_DEADLINE = 2.0
 #: Seconds without a fresh head after which rollouts lose their traffic, and between two notes of a fresh one.
 LEASE, NOTE = 120.0, 10.0
+#: Seconds in which a member says something new of itself once; doubled each time, up to a day.
+REJOIN, LONGEST_REJOIN = 300.0, 86_400.0
 #: Records that a host waits for those before it to leave a checkpoint.
 TURN = 64
 #: Seconds after which a state that could not be written is tried again: it is written whole then.
@@ -71,6 +81,9 @@ class Follower:
         self._fresh = -math.inf  # when the head was asked for that was read last, by the monotonic clock
         self._noted = -math.inf
         self._unsaved = -math.inf  # when it was found last that the state could not be written; -inf: it is
+        self._said: Join | None = None  # when it joined last, in this run
+        # how often it has said something new of itself as a member, and when it may again
+        self._corrections, self._rejoin = 0, -math.inf
         self._ranked: tuple[object, int] = (None, 0)  # the hosts among which this one has that rank
 
     def load(self) -> None:
@@ -162,12 +175,7 @@ class Follower:
         self._note_fresh(asked)
         self._leave_checkpoint(log)
         if self._join_action(log.state):
-            appended = log.append(
-                self._join_action, actor=self._actor(), now=datetime.now(UTC), deadline=JOIN_DEADLINE
-            )
-            if appended is not None:
-                logger.info("joined %s as %s", self.config.environment, self.host)
-                self._take(log.state)
+            self._join(log)
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> Log:
         if self.log is not None:
@@ -220,14 +228,39 @@ class Follower:
     def _actor(self) -> str:
         return f"host:{self.host}"
 
+    def _join(self, log: Log) -> None:
+        there = log.state.hosts.get(self.host)
+        if self._said is not None and there is not None and not _says(there, self._said):
+            error = DaemonError(
+                f"host {self.host} is also another daemon, on {there.hostname} in {there.environment}",
+                "stop the one whose state folder is a copy, delete host.json there, and start it again",
+            )
+            logger.error("%s", error)
+            self.note(error)
+        now = datetime.now(UTC)
+        if log.append(self._join_action, actor=self._actor(), now=now, deadline=JOIN_DEADLINE) is not None:
+            logger.info("joined %s as %s", self.config.environment, self.host)
+            self._said = self._as_it_is()
+            self._corrections += there is not None
+            self._rejoin = time.monotonic() + min(LONGEST_REJOIN, REJOIN * 2.0 ** min(self._corrections, 20))
+            self._take(log.state)
+
+    def _as_it_is(self) -> Join:
+        return Join(
+            host=self.host,
+            environment=self.config.environment,
+            hostname=socket.gethostname(),
+            labels=self.config.labels,
+        )
+
     def _join_action(self, state: State) -> list[Action]:
-        there = state.hosts.get(self.host)
-        labels, hostname = self.config.labels, socket.gethostname()
-        if there is not None and (there.environment, there.labels, there.hostname) == (
-            self.config.environment, labels, hostname,
-        ):  # fmt: skip
+        """Whoever is no member joins. A member says what is new of it, but not again and again: where a
+        machine was copied, two of one id would take turns at it for ever.
+        """
+        there, join = state.hosts.get(self.host), self._as_it_is()
+        if there is not None and (_says(there, join) or time.monotonic() < self._rejoin):
             return []
-        return [Join(host=self.host, environment=self.config.environment, hostname=hostname, labels=labels)]
+        return [join]
 
     async def append(self, intent: Intent) -> Appended | None:
         """Write what `intent` gives for the present state, in the log's own thread. Raises as Log.append."""
@@ -266,3 +299,10 @@ class Follower:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+
+
+def _says(there: Host, join: Join) -> bool:
+    """Whether the member is as that join says."""
+    return (there.environment, there.labels, there.hostname) == (
+        join.environment, join.labels, join.hostname,
+    )  # fmt: skip
