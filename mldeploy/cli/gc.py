@@ -35,8 +35,9 @@ def gc(
     """Delete files that no version needs any more.
 
     They are the files of versions that were retired longer ago than --grace, which cannot be restored
-    afterwards, and what pushes that began before that, and were cut off, have left. Safe at any time,
-    whatever --grace says: a push that is under way may have to send its files again, and does so by itself.
+    afterwards, and what pushes that began before that, and were cut off, have left; besides superseded
+    checkpoints, and reports of hosts that are gone. Safe at any time, whatever --grace says: a push that is
+    under way may have to send its files again, and does so by itself.
     """
     session = Session(ctx)
     with session.output.reporter() as reporter:
@@ -59,6 +60,7 @@ def _show(session: Session, done: Collected) -> None:
         ("orphans", done.orphans, done.orphan_bytes),
         ("left-overs", done.leftovers, done.leftover_bytes),
         ("old checkpoints", done.checkpoints, done.checkpoint_bytes),
+        ("old reports", done.reports, done.report_bytes),
     )
     output.table(
         ("WHAT", "OBJECTS", "SIZE"),

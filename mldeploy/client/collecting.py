@@ -31,7 +31,7 @@ def collect(at: Connection, grace: str | timedelta, dry_run: bool, reporter: Rep
         already=not (done.seqs or _parts(done)),
         dry_run=dry_run,
         actions=_parts(done),
-        warnings=_warnings(kept),
+        warnings=_warnings(kept, done),
         grace=int(kept.total_seconds()),
         horizon=done.horizon,
         blobs=done.blobs.objects,
@@ -42,6 +42,8 @@ def collect(at: Connection, grace: str | timedelta, dry_run: bool, reporter: Rep
         leftover_bytes=done.leftovers.size,
         checkpoints=done.checkpoints.objects,
         checkpoint_bytes=done.checkpoints.size,
+        reports=done.reports.objects,
+        report_bytes=done.reports.size,
         no_longer_restorable=tuple(str(ref) for ref in done.versions),
     )
 
@@ -67,6 +69,7 @@ def _parts(done: Collection) -> tuple[str, ...]:
         ("orphan", done.orphans),
         ("left-over", done.leftovers),
         ("old checkpoint", done.checkpoints),
+        ("old report", done.reports),
     )
     return tuple(
         f"delete {found.objects:,} {kind}{'s' if found.objects != 1 else ''} ({found.size:,} bytes)"
@@ -75,8 +78,13 @@ def _parts(done: Collection) -> tuple[str, ...]:
     )
 
 
-def _warnings(grace: timedelta) -> tuple[str, ...]:
-    if grace >= timedelta(hours=1):
-        return ()
-    told = f"with a grace of {format_duration(grace)}"
-    return (f"{told} a retired version cannot be restored, and a push that is under way starts again",)
+def _warnings(grace: timedelta, done: Collection) -> tuple[str, ...]:
+    found = []
+    if done.kept_reports:
+        found.append(f"reports of hosts that are gone stay below hosts/: {done.kept_reports}")
+    if grace < timedelta(hours=1):
+        told = f"with a grace of {format_duration(grace)}"
+        found.append(
+            f"{told} a retired version cannot be restored, and a push that is under way starts again"
+        )
+    return tuple(found)

@@ -1,8 +1,9 @@
 """The hosts of an environment, by what they last reported.
 
 Rules: a host is live when it is a member by the log and its report is younger than a minute, by the clock of
-the store alone: a report's age is the store's time now minus the store's time of the report. Left out: what
-follows from it (`looking.py`, `waiting.py`).
+the store alone: a report's age is the store's time now minus the store's time of the report. The members'
+reports are got by their keys; those of hosts that are gone, of which there may be thousands, only for whoever
+asks for everyone. Left out: what follows from it (`looking.py`, `waiting.py`).
 """
 
 from __future__ import annotations
@@ -48,11 +49,21 @@ class Seen:
         )  # fmt: skip
 
 
-def hosts(at: Connection, environment: str | None = None) -> list[Seen]:
-    """Every host that has reported (in one environment, or in all), by hostname."""
+def hosts(at: Connection, environment: str | None = None, *, everyone: bool = False) -> list[Seen]:
+    """The members that have reported (in one environment, or in all), by hostname; with `everyone`, also
+    those that report and are no members, and those that are gone.
+    """
     state = at.log.state
     names = [environment] if environment else environments(state)
-    found = [(report, modified) for name in names for report, modified in read_reports(at.store, name)]
+    members: dict[str, list[str]] = {name: [] for name in names}
+    for host in state.hosts.values():
+        members.get(host.environment, []).append(host.id)
+    asked = [read_reports(at.store, name, None if everyone else members[name]) for name in names]
+    return _seen(at, [pair for found in asked for pair in found])
+
+
+def _seen(at: Connection, found: Sequence[tuple[HostReport, float]]) -> list[Seen]:
+    state = at.log.state
     if not found:
         return []
     now = store_time(at, [modified for _, modified in found])
@@ -77,8 +88,16 @@ def environments(state: State) -> list[str]:
 
 
 def find_host(at: Connection, text: str) -> Seen:
-    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
-    everyone = hosts(at)
+    """The host of that hostname, or whose id begins so: a member, else one that is gone. Raises
+    NotFoundError, also where several do.
+    """
+    members = matching([(host.hostname, host.id) for host in at.log.state.hosts.values()], text)
+    if len(members) == 1:
+        (member,) = (at.log.state.hosts[host] for host in members)
+        found = _seen(at, read_reports(at.store, member.environment, members))
+        if found:
+            return found[0]
+    everyone = hosts(at, everyone=True)
     named = matching([(host.report.hostname, host.report.host) for host in everyone], text)
     found = [host for host in everyone if host.report.host in named]
     live = [host for host in found if host.live]

@@ -22,7 +22,7 @@ from mldeploy.errors import NotAllowedError
 def list_hosts(at: Connection, environment: str | None) -> Hosts:
     """See Client.hosts."""
     state = at.refresh()
-    seen = {each.report.host: each for each in fleet.hosts(at, environment)}
+    seen = {each.report.host: each for each in fleet.hosts(at, environment, everyone=True)}
     members = {host.id: host for host in state.hosts.values() if environment in (None, host.environment)}
     gone = set(state.drained) - set(state.hosts) if environment is None else set()
     entries = [_entry(state, name, members.get(name), seen.get(name)) for name in {*members, *seen, *gone}]

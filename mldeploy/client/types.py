@@ -145,6 +145,8 @@ class Collected(Change, frozen=True, kw_only=True):
     leftover_bytes: int = 0
     checkpoints: int = 0  # superseded by newer ones
     checkpoint_bytes: int = 0
+    reports: int = 0  # of hosts that are gone
+    report_bytes: int = 0
     no_longer_restorable: tuple[str, ...] = ()  # `churn@1`: it could be restored until now
 
 

@@ -6,7 +6,8 @@ swept blobs, that the state so reached says may go. Killed anywhere it is finish
 was swept and is still there is an orphan to the next run. Several at once do no harm, and neither does a
 listing that is empty, old or wrong, or a delete that arrives late: a key that may be deleted once may be
 deleted for ever (`core/collection.py`; tests/protocol explores every interleaving of a small world).
-Besides it removes what a killed probe left behind, and checkpoints that newer ones have superseded.
+Besides it removes what a killed probe left behind, checkpoints that newer ones have superseded, and at last,
+where it may, reports of hosts that are gone (`gone.py`).
 Left out: when to collect, and the clock: `now` is passed in.
 """
 
@@ -34,6 +35,7 @@ from mldeploy.errors import MldeployError, StoreError
 from mldeploy.progress import Reporter, Silent
 from mldeploy.store.blobs import blob_key
 from mldeploy.store.checkpoints import PREFIX, superseded
+from mldeploy.store.gone import is_gone, old_reports
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import DEADLINE, Log
 from mldeploy.store.objects import Entry, ObjectStore
@@ -59,7 +61,8 @@ class Collection:
 
     `seqs`: the records it wrote. `blobs`: swept, and deleted. `orphans`: objects below blobs/ that no state
     calls live any more, left by pushes and collections that were cut off. `leftovers`: of killed probes.
-    `checkpoints`: superseded. `versions`: those that could be restored until now.
+    `checkpoints`: superseded. `reports`: of hosts that are gone; `kept_reports`: why they could not be
+    deleted. `versions`: those that could be restored until now.
     """
 
     horizon: str
@@ -68,6 +71,8 @@ class Collection:
     orphans: Found = Found()
     leftovers: Found = Found()
     checkpoints: Found = Found()
+    reports: Found = Found()
+    kept_reports: str = ""
     versions: tuple[ModelRef, ...] = ()
 
 
@@ -88,6 +93,11 @@ class _Others:
 
     leftovers: dict[str, int]
     checkpoints: dict[str, int]
+    reports: dict[str, int]  # of these the ones whose hosts are gone by the state that was reached
+
+    def gone(self, state: State) -> dict[str, int]:
+        """The reports that go."""
+        return {key: size for key, size in self.reports.items() if is_gone(state, key)}
 
 
 @dataclass(slots=True)
@@ -135,7 +145,7 @@ def collect(
     log.refresh()
     reporter.step("listing blobs")
     listed = _list(store, log.state, now_ms, grace)
-    others = _Others(_leftovers(store, now, grace), _checkpoints(store))
+    others = _Others(_leftovers(store, now, grace), _checkpoints(store), old_reports(store, now, grace))
     if dry_run:
         return _would(log.state, listed, others, now_ms, grace)
 
@@ -154,6 +164,7 @@ def collect(
     # the state that was reached decides what goes, not what was planned
     keys = {key: size for key, size in (listed.keys | swept.keys).items() if deletable(log.state, key)}
     _delete(store, [*keys, *others.leftovers, *others.checkpoints], threads, reporter)
+    reports, kept = _delete_reports(store, others.gone(log.state), threads, reporter)
     return Collection(
         horizon=log.state.horizon,
         seqs=tuple(swept.seqs),
@@ -161,6 +172,8 @@ def collect(
         orphans=_count({key: size for key, size in keys.items() if key not in swept.keys}),
         leftovers=_count(others.leftovers),
         checkpoints=_count(others.checkpoints),
+        reports=reports,
+        kept_reports=kept,
         versions=tuple(sorted(swept.versions)),
     )
 
@@ -175,6 +188,7 @@ def _would(state: State, listed: _Listed, others: _Others, now_ms: int, grace: t
         orphans=_count({key: size for key, size in listed.keys.items() if is_orphan(state, key, horizon)}),
         leftovers=_count(others.leftovers),
         checkpoints=_count(others.checkpoints),
+        reports=_count(others.gone(state)),
         versions=no_longer_restorable(state, blobs),
     )
 
@@ -233,6 +247,19 @@ def _delete(store: ObjectStore, keys: Sequence[str], threads: int, reporter: Rep
                 f"of {len(keys)} objects that nothing needs, {done} were deleted, then: {error.message}",
                 f"nothing is lost; run it again to delete the rest ({error.hint})",
             ) from error
+
+
+def _delete_reports(
+    store: ObjectStore, reports: dict[str, int], threads: int, reporter: Reporter
+) -> tuple[Found, str]:
+    """Whoever collected before reports went may lack the right to delete them: that fails no collection."""
+    if not reports:
+        return Found(), ""
+    try:
+        _delete(store, [*reports], threads, reporter)
+    except StoreError as error:
+        return Found(), error.message
+    return _count(reports), ""
 
 
 def _count(objects: dict[str, int]) -> Found:

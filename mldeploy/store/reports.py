@@ -8,6 +8,7 @@ Left out: what follows from the reports, and what steering reads of them (`store
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -94,14 +95,20 @@ def write_report(store: ObjectStore, report: HostReport) -> None:
     store.put(report_key(report.environment, report.host), msgspec.json.encode(report))
 
 
-def read_reports(store: ObjectStore, environment: str) -> list[tuple[HostReport, float]]:
-    """Every readable report of an environment and when the store says it was written (unix seconds).
+def read_reports(
+    store: ObjectStore, environment: str, hosts: Iterable[str] | None = None
+) -> list[tuple[HostReport, float]]:
+    """The readable reports of an environment and when the store says each was written (unix seconds): of
+    these hosts, by their keys; without `hosts`, of all that ever reported there, by a listing.
 
     Sorted by host id. What is garbage, or under another host's key, is left out. Raises StoreError.
     """
     prefix = f"hosts/{check_name(environment, 'environment')}/"
-    keys = [entry.key for entry in store.list(prefix)]
-    keys = [key for key in keys if not _MERGED.fullmatch(key.removeprefix(prefix))]
+    if hosts is not None:
+        keys = [report_key(environment, host) for host in hosts]
+    else:
+        keys = [entry.key for entry in store.list(prefix)]
+        keys = [key for key in keys if not _MERGED.fullmatch(key.removeprefix(prefix))]
     found = []
     for key, fetched in zip(keys, _all(store, keys), strict=True):
         if fetched is None:

@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from mldeploy.client import Client
+from mldeploy.client import Client, fleet
+from mldeploy.client.connection import Connection
 from mldeploy.core.records import Halt, Leave, Promote, Record, Retire, encode
 from mldeploy.errors import RolloutHaltedError, WaitTimeoutError
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import record_key
-from mldeploy.store.reports import report_key
+from mldeploy.store.reports import HostReport, report_key, write_report
 
 from .conftest import Ran, World
 
@@ -74,7 +75,28 @@ def test_a_host_lives_by_the_clock_of_the_store(promoted: World, cli: Cli) -> No
     assert "has not reported for 8" in cli("status").err
     promoted.serve(1)
     promoted.append(Leave(host="h1"))
-    assert not cli("status", "--json").document["hosts"][0]["live"]  # no member any more
+    assert cli("status", "--json").document["hosts"] == []  # no member any more
+    assert cli("status").err.count("has not reported") == 0
+    (gone,) = cli("host", "list", "--json").document["hosts"]
+    assert (gone["host"], gone["member"], gone["live"]) == ("h1", False, False)
+    assert cli("why", "h1.example", "--json").document["host"]["host"] == "h1"
+
+
+def test_those_that_are_gone_cost_no_look_anything(promoted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    promoted.serve(1)
+    for number in range(50):
+        report = HostReport(host=f"gone-{number}", environment="production", hostname="h1.example")
+        write_report(promoted.store, report)
+    asked: list[str] = []
+    at = Connection(promoted.url)
+    at.refresh()
+    get, listing = at.store.get, at.store.list
+    monkeypatch.setattr(at.store, "get", lambda key: (asked.append(key), get(key))[1])
+    monkeypatch.setattr(at.store, "list", lambda key: (asked.append(f"list {key}"), listing(key))[1])
+    assert [host.report.host for host in fleet.hosts(at, "production")] == ["h1"]
+    assert fleet.find_host(at, "h1.example").report.host == "h1"
+    assert [each for each in asked if "hosts/" in each] == [report_key("production", "h1")] * 2
+    assert len(fleet.hosts(at, "production", everyone=True)) == 51
 
 
 def test_status_of_one_model_shows_its_versions(promoted: World, cli: Cli) -> None:

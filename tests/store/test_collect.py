@@ -15,14 +15,16 @@ from typing import Any
 import pytest
 
 from mldeploy.core.collection import smallest_ulid
-from mldeploy.core.records import Action, Publish, Restore, Retire
+from mldeploy.core.records import Action, Join, Leave, Publish, Restore, Retire
 from mldeploy.core.state import State
 from mldeploy.errors import MldeployError, OutcomeUnknownError, StoreError
 from mldeploy.store.blobs import blob_key
 from mldeploy.store.checkpoints import KEEP, Named
 from mldeploy.store.collect import Collection, Found, collect
 from mldeploy.store.file import FileStore
+from mldeploy.store.fleet import GROUP
 from mldeploy.store.fsspec_store import FsspecStore
+from mldeploy.store.gone import TOLD
 from mldeploy.store.log import Log
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import Entry, Fetched, ObjectStore
@@ -205,8 +207,9 @@ def test_a_listing_that_is_empty_or_wrong_deletes_nothing_that_is_needed(two: Ob
     before = {entry.key for entry in two.list("")}
     store = Wrong(two, mad)
     done = run(store, 30)  # type: ignore[arg-type]
-    # what the log swept goes without having been listed
-    assert {*store.deleted} == {blob_key(sha("one"), push_at(1)), blob_key(sha("own"), push_at(1))}
+    # what the log swept goes without having been listed; and nobody needs the report of who is no member
+    swept = {blob_key(sha("one"), push_at(1)), blob_key(sha("own"), push_at(1))}
+    assert {*store.deleted} - {"hosts/production/h1.json"} == swept
     assert done.blobs == Found(2, 6)
     assert {entry.key for entry in two.list("")} == (before - {*store.deleted}) | {
         "log/00000000000000000004.json"
@@ -338,6 +341,64 @@ def test_left_overs_of_a_probe_go_when_they_are_old(store: ObjectStore) -> None:
     done = collect(store, Log(store), now=now + timedelta(minutes=61), actor="gc", grace=timedelta(0))
     assert done.leftovers == Found(1, 1)
     assert list(store.list("probe/")) == []
+
+
+def reported(store: ObjectStore, *keys: str) -> float:
+    """Reports at these keys; when the first was written, by the store."""
+    for key in keys:
+        store.put(f"hosts/{key}", b"{}")
+    return next(entry.modified for entry in store.list("hosts/") if entry.key == f"hosts/{keys[0]}")
+
+
+def remaining(store: ObjectStore) -> set[str]:
+    return {entry.key.removeprefix("hosts/") for entry in store.list("hosts/")}
+
+
+@EVERYWHERE
+def test_reports_of_hosts_that_are_gone_go_when_they_are_old(store: ObjectStore) -> None:
+    say(store, 0, Join(host="here"), Join(host="moved", environment="staging"), Join(host="left"))
+    say(store, 0, Leave(host="left"))
+    stay = {"production/here.json", "staging/moved.json", "notes.txt", "production/a/b.json"}
+    gone = {"production/moved.json", "production/left.json", "old/h.json", "production/merged-0.json"}
+    written = datetime.fromtimestamp(reported(store, *sorted(stay | gone)), UTC)
+
+    def at(age: timedelta, grace: timedelta, **options: Any) -> Collection:
+        return collect(store, Log(store), now=written + age, actor="gc", grace=grace, **options)
+
+    # what a host has told of a notice counts for a week
+    assert at(TOLD - DAY, timedelta(0)).reports == Found()
+    assert at(TOLD + DAY, 10 * DAY).reports == Found()
+    assert remaining(store) == stay | gone
+    assert at(TOLD + DAY, timedelta(0), dry_run=True).reports == Found(4, 8)
+    assert remaining(store) == stay | gone
+    assert at(TOLD + DAY, timedelta(0)).reports == Found(4, 8)
+    assert remaining(store) == stay
+    assert at(TOLD + DAY, timedelta(0)).reports == Found()
+
+
+def test_merged_reports_stay_while_there_is_such_a_group() -> None:
+    store = MemoryStore()
+    say(store, 0, *(Join(host=f"h-{number}") for number in range(GROUP + 1)))
+    written = reported(store, *(f"production/merged-{group}.json" for group in range(4)))
+    now = datetime.fromtimestamp(written, UTC) + TOLD + DAY
+    assert collect(store, Log(store), now=now, actor="gc").reports == Found(2, 4)
+    assert remaining(store) == {"production/merged-0.json", "production/merged-1.json"}
+
+
+def test_who_may_not_delete_reports_collects_all_the_same() -> None:
+    class Narrow(MemoryStore):
+        def delete(self, key: str) -> None:
+            if key.startswith("hosts/"):
+                raise StoreError("the policy does not allow s3:DeleteObject", "ask for it")
+            super().delete(key)
+
+    store = Narrow()
+    store.put("probe/old-1", b"x")
+    written = reported(store, "production/left.json")
+    now = datetime.fromtimestamp(written, UTC) + TOLD + DAY
+    done = collect(store, Log(store), now=now, actor="gc")
+    assert (done.leftovers, done.reports) == (Found(1, 1), Found())
+    assert "does not allow s3:DeleteObject" in done.kept_reports
 
 
 def test_superseded_checkpoints_go_and_the_newest_stay(store: ObjectStore) -> None:

@@ -45,7 +45,7 @@ MAY = {
     "operator": {
         "get": set(KEYS),
         "put": {"marker", "probe", "record", "checkpoint", "hint", "clock"},
-        "delete": {"probe", "blob", "checkpoint", "pairs"},
+        "delete": {"probe", "blob", "checkpoint", "report", "merged", "elsewhere", "pairs"},
     },
     "host": {
         "get": {"marker", "record", "blob", "checkpoint", "hint", "clock", "report", "merged"},
