@@ -38,7 +38,7 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
 
     environment: str
     heard: tuple[Heard, ...] = ()
-    measures: tuple[Measure, ...] = ()
+    measures: tuple[Measure, ...] = ()  # of this environment's hosts alone
     began: dict[int, float] = {}  # store time of records, as far as it is known, unix seconds
     everyone: bool = False  # whether the hosts of every environment were asked, not of this one alone
 
@@ -60,7 +60,7 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
         decision.action for decision in decisions(state, reports, now).values() if decision.action is not None
     ]
     for serving in state.environments.get(reports.environment, {}).values():
-        found.extend(_over(serving, reports, now))
+        found.extend(_over(state, serving, reports, now))
     found.extend(_silent(state, reports, said, now))
     if reports.everyone:
         found.extend(retirements(state, _fresh(state.hosts.values(), reports, now), reports.began, now))
@@ -154,13 +154,15 @@ def _fresh(hosts: Iterable[Host], reports: Reports, now: float) -> list[Heard]:
     return [each for each in reports.heard if each.host in wanted and each.at >= oldest]
 
 
-def _over(serving: Serving, reports: Reports, now: float) -> Iterator[Unshadow]:
+def _over(state: State, serving: Serving, reports: Reports, now: float) -> Iterator[Unshadow]:
     """The end of shadows whose time is over."""
     for shadow in serving.shadows:
         began = reports.began.get(shadow.seq)
         if shadow.lasts and began is not None and now >= began + shadow.lasts:
+            ours = {host.id for host in _members(state, reports.environment)}
+            heard = sum(each.host in ours for each in reports.heard)
             measures = tuple(m for m in reports.measures if m.scope == shadow.seq)
-            evidence = Evidence(hosts=len(reports.heard), start=began, end=now, measures=measures)
+            evidence = Evidence(hosts=heard, start=began, end=now, measures=measures)
             yield Unshadow(shadow=shadow.shadow, reason="its time is over", evidence=evidence)
 
 

@@ -95,6 +95,7 @@ class Fleet:
     ) -> tuple[Reports, float]:
         """What the members of `environment` (with `everyone`: of all) say, and the store's time.
 
+        What is counted is of `environment` alone: elsewhere the same scope is another rollout.
         The time is the newest of what was read: at most as old as the newest report. 0.0 where nothing was.
         `scopes` are the records whose time is wanted. Raises StoreError.
         """
@@ -105,7 +106,8 @@ class Fleet:
         for each in sorted(wanted):
             found, counted, newest = self._environment(state, each)
             heard.extend(found)
-            measures.extend(counted)
+            # one record may begin rollouts of a version in several environments: their scope is the same
+            measures.extend(counted if each == environment else ())
             now = max(now, newest)
         # when a member joined counts where it was not heard of since: it may just have come back
         oldest = now - settings(state, environment).host_ttl

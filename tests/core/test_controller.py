@@ -140,6 +140,12 @@ def test_a_shadow_ends_when_its_time_is_over() -> None:
     (action,) = propose(state, found, 110.0)
     assert isinstance(action, Unshadow)
     assert action.shadow == ulid(9)
+    elsewhere = reports(
+        state, 110.0, began={state.head: 50.0}, heard=heard(state, 110.0, (*HOSTS, "x1")), everyone=True
+    )
+    (action,) = propose(state, elsewhere, 110.0)
+    assert isinstance(action, Unshadow) and action.evidence is not None
+    assert action.evidence.hosts == 5, "a host of another environment has heard none of it"
     unknown = reports(state, 100.0, began={})
     assert propose(state, unknown, 10**9) == tuple(Forget(host=host) for host in HOSTS)
 

@@ -12,6 +12,7 @@ import pytest
 from mldeploy.core import records
 from mldeploy.core.controller import propose
 from mldeploy.core.evidence import Latency, Measure, Tally, merge
+from mldeploy.core.fold import fold_many
 from mldeploy.core.records import Forget
 from mldeploy.core.state import Host, State
 from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
@@ -19,10 +20,12 @@ from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import Fetched
 from mldeploy.store.reports import HostReport, read_reports, report_key, write_report
 from mldeploy.store.tail import record_key
+from tests.core.strategies import chain
 from tests.core.test_actions import after, promote, publish, refused
 
 RAMP = after(publish(1), publish(2), promote(1, 1), promote(2, 2, steps=(100, 10_000)))
 SCOPE = RAMP.head
+STEPS = {"steps": (100, 10_000), "guards": ("error_rate < 5%",)}
 
 
 class Counting(MemoryStore):
@@ -160,6 +163,28 @@ def test_everyone_is_of_every_environment(store: Counting) -> None:
     reports, _ = Fleet(store).read(state, "production", everyone=True)
     assert reports.everyone
     assert {each.host for each in reports.heard} == set(state.hosts)
+
+
+def test_what_another_environment_has_counted_is_no_evidence_here(store: Counting) -> None:
+    """One record promotes a version in both (`mldeploy apply`), so their steps have the same scope."""
+    state = after(
+        records.Join(host="p"), records.Join(host="s", environment="staging"),
+        publish(1), publish(2), promote(1, 1), promote(1, 2, environment="staging"),
+    )  # fmt: skip
+    both = [promote(2, 3 + n, environment=e, **STEPS) for n, e in enumerate(("production", "staging"))]
+    found = chain([both], state.head + 1, state.head_sha256)
+    state = fold_many(state, enumerate(found, state.head + 1))
+    assert not state.voids
+    store.put(record_key(state.head), b"{}")
+    for host, environment, requests, failures in (("p", "production", 3, 3), ("s", "staging", 2_000, 0)):
+        tally = Tally(requests=requests, failures=failures)
+        mine = msgspec.structs.replace(measure(0, state.head), tally=tally)
+        write_report(store, HostReport(host=host, environment=environment, head=state.head, measures=(mine,)))
+    for everyone in (False, True):
+        reports, now = Fleet(store).read(state, "production", everyone=everyone, scopes=(state.head,))
+        assert [m.tally.requests for m in reports.measures] == [3]
+        assert propose(state, reports, now) == ()
+    assert {each.host for each in reports.heard} == {"p", "s"}
 
 
 def test_a_listing_of_reports_leaves_merged_ones_out(store: Counting) -> None:
