@@ -96,7 +96,7 @@ class Steering:
         if peers is None:
             return Turn((), min(pace, MINUTE))
         pauses = [self._merge(state, peers, pace)]
-        rank = self._place_of(peers)
+        rank = self._place_of(peers, len(state.hosts))
         if rank is None:
             self._due.clear()
             return Turn((), min([*pauses, max(pace, MINUTE)]))
@@ -139,19 +139,19 @@ class Steering:
             self._peers = state.hosts, state.drained, _peers(state, self.environment, self.host)
         return self._peers[2]
 
-    def _place_of(self, peers: _Peers) -> int | None:
-        """The place of this host among the watchers; None if it is none of them."""
+    def _place_of(self, peers: _Peers, hosts: int) -> int | None:
+        """The place of this host among the watchers; None if it is none of them. `hosts`: of the store."""
         if peers.rank is None or peers.rank < WATCHERS:
             return peers.rank
-        return self._standing_by(peers.before, peers.members)
+        return self._standing_by(peers.before, hosts)
 
-    def _standing_by(self, before: list[str], members: int) -> int | None:
+    def _standing_by(self, before: list[str], hosts: int) -> int | None:
         """The place that is free because those before it are silent; None where there is none."""
         if self._left("stand by", MINUTE) > 0:
             return self._place
         self._looked["stand by"] = self.monotonic()
         alive = 0
-        oldest = freshness(members)
+        oldest = freshness(hosts)
         for start in range(0, len(before), WATCHERS):
             some = before[start : start + WATCHERS]
             keys = [report_key(self.environment, host) for host in some]
@@ -174,7 +174,7 @@ class Steering:
         self._looked["merge"] = self.monotonic()
         if rank > 0:
             (age,) = self.fleet.ages(self.environment, self.host, [merged_key(self.environment, peers.group)])
-            if age is not None and age < freshness(peers.members) * min(rank, WATCHERS):
+            if age is not None and age < freshness(len(state.hosts)) * min(rank, WATCHERS):
                 return own_pace
         self.fleet.merge(state, self.environment, peers.group, self.host)
         return own_pace

@@ -1,9 +1,10 @@
 """The hosts of an environment, by what they last reported.
 
-Rules: a host is live when it is a member by the log and its report is younger than a minute, by the clock of
-the store alone: a report's age is the store's time now minus the store's time of the report. The members'
-reports are got by their keys; those of hosts that are gone, of which there may be thousands, only for whoever
-asks for everyone. Left out: what follows from it (`looking.py`, `waiting.py`).
+Rules: a host is live when it is a member by the log and its report is younger than a minute (more in a large
+store, where each host reports more rarely), by the clock of the store alone: a report's age is the store's
+time now minus the store's time of the report. The members' reports are got by their keys; those of hosts that
+are gone, of which there may be thousands, only for whoever asks for everyone.
+Left out: what follows from it (`looking.py`, `waiting.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from typing import TypeVar
 
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import HostStatus, HostVersion
+from mldeploy.core.controller import freshness
 from mldeploy.core.state import State
 from mldeploy.errors import NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store.reports import HostReport, read_reports
 
 _T = TypeVar("_T")
-#: Seconds of store time after which a silent host counts as gone.
-LIVE = 60.0
+
+
+def gone_after(members: int) -> float:
+    """Seconds of store time after which a silent host counts as gone. `members`: of the whole store."""
+    return freshness(members) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +38,12 @@ class Seen:
     member: bool
     modified: float = 0.0
     drained: str | None = None  # the reason, while it is to take no traffic
+    lasts: float = gone_after(0)  # seconds for which it counts as there after a report
 
     @property
     def live(self) -> bool:
         """Whether it is there."""
-        return self.member and self.age < LIVE
+        return self.member and self.age < self.lasts
 
     def status(self) -> HostStatus:
         """For showing."""
@@ -67,12 +73,12 @@ def _seen(at: Connection, found: Sequence[tuple[HostReport, float]]) -> list[See
     if not found:
         return []
     now = store_time(at, [modified for _, modified in found])
-    seen = []
+    seen, lasts = [], gone_after(len(state.hosts))
     for report, modified in found:
         member = state.hosts.get(report.host)
         belongs = member is not None and member.environment == report.environment
         drained = state.drained.get(report.host)
-        seen.append(Seen(report, max(0.0, now - modified), belongs, modified, drained))
+        seen.append(Seen(report, max(0.0, now - modified), belongs, modified, drained, lasts))
     return sorted(seen, key=lambda host: (host.report.hostname, host.report.host))
 
 

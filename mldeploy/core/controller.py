@@ -44,12 +44,15 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def freshness(members: int) -> float:
-    """Seconds for which a report counts as fresh. The more hosts, the more rarely each of them reports."""
+    """Seconds for which a report counts as fresh. The more hosts, the more rarely each of them reports.
+
+    `members`: of the whole store, however few of them are in an environment, as in `report_pause`.
+    """
     return 120.0 + 5 * report_pause(members)
 
 
 def report_pause(members: int) -> float:
-    """The least seconds between two reports of a host: a fleet writes about a hundred a second."""
+    """The least seconds between two reports of a host: those of a store write about a hundred a second."""
     return members / 100
 
 
@@ -63,14 +66,16 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
         found.extend(_over(state, serving, reports, now))
     found.extend(_silent(state, reports, said, now))
     if reports.everyone:
-        found.extend(retirements(state, _fresh(state.hosts.values(), reports, now), reports.began, now))
+        found.extend(
+            retirements(state, _fresh(state, state.hosts.values(), reports, now), reports.began, now)
+        )
     return tuple(found)
 
 
 def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]:
     """What each rollout of the environment does next, or waits for, by model."""
     said = settings(state, reports.environment)
-    fresh = {each.host: each for each in _fresh(_members(state, reports.environment), reports, now)}
+    fresh = {each.host: each for each in _fresh(state, _members(state, reports.environment), reports, now)}
     members = on_duty(state, reports.environment)
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
@@ -147,10 +152,10 @@ def delay(rank: int) -> float:
     return STAGGER * rank
 
 
-def _fresh(hosts: Iterable[Host], reports: Reports, now: float) -> list[Heard]:
+def _fresh(state: State, hosts: Iterable[Host], reports: Reports, now: float) -> list[Heard]:
     """The fresh reports of these hosts."""
     wanted = {host.id for host in hosts}
-    oldest = now - freshness(len(wanted))
+    oldest = now - freshness(len(state.hosts))
     return [each for each in reports.heard if each.host in wanted and each.at >= oldest]
 
 

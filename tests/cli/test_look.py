@@ -10,7 +10,7 @@ import pytest
 
 from mldeploy.client import Client, fleet
 from mldeploy.client.connection import Connection
-from mldeploy.core.records import Halt, Leave, Promote, Record, Retire, encode
+from mldeploy.core.records import Halt, Join, Leave, Promote, Record, Retire, encode
 from mldeploy.errors import RolloutHaltedError, WaitTimeoutError
 from mldeploy.store.ids import new_ulid
 from mldeploy.store.log import record_key
@@ -73,6 +73,9 @@ def test_a_host_lives_by_the_clock_of_the_store(promoted: World, cli: Cli) -> No
     document = cli("status", "--json").document
     assert (document["hosts"][0]["live"], document["models"][0]["hosts"]) == (False, 0)
     assert "has not reported for 8" in cli("status").err
+    # in a store of 2,000 each host reports every half a minute
+    promoted.append(*(Join(host=f"s{number}", environment="staging") for number in range(2_000)))
+    assert cli("status", "--json").document["hosts"][0]["live"]
     promoted.serve(1)
     promoted.append(Leave(host="h1"))
     assert cli("status", "--json").document["hosts"] == []  # no member any more

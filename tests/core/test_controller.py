@@ -18,6 +18,7 @@ from mldeploy.core.controller import (
     notices,
     propose,
     ranked,
+    report_pause,
     scopes,
 )
 from mldeploy.core.evidence import Measure, Tally, merge
@@ -71,6 +72,18 @@ def test_a_ramp_advances_on_the_word_of_95_percent_at_the_step() -> None:
         assert propose(RAMP, reports(RAMP, now, heard=found), now) == ()
         waits = decisions(RAMP, reports(RAMP, now, heard=found), now)["churn"].waits
         assert waits == ("4 of 5 hosts have reported that they are at this step",)
+
+
+def test_a_report_is_fresh_for_as_long_as_hosts_of_so_large_a_store_take() -> None:
+    """Hosts report as rarely as the whole store asks, however few of them are in the environment."""
+    many = after(
+        *(records.Join(host=f"s{number}", environment="staging") for number in range(300)), state=RAMP
+    )
+    assert freshness(305) - freshness(5) == 5 * (report_pause(305) - report_pause(5)) == 15
+    now = 2_000.0
+    for age, fresh in ((freshness(305), True), (freshness(305) + 1, False)):
+        found = reports(many, now, heard=heard(many, now - age))
+        assert bool(propose(many, found, now)) == fresh
 
 
 def test_a_halt_waits_for_nobody() -> None:

@@ -75,7 +75,7 @@ class World:
         self.store.clock += seconds
 
     def report(self, *silent: str, requests: int = 100, head: int = 0) -> None:
-        for host in self.state.hosts:
+        for host in self.hosts:
             if host not in silent:
                 write_report(
                     self.store,
@@ -147,6 +147,21 @@ def test_a_group_whose_merger_is_drained_is_merged_by_the_next() -> None:
         fetched = world.store.get(merged_key("production", 0))
         assert fetched is not None
         assert msgspec.json.decode(fetched.data)["by"] == merger
+
+
+def test_a_few_hosts_of_a_large_store_are_waited_for_as_long_as_those_take_to_report() -> None:
+    """10 hosts of production in a store of 20,000, each of which reports every 300 seconds."""
+    world = World(fleet_of(10, state=RAMP))
+    early, late = world.order[:5], world.order[5:]
+    watcher, fourth = early[0], late[0]
+    world.state = fleet_of(19_990, "staging", world.state)
+    world.report(*late)
+    world.sleep(290)
+    world.report(*early)  # which leaves those before the fourth 290 s old
+    (action,) = world.look(watcher)[0].actions
+    assert isinstance(action, Advance)
+    world.look(fourth)
+    assert world.hosts[fourth]._place is None, "those before it are not silent"
 
 
 def test_who_stands_by_takes_the_place_of_the_dead(world: World) -> None:

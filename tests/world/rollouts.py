@@ -133,9 +133,8 @@ class Rollouts:
     def _attended(self, model: str, ramp: Ramp, told: Evidence, seq: int) -> None:
         """Enough of the members a rollout is for had really reported that they are at the step."""
         for state in self.truth[ramp.seq : seq]:
-            members = [host for host in state.hosts.values() if host.environment == PRODUCTION]
             asked = [host.id for host in on_duty(state, PRODUCTION) if meant(ramp, host.labels)]
-            oldest = told.end - freshness(len(members))
+            oldest = told.end - freshness(len(state.hosts))
             there = sum(self._at(host, ramp.seq, oldest, told.end) for host in asked)
             if len(asked) == told.members and told.hosts <= there and there >= QUORUM * len(asked) > 0:
                 return
