@@ -87,6 +87,7 @@ class Steering:
         self._looked: dict[str, float] = {}  # when each duty was done last
         self._due: dict[tuple[object, ...], float] = {}  # actions that are due, and since when
         self._peers: tuple[object, object, _Peers | None] = (None, None, None)  # and what they were made of
+        self._asked = 0  # requests of the last look for hosts that were not heard of
         self._place: int | None = None  # the watcher's place this host has taken while standing by
 
     def look(self, state: State) -> Turn:
@@ -111,13 +112,14 @@ class Steering:
         reports, self.now = self.fleet.read(
             state, self.environment, everyone=everyone, scopes=scopes(state, self.environment, today)
         )
+        self._asked = 2 * len(reports.silent)  # the own report of each, and perhaps when it joined
         actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank)
         return Turn(actions, min([*pauses, pace, delay(1) if self._due else pace]))
 
     def _pace(self, state: State, members: int) -> float:
         """Seconds between looks."""
         if scopes(state, self.environment):
-            reads = groups_of(members) or members
+            reads = (groups_of(members) or members) + self._asked
             return max(self.report / 2, report_pause(members) / 2, reads / RATE)
         if any(True for _ in expired(state, self._today())):
             return MINUTE

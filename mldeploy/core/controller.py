@@ -39,6 +39,9 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     heard: tuple[Heard, ...] = ()
     measures: tuple[Measure, ...] = ()  # of this environment's hosts alone
+    #: Of the members not heard of for the policy's `host_ttl` those that were asked, each for itself: store
+    #: time of its own report, unix seconds; 0.0: there is none. No others are proposed to be forgotten.
+    silent: dict[str, float] = {}
     began: dict[int, float] = {}  # store time of records, as far as it is known, unix seconds
     everyone: bool = False  # whether the hosts of every environment were asked, not of this one alone
 
@@ -172,12 +175,12 @@ def _over(state: State, serving: Serving, reports: Reports, now: float) -> Itera
 
 
 def _silent(state: State, reports: Reports, said: Settings, now: float) -> Iterator[Forget]:
-    """Members of the environment that have been silent for longer than the policy's `host_ttl`."""
-    at = {each.host: each.at for each in reports.heard}
-    for host in state.hosts.values():
-        if host.environment != reports.environment:
+    """Members of the environment that were asked and are silent for longer than the policy's `host_ttl`."""
+    for name, at in reports.silent.items():
+        host = state.hosts.get(name)
+        if host is None or host.environment != reports.environment:
             continue
         # one that joined and never reported is silent since then
-        last = max(at.get(host.id, 0.0), reports.began.get(host.seq, 0.0))
+        last = max(at, reports.began.get(host.seq, 0.0))
         if last and now > last + said.host_ttl:
             yield Forget(host=host.id)

@@ -6,7 +6,8 @@ group and writes them as one object, hosts/<environment>/merged-<k>.json, and wh
 Counts merge by addition and each host is in one group, so it does not matter who merged what.
 
 Rules: what is missing or cannot be read is left out, and counts as not heard; only counts of scopes under
-way are kept. A merged object made for another number of groups is not used: hosts would be counted twice.
+way are kept. A merged object made for another number of groups is not used: hosts would be counted twice. Of
+members that were not heard of for long, the own report is got as well, of some of them at a time.
 Left out: who does it and when (`mldeploy_daemon`), and what follows.
 """
 
@@ -109,15 +110,17 @@ class Fleet:
             # one record may begin rollouts of a version in several environments: their scope is the same
             measures.extend(counted if each == environment else ())
             now = max(now, newest)
+        silent, newest = self._silent(state, environment, heard, now)
+        now = max(now, newest)
         # when a member joined counts where it was not heard of since: it may just have come back
         oldest = now - settings(state, environment).host_ttl
-        known = {each.host for each in heard if each.at >= oldest}
-        silent = [h.seq for h in state.hosts.values() if h.environment == environment and h.id not in known]
-        began = self.began([*scopes, *silent[:GROUP]])
+        joined = [state.hosts[host].seq for host, at in silent.items() if at < oldest or not at]
+        began = self.began([*scopes, *joined])
         reports = Reports(
             environment=environment,
             heard=tuple(heard),
             measures=merge(measures),
+            silent=silent,
             began=began,
             everyone=everyone,
         )
@@ -154,6 +157,27 @@ class Fleet:
                 self._began[seq] = fetched.modified
         self._began = {seq: at for seq, at in self._began.items() if seq in wanted}
         return dict(self._began)
+
+    def _silent(
+        self, state: State, environment: str, heard: list[Heard], now: float
+    ) -> tuple[dict[str, float], float]:
+        """Members not heard of for the policy's `host_ttl`, `GROUP` at the most, and when each of them wrote
+        its own report (0.0: there is none); and the newest of these times.
+
+        That merged reports do not tell of a host says nothing of it: all of them are missing when a fleet has
+        grown into another number of groups, and as old as their makers' pause in a quiet one.
+        """
+        at = {each.host: each.at for each in heard}
+        oldest = now - settings(state, environment).host_ttl
+        members = _members(state, environment)
+        # who is gone has been silent for the longest, and is not behind those who are not for ever
+        silent = [host for host in members if host not in at or at[host] < oldest]
+        silent.sort(key=lambda host: at.get(host, 0.0))
+        found = dict.fromkeys(silent[:GROUP], 0.0)
+        if not groups_of(len(members)):
+            return {host: at.get(host, 0.0) for host in found}, now  # their own was read
+        own, _, newest = self._hosts(environment, list(found), set())
+        return found | {each.host: each.at for each in own}, newest
 
     def _environment(self, state: State, environment: str) -> tuple[list[Heard], list[Measure], float]:
         members = _members(state, environment)

@@ -59,7 +59,12 @@ def reports(state: State, now: float, **fields: object) -> Reports:
         "measures": counted(state) if ramp else (),
         "began": {ramp.seq: 1_000.0, ramp.begun: 1_000.0} if ramp else {serving(state).seq: 1_000.0},
     }
-    return Reports(**given | fields)  # type: ignore[arg-type]
+    given |= fields
+    at = {each.host: each.at for each in given["heard"]}  # type: ignore[attr-defined]
+    asked = {
+        "silent": {host: at.get(host, 0.0) for host in state.hosts}
+    }  # as in a fleet that is read by host
+    return Reports(**asked | given)  # type: ignore[arg-type]
 
 
 def test_a_ramp_advances_on_the_word_of_95_percent_at_the_step() -> None:
@@ -170,6 +175,9 @@ def test_who_is_silent_for_the_policys_time_is_forgotten() -> None:
     never = reports(FLEET, now, heard=heard(FLEET, now, HOSTS[1:]), began={1: now - 3_000})
     assert propose(FLEET, never, now) == ()
     assert propose(FLEET, never, now + 601) == (Forget(host="h0"),)
+    # nor is one that was not asked: what others tell of it may be old
+    unasked = reports(FLEET, now, heard=quiet, silent={"h1": now - 3_601, "x1": now - 3_601})
+    assert propose(FLEET, unasked, now) == (Forget(host="h1"),)
     # of one that joined, and of which nothing else is known, nothing is said
     assert propose(FLEET, reports(FLEET, now, heard=heard(FLEET, now, HOSTS[1:])), now) == ()
 
@@ -337,6 +345,7 @@ class Fleet:
                 environment="production",
                 heard=tuple(each for each, _ in self.told.values()),
                 measures=merge(m for _, measures in self.told.values() for m in measures),
+                silent={host: self.told[host][0].at if host in self.told else 0.0 for host in seen.hosts},
                 began=self.began,
             )
             for action in propose(seen, found, self.now):

@@ -14,7 +14,7 @@ from mldeploy.core.controller import WATCHERS, ranked
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Advance, Halt
 from mldeploy.core.state import State
-from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
+from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
 from mldeploy.store.objects import Fetched
 from mldeploy.store.reports import HostReport, report_key, write_report
 from mldeploy.store.tail import record_key
@@ -223,7 +223,7 @@ def test_a_large_fleet_is_merged_by_one_host_of_each_group_and_read_by_the_watch
     world.sleep(1)
     groups = groups_of(350)
     mergers = 0
-    for host in world.order:
+    for host in reversed(world.order):  # the watchers last, once there is what was merged
         made = world.look(host)[1]
         in_group = sum(group_of(h, groups) == group_of(host, groups) for h in state.hosts)
         mergers += made >= in_group
@@ -235,6 +235,28 @@ def test_a_large_fleet_is_merged_by_one_host_of_each_group_and_read_by_the_watch
     assert action.evidence is not None
     assert action.evidence.hosts == 350
     assert [m.tally.requests for m in action.evidence.measures] == [35_000]
+
+
+def test_a_fleet_that_grows_by_a_group_forgets_nobody_and_asks_no_more_often_than_promised() -> None:
+    """From 200 to 201 members nothing that was merged counts any more, until it is merged anew."""
+    world = World(fleet_of(201, state=RAMP))
+    world.report(head=RAMP.head - 1)  # the rollout waits
+    world.store.written[record_key(1)] -= 7_200  # they joined two hours ago
+    before = fleet_of(200, state=RAMP)
+    for group in range(2):
+        world.hosts[world.order[0]].fleet.merge(before, "production", group, "x")
+    requests = dict.fromkeys(world.order[:WATCHERS], 0)
+    for host in requests:
+        world.hosts[host].fleet.merge = lambda *_: None  # type: ignore[method-assign]
+    for _ in range(60):
+        for host in requests:
+            turn, made = world.look(host)
+            assert turn.actions == ()
+            requests[host] += made
+        world.sleep(1)
+        world.report(head=RAMP.head - 1)
+    # it begins with some hundred at once
+    assert all(GROUP < made <= 60 * RATE + 3 * GROUP for made in requests.values())
 
 
 def test_a_merger_that_dies_is_replaced_within_its_group() -> None:

@@ -234,12 +234,55 @@ def test_a_host_that_came_back_is_asked_for_its_join(store: Counting) -> None:
     ] == []
 
 
-def _aged(store: Counting, key: str) -> Callable[[str], Fetched | None]:
-    """What `store` gives, with the object of that key two hours older."""
+def test_who_lives_is_not_forgotten_because_nobody_tells_of_it(store: Counting) -> None:
+    """What was merged is for 2 groups, and there are 3 now; one host in a hundred is really gone."""
+    state = fleet_of(201)
+    gone = {"production-7", "production-77"}
+    for host in set(state.hosts) - gone:
+        report(store, host)
+    store.put(record_key(1), b"{}")
+    fleet = Fleet(store)
+    for group in range(2):
+        fleet.merge(fleet_of(200), "production", group, "x")
+    later = store.get(report_key("production", "production-0"))
+    assert later is not None
+    aged = _aged(store, record_key(1))  # they joined two hours ago
+    for merged in (True, False):
+        store.asked.clear()
+        with mock.patch.object(store, "get", side_effect=aged):
+            reports, now = fleet.read(state, "production")
+        assert reports.heard == () and now >= later.modified
+        assert len(reports.silent) == GROUP
+        assert store.asked["get"] <= 3 + GROUP + 1, merged
+        forgotten = {action.host for action in propose(state, reports, now) if isinstance(action, Forget)}
+        assert forgotten == gone & set(reports.silent)
+        for group in range(3):
+            store.delete(merged_key("production", group))
+
+
+def test_of_many_who_are_silent_the_longest_silent_are_asked_first(store: Counting) -> None:
+    """A `host_ttl` shorter than the pause of who merges: everybody looks silent, and few are."""
+    state = after(records.Policy(settings={"host_ttl": 60}), state=RAMP)
+    state = fleet_of(350, state=state)
+    dead = {f"production-{number}" for number in range(300, 310)}
+    for host in state.hosts:
+        report(store, host)
+    fleet = Fleet(store)
+    keys = {report_key("production", host) for host in dead}
+    with mock.patch.object(store, "get", side_effect=_aged(store, *keys)):
+        for group in range(groups_of(350)):
+            fleet.merge(state, "production", group, "x")
+        reports, now = fleet.read(state, "production")
+        forgotten = [action.host for action in propose(state, reports, now) if isinstance(action, Forget)]
+    assert set(forgotten) == dead
+
+
+def _aged(store: Counting, *keys: str) -> Callable[[str], Fetched | None]:
+    """What `store` gives, with the objects of these keys two hours older."""
     real = store.get
 
     def get(asked: str) -> Fetched | None:
         found = real(asked)
-        return Fetched(found.data, found.modified - 7_200) if found and asked == key else found
+        return Fetched(found.data, found.modified - 7_200) if found and asked in keys else found
 
     return get
