@@ -102,8 +102,10 @@ def _measures(ramps: int, requests: int) -> tuple[Measure, ...]:
 
 def _reports(state: State) -> Reports:
     heard = tuple(Heard(host=host, at=4_990.0, head=10, watched=1.0) for host in state.hosts)
+    # said by each host for itself, as they are read: no two of these share a value
+    up = {host: tuple(f"model-{number}@2" for number in range(_RAMPS)) for host in state.hosts}
     return Reports(
-        environment="production", heard=heard, measures=_measures(_RAMPS, 2_000), began={7: 1_000.0}
+        environment="production", heard=heard, measures=_measures(_RAMPS, 2_000), up=up, began={7: 1_000.0}
     )
 
 

@@ -29,7 +29,7 @@ from mldeploy.core.host import (
     StopWorker,
     StopZygote,
 )
-from mldeploy.errors import MldeployError
+from mldeploy.errors import MldeployError, StoreError
 from mldeploy_daemon import fetch
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.disk import Disk
@@ -150,7 +150,8 @@ class Hands:
         try:
             await work
         except MldeployError as error:
-            self._failed(action, f"{error}" + (f" ({error.hint})" if error.hint else ""))
+            text = f"{error}" + (f" ({error.hint})" if error.hint else "")
+            self._failed(action, text, lacking=isinstance(error, StoreError))
         except Exception as error:
             logger.exception("%s", action)
             self._failed(action, f"unexpected: {error!r}")
@@ -160,12 +161,13 @@ class Hands:
             self.observer.busy.discard(action)
             self.changed()
 
-    def _failed(self, action: Action, reason: str) -> None:
+    def _failed(self, action: Action, reason: str, *, lacking: bool = False) -> None:
+        """`lacking`: the store did not give a file; that is no fault of what was to be built of it."""
         match action:
             case FetchBundle():
                 self.book.failed(f"{action.model}@{action.version}", action.digest, "fetch", reason)
             case BuildEnvironment():
-                self.book.failed(action.environment, "", "install", reason)
+                self.book.failed(action.environment, "", "fetch" if lacking else "install", reason)
             case StartZygote():
                 self.book.failed(action.environment, "", "zygote", reason)
             case _:

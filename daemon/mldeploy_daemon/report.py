@@ -23,7 +23,7 @@ from pathlib import Path
 from mldeploy.core.controller import report_pause
 from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Action, Desired, ModelRoute, Observed, Wish
-from mldeploy.core.standing import Standing, next_step
+from mldeploy.core.standing import Standing, come_up, failing, next_step
 from mldeploy.errors import MldeployError
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.reports import HostReport, ModelReport, VersionReport, WorkerReport, write_report
@@ -133,7 +133,8 @@ class Reporter:
             platform=seen.observed.platform,
             models=models,
             errors=seen.errors,
-            failed=_failed(seen),
+            failed=failing(seen.standings),
+            up=come_up(seen.standings),
             watched=seen.watched,
             uses=seen.uses,
             told=seen.told,
@@ -165,16 +166,6 @@ class Reporter:
             last_used=total.last_used,
             log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
         )
-
-
-def _failed(seen: Seen) -> tuple[str, ...]:
-    """Versions that did not come up, and not by one accident."""
-    return tuple(
-        f"{name}@{each.version}"
-        for name, known in sorted(seen.standings.items())
-        for each in known
-        if each.state == "failed" and each.attempts > 1
-    )
 
 
 def _memory(pid: int) -> WorkerReport:

@@ -42,6 +42,7 @@ class Underway:
                 )
                 for host in ours
             ),
+            up={host.report.host: host.report.up for host in ours if host.report.up is not None},
             measures=merge(measure for host in ours for measure in host.report.measures),
             began=began,
         )  # fmt: skip

@@ -14,7 +14,7 @@ Left out: reading reports and writing records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -39,6 +39,8 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     heard: tuple[Heard, ...] = ()
     measures: tuple[Measure, ...] = ()  # of this environment's hosts alone
+    #: By host, the versions of rollouts that have come up there (`churn@7`). Who is not in it does not say.
+    up: dict[str, tuple[str, ...]] = {}
     #: Of the members not heard of for the policy's `host_ttl` those that were asked, each for itself: store
     #: time of its own report, unix seconds; 0.0: there is none. No others are proposed to be forgotten.
     silent: dict[str, float] = {}
@@ -83,6 +85,8 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
         by_model.setdefault(measure.model, []).append(measure)
+    same: dict[tuple[str, ...], frozenset[str]] = {}  # most hosts say the same
+    up = {host: same.setdefault(refs, frozenset(refs)) for host, refs in reports.up.items()}
     found = {}
     for model, serving in ramps(state, reports.environment):
         if serving.ramp is None:
@@ -98,6 +102,7 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
             begun=reports.began.get(ramp.begun),
             members=len(asked),
             heard=len(heard),
+            up=_up(ref, heard, up),
             failed=sum(ref in each.failed for each in heard),
             measures=by_model.get(model, ()),
         )
@@ -105,6 +110,13 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
         if decision is not None:
             found[model] = decision
     return found
+
+
+def _up(ref: str, heard: Iterable[Heard], up: Mapping[str, Collection[str]]) -> int:
+    """On how many of these a version has come up. Of a daemon too old to say it, that it has not failed is
+    taken for it: else no rollout went on while a fleet is upgraded.
+    """
+    return sum(ref in up[each.host] if each.host in up else ref not in each.failed for each in heard)
 
 
 def on_duty(state: State, environment: str) -> list[Host]:

@@ -69,6 +69,13 @@ class Wish(_Value, frozen=True, kw_only=True):
         return tuple(dict.fromkeys(version for version in named if version is not None))
 
     @property
+    def rising(self) -> Wanted | None:
+        """The version that a rollout under way is of: the candidate, or at a shadow step its shadow."""
+        if self.candidate is not None or not self.scope:
+            return self.candidate
+        return next((shadow.version for shadow in self.shadows if shadow.scope == self.scope), None)
+
+    @property
     def idle(self) -> tuple[Wanted, ...]:
         """The versions of its shadows, each once."""
         return tuple(dict.fromkeys(shadow.version for shadow in self.shadows))

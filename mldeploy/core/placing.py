@@ -76,6 +76,21 @@ def _shadows(asked: Wish, observed: Observed, current: ModelRoute, now: float) -
     )
 
 
+def has_come_up(version: Wanted, observed: Observed, now: float, rest: Rest) -> bool:
+    """Whether the version of a rollout is up on this host: it takes what it is given, or sleeps.
+
+    A shadow sleeps where memory is short, and so does what takes the stable share here: it has run, and wakes
+    when it is asked. Any other candidate that waits for memory takes no traffic, and nothing wakes it.
+    """
+    route = observed.routes.get(version.model, ModelRoute())
+    if _takes(version, observed, version.version if route.told(version) else None, now):
+        return True
+    if not (version.idle or route.stable == version.version):
+        return False
+    ran = version.digest in observed.memory.seen
+    return version in rest.asleep or (version in rest.waiting and ran)
+
+
 def _serving(asked: Wish, observed: Observed, current: ModelRoute, now: float, rest: Rest) -> Wanted | None:
     """The version that takes the stable share."""
     wanted, fallback = asked.stable, asked.fallback

@@ -1,11 +1,11 @@
 """When a rollout goes on, when it is halted, and what it waits for.
 
-A step is over when its hold is, enough of the hosts it is for have reported that they are at it, the
-candidate has had its minimum of requests, and every guard has been shown to hold. A guard that is breached
-halts the rollout at once, whoever has or has not reported. What is neither waits, and says for what; a
-rollout that is past its deadline is halted. Paused, it waits and is halted by a breach alone. A last step
-below 100 %, or on some hosts alone, is where it stays, guarded, until another promote. Where the candidate
-does not come up on half of the hosts, it is halted.
+A step is over when its hold is, enough of the hosts it is for have reported that they are at it and that the
+candidate has come up there, it has had its minimum of requests, and every guard has been shown to hold. A
+guard that is breached halts the rollout at once, whoever has or has not reported. What is neither waits, and
+says for what; a rollout that is past its deadline is halted. Paused, it waits and is halted by a breach
+alone. A last step below 100 %, or on some hosts alone, is where it stays, guarded, until another promote.
+Where the candidate fails to come up on half of the hosts, it is halted.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
 ever halted is at most `FALSE_ALARM`, shared out among guards and steps; that one a guard forbids goes on, at
@@ -43,7 +43,8 @@ class Watch(NamedTuple):
     begun: float | None  # when the promote, or the last resume, was written
     members: int  # hosts the rollout is for
     heard: int  # of these, whose fresh report is at the step or past it
-    failed: int  # of those, where the candidate does not come up
+    up: int  # of those, where the candidate has come up
+    failed: int  # and where it does not, be it for good or after more than one attempt
     measures: Sequence[Measure]  # of the model, merged over every host heard of
 
 
@@ -135,8 +136,9 @@ def _waits(ramp: Ramp, step: Step, verdicts: Sequence[GuardVerdict], watch: Watc
         found.append("no host it is for has joined, or all of them are drained")
     elif watch.heard < enough:
         found.append(f"{watch.heard} of {watch.members} hosts have reported that they are at this step")
-    elif watch.heard - watch.failed < enough:
-        found.append(f"it does not come up on {watch.failed} of {watch.members} hosts")
+    elif watch.up < enough:
+        fails = f", and fails on {watch.failed}" if watch.failed else ""
+        found.append(f"it has come up on {watch.up} of {watch.members} hosts{fails}")
     had, what = requests_of(step)
     if had < ramp.min_requests:
         found.append(f"{had:,} of {ramp.min_requests:,} {what}")

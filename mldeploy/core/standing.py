@@ -6,6 +6,8 @@ installing, loading, ready, failed, sleeping (on the disk, with no process).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
 from mldeploy.core.host import (
@@ -23,11 +25,14 @@ from mldeploy.core.host import (
     Wish,
 )
 from mldeploy.core.memory import resting
-from mldeploy.core.placing import answering, failure, replicas
+from mldeploy.core.placing import answering, failure, has_come_up, replicas
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """One version. `reason` says why it failed or what it waits for; the rest is set for failures."""
+    """One version. `reason` says why it failed or what it waits for; the rest is set for failures.
+
+    `up`: it is the one that a rollout is of, and has come up here; whatever else the state says.
+    """
 
     version: int
     digest: str
@@ -37,6 +42,26 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     attempts: int = 0
     retry_at: float = 0.0
     log_tail: str = ""
+    up: bool = False
+
+
+def come_up(told: Mapping[str, Sequence[Standing]]) -> tuple[str, ...]:
+    """For the report: the versions of rollouts that have come up here, as `churn@7`."""
+    return tuple(f"{name}@{each.version}" for name in sorted(told) for each in told[name] if each.up)
+
+
+def failing(told: Mapping[str, Sequence[Standing]]) -> tuple[str, ...]:
+    """For the report: versions that do not come up here, be it for good or more than by one accident.
+
+    One whose files the store does not give is none of them: it has not been tried.
+    """
+    return tuple(
+        f"{name}@{each.version}"
+        for name in sorted(told)
+        for each in told[name]
+        # only what waiting does not help has no moment at which it is tried again
+        if each.state == "failed" and each.stage != "fetch" and (each.attempts > 1 or not each.retry_at)
+    )
 
 
 def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tuple[Standing, ...]]:
@@ -50,7 +75,12 @@ def _of_model(asked: Wish, observed: Observed, now: float, rest: Rest) -> tuple[
         version.version: version for version in reversed(asked.versions)
     }  # a shadow only if nothing else
     active = {v.version for v in (asked.stable, asked.candidate, *asked.idle) if v is not None}
-    return tuple(_standing(unique[n], observed, now, rest, active=n in active) for n in sorted(unique))
+    found = {n: _standing(unique[n], observed, now, rest, active=n in active) for n in sorted(unique)}
+    rising = asked.rising
+    if rising is not None and found[rising.version].state != "failed":
+        up = has_come_up(rising, observed, now, rest)
+        found[rising.version] = msgspec.structs.replace(found[rising.version], up=up)
+    return tuple(found.values())
 
 
 def _standing(version: Wanted, observed: Observed, now: float, rest: Rest, *, active: bool) -> Standing:

@@ -44,6 +44,7 @@ class _Report(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     head: int = 0
     failed: tuple[str, ...] = ()
+    up: tuple[str, ...] | None = None
     watched: float = 0.0
     uses: dict[str, float] = {}
     measures: tuple[Measure, ...] = ()
@@ -58,6 +59,16 @@ class Merged(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     by: str  # the host that merged them
     heard: tuple[Heard, ...] = ()
     measures: tuple[Measure, ...] = ()
+    up: dict[str, tuple[str, ...]] = {}  # by host; one whose daemon does not say is not in it
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What some hosts say. `newest` is the store's time of the newest object, 0.0 where none is."""
+
+    heard: tuple[Heard, ...] = ()
+    measures: tuple[Measure, ...] = ()
+    up: dict[str, tuple[str, ...]] = {}
+    newest: float = 0.0
 
 
 _REPORT = msgspec.json.Decoder(_Report)
@@ -101,15 +112,12 @@ class Fleet:
         `scopes` are the records whose time is wanted. Raises StoreError.
         """
         wanted = {host.environment for host in state.hosts.values()} if everyone else {environment}
-        heard: list[Heard] = []
-        measures: list[Measure] = []
-        now = 0.0
-        for each in sorted(wanted):
-            found, counted, newest = self._environment(state, each)
-            heard.extend(found)
-            # one record may begin rollouts of a version in several environments: their scope is the same
-            measures.extend(counted if each == environment else ())
-            now = max(now, newest)
+        found = {each: self._environment(state, each) for each in sorted(wanted)}
+        heard = [each for said in found.values() for each in said.heard]
+        # of the others neither counts nor what has come up: one record may begin rollouts of a version in
+        # several environments, whose scope is the same
+        ours = found.get(environment, _Said())
+        now = max((said.newest for said in found.values()), default=0.0)
         silent, newest = self._silent(state, environment, heard, now)
         now = max(now, newest)
         # when a member joined counts where it was not heard of since: it may just have come back
@@ -119,7 +127,8 @@ class Fleet:
         reports = Reports(
             environment=environment,
             heard=tuple(heard),
-            measures=merge(measures),
+            measures=merge(ours.measures),
+            up=ours.up,
             silent=silent,
             began=began,
             everyone=everyone,
@@ -137,14 +146,15 @@ class Fleet:
         members = _members(state, environment)
         groups = groups_of(len(members))
         ours = [host for host in members if group_of(host, groups) == group]
-        heard, measures, _ = self._hosts(environment, ours, _under_way(state, environment))
+        said = self._hosts(environment, ours, _under_way(state, environment))
         merged = Merged(
             environment=environment,
             group=group,
             groups=groups,
             by=by,
-            heard=tuple(heard),
-            measures=merge(measures),
+            heard=said.heard,
+            measures=merge(said.measures),
+            up=said.up,
         )
         self._store.put(merged_key(environment, group), msgspec.json.encode(merged))
 
@@ -159,7 +169,7 @@ class Fleet:
         return dict(self._began)
 
     def _silent(
-        self, state: State, environment: str, heard: list[Heard], now: float
+        self, state: State, environment: str, heard: Collection[Heard], now: float
     ) -> tuple[dict[str, float], float]:
         """Members not heard of for the policy's `host_ttl`, `GROUP` at the most, and when each of them wrote
         its own report (0.0: there is none); and the newest of these times.
@@ -176,10 +186,10 @@ class Fleet:
         found = dict.fromkeys(silent[:GROUP], 0.0)
         if not groups_of(len(members)):
             return {host: at.get(host, 0.0) for host in found}, now  # their own was read
-        own, _, newest = self._hosts(environment, list(found), set())
-        return found | {each.host: each.at for each in own}, newest
+        own = self._hosts(environment, list(found), set())
+        return found | {each.host: each.at for each in own.heard}, own.newest
 
-    def _environment(self, state: State, environment: str) -> tuple[list[Heard], list[Measure], float]:
+    def _environment(self, state: State, environment: str) -> _Said:
         members = _members(state, environment)
         groups = groups_of(len(members))
         scopes = _under_way(state, environment)
@@ -187,6 +197,7 @@ class Fleet:
             return self._hosts(environment, members, scopes)
         heard: list[Heard] = []
         measures: list[Measure] = []
+        up: dict[str, tuple[str, ...]] = {}
         now = 0.0
         known = set(members)
         for fetched in self._get([merged_key(environment, group) for group in range(groups)]):
@@ -197,13 +208,13 @@ class Fleet:
             if (merged.environment, merged.groups) == (environment, groups):
                 heard.extend(each for each in merged.heard if each.host in known)
                 measures.extend(m for m in merged.measures if (m.model, m.scope) in scopes)
-        return heard, measures, now
+                up.update((host, refs) for host, refs in merged.up.items() if host in known)
+        return _Said(tuple(heard), tuple(measures), up, now)
 
-    def _hosts(
-        self, environment: str, hosts: list[str], scopes: set[tuple[str, int]]
-    ) -> tuple[list[Heard], list[Measure], float]:
+    def _hosts(self, environment: str, hosts: list[str], scopes: set[tuple[str, int]]) -> _Said:
         heard: list[Heard] = []
         measures: list[Measure] = []
+        up: dict[str, tuple[str, ...]] = {}
         now = 0.0
         for host, fetched in zip(hosts, self._get([report_key(environment, h) for h in hosts]), strict=True):
             report = _decoded(fetched, _REPORT)
@@ -223,7 +234,9 @@ class Fleet:
                 )
             )
             measures.extend(m for m in report.measures if (m.model, m.scope) in scopes)
-        return heard, measures, now
+            if report.up is not None:
+                up[host] = report.up
+        return _Said(tuple(heard), tuple(measures), up, now)
 
     def _get(self, keys: list[str]) -> list[Fetched | None]:
         futures = [self._pool.submit(self._store.get, key) for key in keys]

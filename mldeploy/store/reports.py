@@ -79,7 +79,8 @@ class HostReport(_Report, frozen=True, omit_defaults=True, kw_only=True):
     models: dict[str, ModelReport] = {}
     errors: tuple[str, ...] = ()  # the last ones, newest last
     measures: tuple[Measure, ...] = ()  # of scopes under way, and of those that ended within the hour
-    failed: tuple[str, ...] = ()  # versions (`churn@7`) that did not come up here, more than once
+    failed: tuple[str, ...] = ()  # versions (`churn@7`) that do not come up here: more than once, or for good
+    up: tuple[str, ...] | None = None  # those of rollouts that have come up here; None: an older daemon's
     watched: float = 0.0  # seconds for which it has counted use, over all its runs
     uses: dict[str, float] = {}  # seconds, of those, since each `churn@7` was last asked for; none: never
     told: dict[str, tuple[str, ...]] = {}  # pending notice -> the targets of the policy that it has reached

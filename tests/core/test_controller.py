@@ -134,6 +134,39 @@ def test_hosts_where_it_does_not_come_up_do_not_count_for_it() -> None:
     assert isinstance(propose(RAMP, reports(RAMP, now, heard=most), now)[0], Halt)
 
 
+def test_a_host_counts_once_the_candidate_has_come_up_there() -> None:
+    """It loads, waits for memory or a file, is backing off: nothing has failed, and nothing is there."""
+    now = 2_000.0
+    up = dict.fromkeys(HOSTS, ("churn@2",))
+    assert isinstance(propose(RAMP, reports(RAMP, now, up=up), now)[0], Advance)
+    for other in ((), ("churn@1", "fraud@2")):
+        some = reports(RAMP, now, up=up | {"h4": other, "x1": ("churn@2",)})
+        assert propose(RAMP, some, now) == ()
+        assert decisions(RAMP, some, now)["churn"].waits == ("it has come up on 4 of 5 hosts",)
+    nowhere = reports(RAMP, now, up=dict.fromkeys(HOSTS, ()))
+    assert decisions(RAMP, nowhere, now)["churn"].waits == ("it has come up on 0 of 5 hosts",)
+
+
+def test_where_it_has_come_up_on_hosts_that_are_not_asked_is_no_matter() -> None:
+    now = 2_000.0
+    state = after(promote(2, 3, steps=(100, 10_000), on=("zone=a",), guards=GUARD), state=FLEET)
+    for up, goes in (({"h0": ("churn@2",)} | dict.fromkeys(HOSTS[1:], ()), True), ({"h0": ()}, False)):
+        assert bool(propose(state, reports(state, now, up=up), now)) == goes
+    # one that is drained comes up as it likes
+    drained = after(records.Drain(host="h0"), state=RAMP)
+    some = reports(drained, now, up=dict.fromkeys(HOSTS, ("churn@2",)) | {"h0": ()})
+    assert isinstance(propose(drained, some, now)[0], Advance)
+
+
+def test_of_an_older_daemon_that_does_not_say_it_what_has_not_failed_has_come_up() -> None:
+    now = 2_000.0
+    newer = {"h0": ("churn@2",), "h1": ("churn@2",)}
+    assert isinstance(propose(RAMP, reports(RAMP, now, up=newer), now)[0], Advance)
+    some = (*heard(RAMP, now, HOSTS[:4]), *heard(RAMP, now, HOSTS[4:], failed=("churn@2",)))
+    found = decisions(RAMP, reports(RAMP, now, up=newer, heard=some), now)["churn"]
+    assert found.waits == ("it has come up on 4 of 5 hosts, and fails on 1",)
+
+
 def test_strangers_do_not_count() -> None:
     now = 2_000.0
     strangers = heard(RAMP, now, ("x1", "x2", "x3", "x4", "h1"))

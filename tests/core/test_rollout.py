@@ -25,7 +25,9 @@ def watched(requests: int = 1_000, failures: int = 0, step: int = 0, **fields: o
         measure(7, 10 + step, "candidate", Tally(requests=9_000, failures=9_000)),
     ]
     given = {"now": 5_000.0, "since": 1_000.0, "begun": 1_000.0, "members": 20, "heard": 19, "failed": 0}
-    return Watch(**given | {"measures": measures} | fields)  # type: ignore[arg-type]
+    given |= fields
+    come_up = {"up": given["heard"] - given["failed"]}  # type: ignore[operator]
+    return Watch(**come_up | {"measures": measures} | given)  # type: ignore[arg-type]
 
 
 def decided(at: Serving, watch: Watch) -> Decision:
@@ -76,8 +78,13 @@ def test_what_is_missing_is_said() -> None:
 
 def test_a_candidate_that_does_not_come_up_waits_and_on_half_of_the_hosts_is_halted() -> None:
     few = decided(ramp(), watched(heard=20, failed=2))
-    assert (few.action, few.waits) == (None, ("it does not come up on 2 of 20 hosts",))
+    assert (few.action, few.waits) == (None, ("it has come up on 18 of 20 hosts, and fails on 2",))
     assert isinstance(decided(ramp(), watched(heard=20, failed=1)).action, Advance)
+    slow = decided(ramp(), watched(heard=20, up=1))
+    assert (slow.action, slow.waits) == (None, ("it has come up on 1 of 20 hosts",))
+    late = decided(ramp(deadline=60), watched(heard=20, up=1)).action
+    assert isinstance(late, Halt) and late.reason.endswith(" UTC: it has come up on 1 of 20 hosts")
+    assert isinstance(decided(ramp(), watched(heard=20, up=19)).action, Advance)
     half = decided(ramp(), watched(0, heard=10, failed=10)).action
     assert isinstance(half, Halt)
     assert half.reason == "it does not come up on 10 of 20 hosts"

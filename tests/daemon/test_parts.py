@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import pytest
 
 from mldeploy.bundle.manifest_file import read_manifest as read_yaml
-from mldeploy.core.host import Desired, ModelRoute, Worker
+from mldeploy.core.host import BuildEnvironment, Desired, ModelRoute, Worker
 from mldeploy.core.manifest import canonical, digest
-from mldeploy.errors import DaemonError, DiskError, IntegrityError, ManifestError, StoreError
+from mldeploy.errors import BuildError, DaemonError, DiskError, IntegrityError, ManifestError, StoreError
 from mldeploy.store.log import Log
 from mldeploy_daemon import config
 from mldeploy_daemon.book import Book, backoff
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.fetch import Source, fetch_bundle, read_manifest, verify_bundle
+from mldeploy_daemon.hands import Hands
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.table import read_table
 from tests.daemon.conftest import Place
@@ -89,6 +92,18 @@ def test_a_clock_that_is_set_back_makes_nothing_wait_longer_than_its_backoff(dis
     assert {key: bad.retry_at for key, bad in disk.load_bad().items()} == {
         "m@1": 105.0, "m@2": 700.0, "e" * 64: 105.0,
     }  # fmt: skip
+
+
+def test_an_environment_that_lacks_a_file_of_the_store_has_not_failed_to_build(disk: Disk) -> None:
+    book = Book(disk, lambda: 100.0)
+    hands = Hands(disk, None, Mock(busy=set()), None, None, book, lambda: None)  # type: ignore[arg-type]
+    stages = []
+    for error in (StoreError("503 Slow Down", "later"), BuildError("no wheel fits", "lock it again")):
+        action = BuildEnvironment(environment="e", model="m", version=1, digest="d")
+        work = AsyncMock(side_effect=error)
+        asyncio.run(hands._finish(action, work()))
+        stages.append(book.bad["e"].stage)
+    assert stages == ["fetch", "install"]
 
 
 def test_what_is_no_longer_asked_for_or_could_not_be_fetched_is_forgotten(disk: Disk) -> None:

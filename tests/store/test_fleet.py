@@ -156,6 +156,34 @@ def test_merging_by_groups_gives_what_reading_each_gives(store: Counting) -> Non
     assert merged.measures == each
 
 
+def test_where_versions_have_come_up_is_read_and_merged_and_of_older_daemons_is_not_known(
+    store: Counting,
+) -> None:
+    for count in (20, 130):
+        state = fleet_of(count)
+        said: dict[str, tuple[str, ...]] = {}
+        for number, host in enumerate(state.hosts):
+            up = (None, (), ("churn@2", "fraud@9"))[number % 3]
+            said |= {host: up} if up is not None else {}
+            write_report(store, HostReport(host=host, environment="production", head=SCOPE, up=up))
+        fleet = Fleet(store)
+        for group in range(groups_of(count)):
+            fleet.merge(state, "production", group, "x")
+        reports, _ = fleet.read(state, "production", everyone=True)
+        assert len(reports.heard) == count
+        assert reports.up == said
+    other = fleet_of(3, "staging", state)
+    write_report(store, HostReport(host="staging-0", environment="staging", up=("churn@2",)))
+    assert Fleet(store).read(other, "production", everyone=True)[0].up == said
+    # a merger that is older leaves it out for all of its group
+    merged = msgspec.json.decode(store.get(merged_key("production", 0)).data)  # type: ignore[union-attr]
+    merged.pop("up")
+    store.put(merged_key("production", 0), msgspec.json.encode(merged))
+    reports, _ = Fleet(store).read(state, "production")
+    assert len(reports.heard) == count
+    assert 0 < len(reports.up) < len(said)
+
+
 def test_everyone_is_of_every_environment(store: Counting) -> None:
     state = fleet_of(3, "staging", fleet_of(3))
     for host in state.hosts.values():

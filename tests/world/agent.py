@@ -14,7 +14,7 @@ import msgspec
 
 from mldeploy.core import host as core
 from mldeploy.core.plan import references
-from mldeploy.core.standing import standings
+from mldeploy.core.standing import come_up, failing, standings
 from mldeploy.core.types import PRODUCTION
 from mldeploy.core.wish import wish
 from mldeploy.errors import MldeployError, StoreError
@@ -53,6 +53,8 @@ class Agent:
         self.measures = parts.measures(self.disk, host.time, clock)
         self.uses = parts.uses(self.disk, self.follower.live, clock)
         self.failed: tuple[str, ...] = ()
+        self.up: tuple[str, ...] = ()
+        self.looked = 0  # the head of which these two are
         self.desired: core.Desired | None = None  # as of the last look
         self.busy: set[core.Action] = set()
         self.unused: dict[str, float] = {}
@@ -91,6 +93,8 @@ class Agent:
         """The log has. Most records ask nothing new of a host, and looking at it all is not for nothing."""
         if self._wanted() != self.desired:
             self.nap.ring()
+        elif self.follower.state is not None:
+            self.looked = self.follower.state.head
         self.duties.moved()
 
     def _wanted(self) -> core.Desired:
@@ -111,10 +115,11 @@ class Agent:
         self.uses.note(machine.serving.answers())
         self.measures.keep(machine.table)
 
-    def _said(self) -> dict[str, object]:
-        """For the report."""
+    def _said(self, head: int) -> dict[str, object]:
+        """For the report of that head."""
         return {
             "failed": self.failed,
+            "up": self.up if self.looked == head else (),  # what was up at the last step may not be at this
             "watched": self.uses.watched,
             "uses": self.uses.since(),
             "told": self.duties.notifying.reached,
@@ -129,15 +134,16 @@ class Agent:
             return LONGEST
         now = self.host.time()
         desired = self.desired = self._wanted()
+        head = self.follower.state.head
         self.book.keep(desired.refs)
         observed = self._look(desired, now)
         actions = self.process.world.parts.plan(desired, observed, now, LIMITS)
         for action in actions:
             self._do(action, desired)
             self.process.sleep(0)
+        self._tell(desired, observed, now, head)
         if actions:
             return 0.0
-        self.failed = self._failures(desired, observed, now)
         moments = [self.host.fresh + LEASE - self._clock()]
         moments += [bad.retry_at - now for bad in observed.bad.values()]
         moments += [since + LIMITS.grace - now for since in observed.unused.values()]
@@ -170,16 +176,14 @@ class Agent:
         self.unused = {key: self.unused.get(key, now) for key in sorted(there - needed)}
         return msgspec.structs.replace(observed, unused=self.unused)
 
-    def _failures(self, desired: core.Desired, observed: core.Observed, now: float) -> tuple[str, ...]:
-        """As the daemon's report tells them: versions that did not come up, and not by one accident."""
-        if not observed.bad:
-            return ()
-        return tuple(
-            f"{name}@{each.version}"
-            for name, known in sorted(standings(desired, observed, now).items())
-            for each in known
-            if each.state == "failed" and each.attempts > 1
-        )
+    def _tell(self, desired: core.Desired, observed: core.Observed, now: float, head: int) -> None:
+        """What the report says of it, as the daemon's does; soon, if it is anything new."""
+        before = self.failed, self.up, self.looked if self.up else head
+        rising = any(asked.rising is not None for asked in desired.models.values())
+        told = standings(desired, observed, now) if observed.bad or rising else {}
+        self.failed, self.up, self.looked = failing(told), come_up(told), head
+        if before != (self.failed, self.up, head):
+            self.follower.tell()
 
     def _placed(self, worker: core.Worker) -> core.Worker:
         generation, until = self.left.get(worker.id, (None, 0.0))
@@ -252,7 +256,7 @@ class Agent:
                 self._build(action)
         except MldeployError as error:
             self.process.world.counts["fetches that failed"] += 1
-            self.book.failed(key, digest, "fetch" if digest else "install", str(error))
+            self.book.failed(key, digest, "fetch", str(error))
         else:
             self.book.came_up(key)
         self._read_bundles()

@@ -25,8 +25,8 @@ from tests.world.actors import Process
 if TYPE_CHECKING:
     from tests.world.hosts import Host
 
-#: What goes into a report beside the head and the routes: the agent knows.
-Said = Callable[[], dict[str, object]]
+#: What goes into a report of this head, beside the routes: the agent knows.
+Said = Callable[[int], dict[str, object]]
 
 
 class Follower:
@@ -150,6 +150,6 @@ class Follower:
         }
         report = HostReport(
             host=self.host.name, environment=PRODUCTION, head=state.head, models=models,
-            **self.said(),  # type: ignore[arg-type]
+            **self.said(state.head),  # type: ignore[arg-type]
         )  # fmt: skip
         write_report(self.process.store, report)

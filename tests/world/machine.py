@@ -98,6 +98,8 @@ class Machine:
                     self.counts["models cut off by a retire"] += 1  # whoever retires it asks for that
                 else:
                     self._wrong(f"takes away what serves {name}, and nothing follows")
+        for name, route in routes.items():
+            self.monitor.rollouts.published(self.name, name, route)
         self.generation += 1
         self.routes, self.table = routes, table_of(self.generation, routes, desired)
         for front in self.fronts:

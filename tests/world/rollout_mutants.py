@@ -19,6 +19,7 @@ from mldeploy.core.host import Desired, Limits, Observed, PublishTable
 from mldeploy.core.lifecycle import Context
 from mldeploy.core.plan import plan
 from mldeploy.core.records import Action, Notified
+from mldeploy.core.retirement import Heard
 from mldeploy.core.state import Notice, State, Version
 from mldeploy.reporting.message import Message, message
 from mldeploy.reporting.values import LaunchReport
@@ -86,6 +87,11 @@ def _not_waiting(*for_: str) -> Patch:
         return tuple(text for text in real(*given) if not any(word in text for word in for_))
 
     return patched("mldeploy.core.rollout._waits", waits)
+
+
+def _unless_it_failed(ref: str, heard: Collection[Heard], *_: Any) -> int:
+    """Nor is it asked whether a version has come up."""
+    return sum(ref not in each.failed for each in heard)
 
 
 class Twice(Measures):
@@ -196,6 +202,10 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
     "a step is left out": RolloutMutant("went from step", patches=(_advancing(2),)),
     "a step goes back": RolloutMutant("went down", patches=(_advancing(-1),)),
     "whoever is silent agrees": RolloutMutant("no evidence: .* hosts had reported", Parts(fleet=Credulous)),
+    "what has not failed has come up": RolloutMutant(
+        "no evidence: .* had come up on",
+        patches=(patched("mldeploy.core.controller._up", _unless_it_failed),),
+    ),
     "no step is held": RolloutMutant("no evidence: .* before its hold", patches=(_not_waiting("hold"),)),
     "no requests are needed": RolloutMutant(
         "no evidence: .* requests", patches=(_not_waiting("requests", "answers", "holds"),)

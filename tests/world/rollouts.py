@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mldeploy.core.controller import freshness, on_duty
 from mldeploy.core.evidence import Evidence, Measure, tallied
+from mldeploy.core.host import ModelRoute
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Advance, Complete, Halt, Record
 from mldeploy.core.rollout import QUORUM, deadline_of
@@ -52,6 +53,7 @@ class Rollouts:
         self.over: dict[str, float] = {}  # rollout -> when it ended
         self.taken: dict[tuple[str, int], int] = {}  # (rollout, step) -> the record that ended the step
         self.heads: dict[str, list[tuple[float, int]]] = {}  # host -> its reports: when, and at which head
+        self.came: dict[tuple[str, int], set[str]] = {}  # (model, scope) -> hosts that routed it
         self.told: dict[tuple[str, tuple[str, int, int, str]], int] = {}  # (host, measure) -> most requests
         self.asked: Counter[tuple[str, int, int, str]] = Counter()  # measure -> requests there really were
         self.keys: dict[tuple[str, int, str], frozenset[str]] = {}  # (host, front, rollout) -> of candidate
@@ -137,11 +139,21 @@ class Rollouts:
             oldest = told.end - freshness(len(state.hosts))
             there = sum(self._at(host, ramp.seq, oldest, told.end) for host in asked)
             if len(asked) == told.members and told.hosts <= there and there >= QUORUM * len(asked) > 0:
+                self._came(model, ramp, asked, seq)
                 return
         self.wrong(
             f"no evidence: record {seq} says that {told.hosts} of {told.members} hosts had reported that "
             f"{model}@{ramp.version} is at step {ramp.step}, and they had not"
         )
+
+    def _came(self, model: str, ramp: Ramp, asked: list[str], seq: int) -> None:
+        """On enough of those hosts the candidate has taken what the step gives it."""
+        came = len(self.came.get((model, ramp.seq), set()) & set(asked))
+        if came < QUORUM * len(asked):
+            self.wrong(
+                f"no evidence: record {seq} ends step {ramp.step} of {model}@{ramp.version}, which "
+                f"had come up on {came} of {len(asked)} hosts"
+            )
 
     def _at(self, host: str, scope: int, oldest: float, newest: float) -> bool:
         return any(oldest <= at <= newest and head >= scope for at, head in self.heads.get(host, ()))
@@ -182,6 +194,11 @@ class Rollouts:
         for measure in word.measures:
             key = (word.host, measure.key)
             self.told[key] = max(self.told.get(key, 0), _answered(measure))
+
+    def published(self, host: str, model: str, route: ModelRoute) -> None:
+        """A host has made a table with this in it."""
+        for scope in (route.scope, *(shadow.scope for shadow in route.shadows)):
+            self.came.setdefault((model, scope), set()).add(host)
 
     def counted(self, key: tuple[str, int, int, str], count: int) -> None:
         """So many requests, or copies, were answered by a version in a scope."""
