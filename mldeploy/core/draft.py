@@ -98,6 +98,7 @@ class Draft:
         }
         self._under_way: Table[str, tuple[str, str]] | None = None
         self._needed: Table[str, int] | None = None
+        self._needed_midway = False  # counted from tables that held changes which may yet be undone
         self.published: list[ModelRef] = []  # by the record being applied
 
     # --- records
@@ -105,6 +106,7 @@ class Draft:
     def commit(self) -> tuple[ModelRef, ...]:
         """Keep what was written since the last commit or undo; returns the versions published in it."""
         self._journal.clear()
+        self._needed_midway = False
         published, self.published = tuple(self.published), []
         return published
 
@@ -112,6 +114,8 @@ class Draft:
         """Forget what was written since the last commit or undo."""
         for table, key, value in reversed(self._journal):
             table.restore(key, value)
+        if self._needed_midway:
+            self._needed = None  # no journal knows what was counted of what has just been undone
         self.commit()
 
     def finish(self) -> State:
@@ -185,6 +189,7 @@ class Draft:
                         counts[needed] = counts.get(needed, 0) + 1
             self._needed = Table(counts, self._journal)
             self._needed.owned = True  # made here, so there is no one to copy it from
+            self._needed_midway = bool(self._journal)
         return bool(self._needed.get(blob))
 
     def _live_of(self, model: str) -> Table[str, int]:

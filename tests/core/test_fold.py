@@ -13,7 +13,7 @@ from mldeploy.core.fold import Folding, fold, fold_many, refusal
 from mldeploy.core.records import Action, Join
 from mldeploy.core.state import State
 from mldeploy.errors import StoreFormatError
-from tests.core.strategies import actions, chain, ulid
+from tests.core.strategies import actions, chain, sha, ulid
 
 batches = st.lists(
     st.lists(actions(), min_size=1, max_size=3) | st.binary(max_size=40), min_size=1, max_size=25
@@ -63,6 +63,49 @@ def test_what_holds_after_every_record(said: list[list[Action] | bytes]) -> None
                 assert ever.setdefault((name, number), version.digest) == version.digest
                 assert version.retired or set(version.blobs) <= set(state.blobs)
         check_traffic(state)
+
+
+def bundle(number: int) -> records.Publish:
+    digest = sha(f"bundle {number}")
+    return records.Publish(
+        model="churn", digest=digest, push=ulid(number), brought={digest: 10}, owner="o",
+        expires="2030-01-01", python="3.11", platform="linux-x86_64",
+    )  # fmt: skip
+
+
+def test_what_a_void_record_had_counted_decides_nothing_later() -> None:
+    """Whether a blob is needed is counted on first use, here amid a record that is void in the end."""
+    retire = records.Retire(model="churn", version=1)
+    sweep = records.Sweep(horizon=ulid(9), blobs=(sha("bundle 1"),))
+    void = [retire, sweep, records.Retire(model="nobody", version=1)]
+    found = numbered(chain([[bundle(1)], [bundle(2)], void, [sweep]]))
+    state = fold_many(State(), found)
+    assert state.void == (3, 4) and sha("bundle 1") in state.blobs
+    one = State()
+    for seq, data in found:
+        one = fold(one, seq, data)
+    assert one == state
+
+
+def collecting() -> st.SearchStrategy[Action]:
+    """Actions about which blobs are needed, of two versions; some fit, and "nobody" never does."""
+    model, version = st.sampled_from(["churn", "churn", "churn", "nobody"]), st.integers(1, 2)
+    blobs = st.sampled_from([(), (sha("bundle 1"),), (sha("bundle 2"),)])
+    return st.one_of(
+        st.builds(records.Retire, model=model, version=version),
+        st.builds(records.Restore, model=model, version=version),
+        st.builds(records.Sweep, horizon=st.integers(9, 12).map(ulid), blobs=blobs),
+    )
+
+
+@given(st.lists(st.lists(collecting(), min_size=1, max_size=3), max_size=8))
+@settings(max_examples=300)
+def test_what_may_be_collected_is_the_same_one_by_one_and_all_at_once(said: list[list[Action]]) -> None:
+    found = numbered(chain([[bundle(1)], [bundle(2)], *said]))
+    one = State()
+    for seq, data in found:
+        one = fold(one, seq, data)
+    assert fold_many(State(), found) == one
 
 
 def check_traffic(state: State) -> None:
