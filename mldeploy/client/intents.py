@@ -14,6 +14,7 @@ from difflib import get_close_matches
 
 from mldeploy.client.terms import Terms, terms_under_way
 from mldeploy.core.records import Action, Freeze, Promote, Rollback
+from mldeploy.core.retirement import takes_traffic
 from mldeploy.core.state import Model, Ramp, Serving, State, Version
 from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
 from mldeploy.errors import NotAllowedError, NotFoundError
@@ -121,6 +122,9 @@ class RollbackTo:
     """End a running rollout; with none, make `to` (the previous version if None) stable. Then freeze if
     asked.
 
+    `first` is what the model did when the command was given. Without `to`, that says which version is to
+    lose its traffic: the candidate, else stable. Whatever others write meanwhile, no other version loses
+    any: the hosts may just have halted the rollout, and then stable is what the caller wants to have.
     A rollback of the stable version swaps it with the previous one, so a second would undo the first:
     `was_rollback` says of a record number whether it already was this rollback.
     """
@@ -130,6 +134,7 @@ class RollbackTo:
     to: int | None
     reason: str
     freeze: bool
+    first: Serving
     was_rollback: Callable[[int], bool]
 
     def __call__(self, state: State) -> Sequence[Action]:
@@ -147,22 +152,50 @@ class RollbackTo:
         return actions
 
     def _done(self, now: Serving) -> bool:
-        if now.ramp is not None:
-            return False
-        return now.stable == self.to if self.to is not None else now.seq > 0 and self.was_rollback(now.seq)
+        if self.to is not None:
+            return now.ramp is None and now.stable == self.to
+        gone = self.first.ramp.version if self.first.ramp is not None else self.first.stable
+        if gone is not None and not takes_traffic(now, gone):
+            return True
+        return now.ramp is None and now.seq > 0 and self.was_rollback(now.seq)
 
     def _check(self, state: State, now: Serving) -> None:
         if self.to is not None:
             find_version(state, ModelRef(self.model, self.to))
-        elif now.ramp is None and now.stable is None:
+            return
+        if now.ramp is not None and self.first.ramp is None:
+            raise NotAllowedError(
+                f"a rollout of {self.model}@{now.ramp.version} has begun in {self.environment}",
+                "a rollback ends that one: say it again if that is meant, or name a version with --to",
+            )
+        if now.ramp is None:
+            self._check_stable(now)
+
+    def _check_stable(self, now: Serving) -> None:
+        """What forbids to take the traffic from stable."""
+        what = f"{self.model}@{now.stable}"
+        if now.stable is None:
             raise NotAllowedError(
                 f"{self.model} has no stable version in {self.environment}", "there is nothing to roll back"
             )
-        elif now.ramp is None and now.previous is None:
+        if now.previous is None:
             raise NotAllowedError(
-                f"no version came before {self.model}@{now.stable} in {self.environment}",
+                f"no version came before {what} in {self.environment}",
                 "name one with --to, or promote another",
             )
+        halted = _halted_last(now)
+        if halted is not None:
+            raise NotAllowedError(
+                f"the rollout of {self.model}@{halted} in {self.environment} was halted: "
+                f"{what} has its traffic",
+                f"`mldeploy rollback {self.model} --to {now.previous}` takes it from {what} too",
+            )
+
+
+def _halted_last(now: Serving) -> int | None:
+    """The version whose rollout was halted, where no other has become stable or been rolled back since."""
+    ended = next((past.ended for past in reversed(now.past) if past.kind == "rollout"), None)
+    return ended.version if ended is not None and ended.outcome == "halted" else None
 
 
 def rolled_back_in(actions: Sequence[Action], model: str, environment: str) -> bool:

@@ -94,7 +94,8 @@ def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: s
         record = record_at(at, seq)
         return record is not None and intents.rolled_back_in(record.actions, model, environment)
 
-    intent = intents.RollbackTo(check_name(model), environment, to, reason, freeze, was_rollback)
+    first = intents.serving(at.refresh(), environment, check_name(model))
+    intent = intents.RollbackTo(model, environment, to, reason, freeze, first, was_rollback)
     written = at.change(intent, dry_run=dry_run)
     now = intents.serving(written.state, environment, model)
     after = now.stable
