@@ -11,7 +11,7 @@ from datetime import date
 
 from mldeploy.client.intents import find_model, find_version, serving, uses
 from mldeploy.core.records import Action, Extend, Freeze, Pause, Restore, Resume, Retire, Unfreeze
-from mldeploy.core.state import State
+from mldeploy.core.state import Ramp, State
 from mldeploy.core.types import ModelRef
 from mldeploy.errors import NotAllowedError, UsageError
 
@@ -45,7 +45,7 @@ def breaks(state: State, ref: ModelRef) -> tuple[str, ...]:
         if now is None:
             continue
         if now.stable == ref.version:
-            found.append(f"nothing answers {ref.name} in {environment} any more")
+            found.append(_silence(ref.name, environment, now.ramp))
             found += [f"the shadow {ref.name}@{each.version} there ends" for each in now.shadows]
         if now.ramp is not None and now.ramp.version == ref.version:
             back = f"{ref.name}@{now.stable}" if now.stable is not None else "nothing"
@@ -53,6 +53,17 @@ def breaks(state: State, ref: ModelRef) -> tuple[str, ...]:
         if any(each.version == ref.version for each in now.shadows):
             found.append(f"its shadow in {environment} ends")
     return tuple(found)
+
+
+def _silence(model: str, environment: str, ramp: Ramp | None) -> str:
+    """What is left where stable is retired: the share of a rollout under way, and how to make it all."""
+    if ramp is None or not ramp.share:
+        return f"nothing answers {model} in {environment} any more"
+    candidate, share = f"{model}@{ramp.version}", f"{ramp.share / 100:g}%"
+    return (
+        f"nothing but {candidate}, with its {share}, answers {model} in {environment} any more: "
+        f"`mldeploy promote {candidate} --now` gives it the rest"
+    )
 
 
 @dataclass(frozen=True, slots=True)

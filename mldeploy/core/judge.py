@@ -4,6 +4,8 @@ A verdict is one of four. **breached**: the evidence shows that the candidate is
 limit. **holds**: it shows that it is on the right side. **undecided**: neither, yet. **rests**: the guard
 has nothing to be judged by at this step (answers are compared at a shadow step alone; latency is not judged
 there, because copies run behind the primaries; at 100 % no stable version takes traffic to compare with).
+Below 100 % a comparison never rests: there was a stable version when the rollout began, and where it was
+retired since, the candidate must not go on unjudged.
 
 Rules: sound however often one looks (`core/sequential.py`), with the chance of each kind of mistake as
 `Doubt` says. What holds has been shown: a candidate that just was not caught does not go on. A multiple of a
@@ -42,6 +44,8 @@ def judge(guard: Guard, step: Step, doubt: Doubt) -> GuardVerdict:
     why = _rests(guard, step)
     if why:
         return GuardVerdict(guard=guard.text, verdict=RESTS, why=why)
+    if guard.times and step.stable_metrics is None and not step.full:
+        return unknown(guard, "the stable version was retired: there is none to compare with")
     return _JUDGES[guard.measure](guard, step, doubt)
 
 
@@ -50,11 +54,10 @@ def _rests(guard: Guard, step: Step) -> str:
         return "answers are compared at the shadow step"
     if step.shadow and (guard.measure in (*QUANTILES, "mean", "refusal_rate")):
         return "not judged at a shadow step"
-    if guard.times and guard.measure != "metric":
+    if guard.times and guard.measure != "metric" and step.full:
         if step.stable_metrics is None:
             return "no version is stable to compare with"
-        if step.full:
-            return "stable takes no traffic to compare with"
+        return "stable takes no traffic to compare with"
     return ""
 
 

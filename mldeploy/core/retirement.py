@@ -7,8 +7,9 @@ it.
 Rules: nothing is retired without the fresh word of every member, of all environments, that it has watched for
 the whole idle period and was not asked for the version in it, pinned or not. A missing or stale report, or a
 host that has not watched for so long, keeps it. So does a promote, a rollback or a shadow that has put it to
-work less than the idle period ago: nobody can have asked for it before. Days are those of the store's time,
-in UTC.
+work less than the idle period ago: nobody can have asked for it before. So does a rollout of another version
+where it is stable, at whatever share: its traffic goes back there if the rollout is halted. Days are those of
+the store's time, in UTC.
 Left out: hosts' counting, and the notices' text.
 """
 
@@ -56,6 +57,8 @@ def retirements(
     today = datetime.fromtimestamp(now, UTC).date().isoformat()
     found = []
     for model, version in expired(state, today):
+        if _goes_back(state, model, version.version):
+            continue
         idle = max(settings(state, where).idle for where in _environments(state, model))
         ref = f"{model}@{version.version}"
         unused = min(each.unused(ref) for each in heard)
@@ -104,6 +107,12 @@ def serves(state: State, model: str, version: int) -> bool:
 def takes_traffic(serving: Serving, version: int) -> bool:
     """Whether a version is stable or the candidate here."""
     return serving.stable == version or (serving.ramp is not None and serving.ramp.version == version)
+
+
+def _goes_back(state: State, model: str, version: int) -> bool:
+    """Whether some rollout under way would give its traffic back to this version."""
+    found = (models[model] for models in state.environments.values() if model in models)
+    return any(serving.ramp is not None and serving.stable == version for serving in found)
 
 
 def warnings(state: State, now: float) -> tuple[Notice, ...]:

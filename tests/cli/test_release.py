@@ -144,6 +144,21 @@ def test_retire_names_what_breaks_and_force_does_it(world: World, cli: Cli) -> N
     assert serving(world, "staging").stable is None
 
 
+def test_retiring_stable_under_a_rollout_says_what_is_left(world: World, cli: Cli) -> None:
+    world.publish()
+    world.publish(content="2")
+    cli("promote", "churn@1")
+    cli("promote", "churn@2", "--to", "25%")
+    said = (
+        "nothing but churn@2, with its 25%, answers churn in production any more: `mldeploy promote churn@2"
+    )
+    assert said in cli("retire", "churn@1").err
+    ran = cli("retire", "churn@1", "--force")
+    assert ran.code == 0 and said in ran.err
+    assert cli("promote", "churn@2", "--now").code == 0
+    assert serving(world).stable == 2
+
+
 def test_a_share_a_pause_and_the_way_to_all_of_it(world: World, cli: Cli) -> None:
     world.publish()
     world.publish(content="2")

@@ -247,6 +247,33 @@ def test_what_was_put_to_work_less_than_the_idle_period_ago_is_not_retired() -> 
     assert [action.version for action in actions if isinstance(action, Retire)] == [1, 2]
 
 
+@pytest.mark.parametrize("steps", [(5_000, 10_000), (10_000,)])
+def test_stable_is_not_retired_while_a_rollout_may_go_back_to_it(steps: tuple[int, ...]) -> None:
+    """At 100 % nobody asks for stable, and it is where a halt sends everything."""
+    ramp = after(promote(2, 2, steps=(100, *steps)), records.Advance(rollout=ulid(2), step=0), state=FLEET)
+    long_ago = dict.fromkeys(range(1, ramp.head + 1), PAST - 30 * DAY)
+    quiet = heard(ramp, PAST, uses={"churn@2": 60.0})
+    at = everyone(ramp, PAST, heard=quiet, began=long_ago, measures=())
+    assert [action for action in propose(ramp, at, PAST) if isinstance(action, Retire)] == []
+    # the rollout over, it is the previous version, and nobody's
+    over = after(promote(2, 3), state=ramp)
+    found = propose(over, everyone(over, PAST, heard=quiet, began=long_ago), PAST)
+    assert [action.version for action in found if isinstance(action, Retire)] == [1]
+
+
+def test_no_rollout_goes_on_unjudged_where_stable_was_retired() -> None:
+    guards = ("error_rate < 1.5x", "p99 < 1.5x")
+    ramp = after(
+        promote(2, 2, steps=(100, 1_000, 10_000), guards=guards),
+        records.Retire(model="churn", version=1, force=True),
+        state=FLEET,
+    )
+    assert propose(ramp, reports(ramp, 2_000.0, measures=counted(ramp, 750, failures=600)), 2_000.0) == ()
+    (decision,) = decisions(ramp, reports(ramp, 2_000.0), 2_000.0).values()
+    why = "the stable version was retired: there is none to compare with"
+    assert decision.waits == tuple(f"{guard}: {why}" for guard in guards)
+
+
 def test_before_its_expiry_nothing_is_retired() -> None:
     assert propose(FLEET, everyone(FLEET, BEFORE), BEFORE) == ()
     assert propose(FLEET, reports(FLEET, PAST), PAST) == ()

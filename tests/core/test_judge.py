@@ -124,9 +124,17 @@ def test_at_a_shadow_step_errors_of_copies_count_and_latency_does_not() -> None:
 
 def test_without_a_stable_version_or_its_traffic_comparisons_rest() -> None:
     candidate = counted(1_000, 500)
-    for at in (step(candidate, stable_metrics=None), step(candidate, full=True)):
+    for at in (step(candidate, stable_metrics=None, full=True), step(candidate, full=True)):
         assert verdict("error_rate < 1.5x", at).verdict == "rests"
         assert verdict("error_rate < 1%", at).verdict == "breached"
+
+
+def test_below_100_percent_a_stable_version_that_is_gone_leaves_comparisons_undecided() -> None:
+    at = step(counted(1_000, 500), stable_metrics=None, metrics={"auc": 0.5})
+    for guard in ("error_rate < 1.5x", "p99 < 1.5x", "memory < 2x", "metric(auc) > 0.9x"):
+        found = verdict(guard, at)
+        assert (found.verdict, found.why[:31]) == ("undecided", "the stable version was retired:")
+    assert verdict("error_rate < 1%", at).verdict == "breached"
 
 
 def test_drift_against_the_baseline() -> None:

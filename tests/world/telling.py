@@ -126,7 +126,10 @@ class Telling:
         return [notice.id for notice in notices(state, PRODUCTION, self.now())]
 
     def overdue(self, state: State) -> list[str]:
-        """Versions that are there, past their expiry, and that nobody has asked for in a long time."""
+        """Versions that are there, past their expiry, and that nobody has asked for in a long time.
+
+        Not those that a rollout under way would give its traffic back to.
+        """
         found = []
         now = self.now()
         today = datetime.fromtimestamp(now, UTC).date().isoformat()
@@ -134,7 +137,11 @@ class Telling:
             where = [each for each, models in state.environments.items() if name in models]
             idle = max(settings(state, each).idle for each in where or [""])
             for version in model.versions.values():
-                if version.retired or not version.expires < today:
+                kept = any(
+                    said.ramp is not None and said.stable == version.version
+                    for said in (models[name] for models in state.environments.values() if name in models)
+                )
+                if version.retired or kept or not version.expires < today:
                     continue
                 ref = f"{name}@{version.version}"
                 last = max((self.uses[key][-1] for key in self.uses if key[1] == ref), default=0.0)
