@@ -19,7 +19,6 @@ import msgspec
 
 from mldeploy.bundle.published import fetch_manifests
 from mldeploy.core import duty
-from mldeploy.core.controller import notices, on_duty
 from mldeploy.core.fold import refusal
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Notified
@@ -83,18 +82,18 @@ class Notifying:
     def plan(self, state: State) -> Plan:
         """Look at what is pending. Raises StoreError."""
         # the day by this host's clock, a day ahead to be sure, says whether to ask for the store's time
-        perhaps = notices(state, self.environment, self.clock() + _DAY)
+        perhaps = duty.pending_for(state, self.environment, self.clock() + _DAY)
         if not any(self._concerns(state, notice) for notice in perhaps):
             self._forget(perhaps)
             return Plan((), QUIET)
         now = self._now()
         if not now:
             return Plan((), SOON)  # this host's first report is on its way
-        pending = notices(state, self.environment, now)
+        pending = duty.pending_for(state, self.environment, now)
         self._forget(pending)
         found, pause = [], QUIET
         for notice in pending:
-            order = duty.senders(notice, self._hosts(state, notice))
+            order = duty.senders(notice, duty.tellers(state, notice))
             if self.host not in order:
                 continue
             since = self._since_of(notice)
@@ -113,7 +112,7 @@ class Notifying:
     def send(self, state: State, notice: Notice, turn: int) -> Outcome:
         """Send one notice to whoever it has not reached. Raises StoreError, and then nothing was sent."""
         targets = settings(state, notice.environment).notify
-        order = duty.senders(notice, self._hosts(state, notice))
+        order = duty.senders(notice, duty.tellers(state, notice))
         reached = {*self.reached.get(notice.id, ()), *self._reached_before(state, order, turn, notice)}
         left = {name: url for name, url in targets.items() if name not in reached}
         if not targets:
@@ -146,12 +145,7 @@ class Notifying:
 
     def _concerns(self, state: State, notice: Notice) -> bool:
         """Whether this host may have a turn: of a warning only the store's time says, by its day."""
-        return not notice.seq or self.host in duty.senders(notice, self._hosts(state, notice))
-
-    def _hosts(self, state: State, notice: Notice) -> list[str]:
-        """The hosts that may send it: of its environment, or of all where it names none."""
-        where = {notice.environment} if notice.environment else {h.environment for h in state.hosts.values()}
-        return [host.id for environment in where for host in on_duty(state, environment)]
+        return not notice.seq or self.host in duty.senders(notice, duty.tellers(state, notice))
 
     def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
         """What the hosts of earlier turns, this one before a restart, or those that were drained since, say

@@ -5,6 +5,8 @@ first to the one whose record did it, the next ones to the others by hash. The h
 once in it, while the notice is pending. So one that died after its record is replaced after `PATIENCE`, and a
 target that is down is tried again by one host after the other, ever more rarely.
 
+A notice of an environment without members is told by the hosts of the others, as is one that names none.
+
 Rules: pure; a host that looks late sends late and not more often; two hosts never have the same turn. That
 somebody sends twice all the same (it died after it had sent, or its clock stood still) is why every notice
 has one identity. Left out: what was reached already, and the sending.
@@ -16,8 +18,9 @@ import math
 from collections.abc import Collection, Sequence
 from datetime import UTC, date, datetime
 
-from mldeploy.core.controller import ranked
-from mldeploy.core.state import Notice
+from mldeploy.core.controller import on_duty, ranked
+from mldeploy.core.retirement import warnings
+from mldeploy.core.state import Notice, State
 
 #: Seconds of the first turn, for sending and for the record that says so. Each is twice the one before …
 PATIENCE = 120.0
@@ -29,6 +32,26 @@ SENDERS = 16
 GIVE_UP = 7 * 86_400.0
 
 _DOUBLINGS = math.ceil(math.log2(LONGEST / PATIENCE))
+
+
+def pending_for(state: State, environment: str, now: float) -> tuple[Notice, ...]:
+    """What the hosts of `environment` are to tell people, in turns. `now`: store time, unix seconds."""
+    found = (*state.notices.values(), *warnings(state, now))
+    if all(each.environment in (environment, "") for each in found):
+        return found
+    peopled = {host.environment for host in state.hosts.values()}
+    return tuple(
+        each for each in found if each.environment in (environment, "") or each.environment not in peopled
+    )
+
+
+def tellers(state: State, notice: Notice) -> list[str]:
+    """The hosts that may tell it: those on duty in its environment, or in all where that has no members."""
+    own = on_duty(state, notice.environment) if notice.environment else []
+    if own:
+        return [host.id for host in own]
+    everywhere = {host.environment for host in state.hosts.values()}
+    return [host.id for environment in everywhere for host in on_duty(state, environment)]
 
 
 def begins(turn: int) -> float:

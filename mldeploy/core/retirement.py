@@ -119,18 +119,27 @@ def warnings(state: State, now: float) -> tuple[Notice, ...]:
     """The warnings of expiries that are due and not closed, at most one of each version.
 
     Versions that serve in an environment whose policy says whom to notify. The newest due day alone is told:
-    one warning that comes late stands for those before it.
+    one warning that comes late stands for those before it. Of several environments it is of the one with the
+    newest day, then of one that has hosts, then of the first by name: by what the state says and not by the
+    order in which it was folded or read, so that every host names the same.
     """
     today = datetime.fromtimestamp(now, UTC).date()
-    found = []
+    found: dict[tuple[str, int], list[tuple[str, date]]] = {}
     for where, models in state.environments.items():
         said = settings(state, where)
         for model, serving in models.items() if said.notify else ():
             for version in state.models[model].versions.values() if model in state.models else ():
                 day = _due(version, said, today) if takes_traffic(serving, version.version) else None
                 if day is not None:
-                    found.append(_warning(where, model, version, day))
-    return tuple({notice.id: notice for notice in found}.values())
+                    found.setdefault((model, version.version), []).append((where, day))
+    if not found:
+        return ()
+    peopled = {host.environment for host in state.hosts.values()}
+    chosen = []
+    for (model, number), choices in sorted(found.items()):
+        where, day = min(choices, key=lambda each: (-each[1].toordinal(), each[0] not in peopled, each[0]))
+        chosen.append(_warning(where, state.models[model].versions[number], model, day))
+    return tuple(chosen)
 
 
 def _due(version: Version, said: Settings, today: date) -> date | None:
@@ -146,7 +155,7 @@ def _due(version: Version, said: Settings, today: date) -> date | None:
     return day if day > date.min and day.isoformat() > version.warned else None
 
 
-def _warning(where: str, model: str, version: Version, day: date) -> Notice:
+def _warning(where: str, version: Version, model: str, day: date) -> Notice:
     past = day.isoformat() > version.expires
     return Notice(
         id=expiry_id(model, version.version, day),

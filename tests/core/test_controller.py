@@ -15,12 +15,12 @@ from mldeploy.core.controller import (
     decisions,
     delay,
     freshness,
-    notices,
     propose,
     ranked,
     report_pause,
     scopes,
 )
+from mldeploy.core.duty import pending_for
 from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.core.fold import fold
 from mldeploy.core.records import Action, Advance, Complete, Forget, Halt, Promote, Retire, Unshadow
@@ -300,7 +300,7 @@ def test_owners_are_warned_at_30_7_and_1_days_and_then_daily() -> None:
     told = []
     for day in range(-40, 4):
         now = 1_893_456_000.0 + day * DAY  # 2030-01-01, the day of the expiry
-        for notice in notices(state, "production", now):
+        for notice in pending_for(state, "production", now):
             told.append((day, notice.kind, notice.id))
             state = after(records.Notified(notice=notice.id), state=state)
     assert [(day, kind) for day, kind, _ in told] == [
@@ -312,11 +312,11 @@ def test_owners_are_warned_at_30_7_and_1_days_and_then_daily() -> None:
 
 
 def test_an_extension_and_nobody_to_notify_end_the_warnings() -> None:
-    assert notices(FLEET, "production", PAST) == ()
+    assert pending_for(FLEET, "production", PAST) == ()
     state = after(records.Policy(settings={"notify": {"ops": "json://ops.example.com"}}), state=FLEET)
-    assert len(notices(state, "production", PAST)) == 1
+    assert len(pending_for(state, "production", PAST)) == 1
     extended = after(records.Extend(model="churn", version=1, expires="2031-01-01"), state=state)
-    assert notices(extended, "production", PAST) == ()
+    assert pending_for(extended, "production", PAST) == ()
 
 
 # --- who acts

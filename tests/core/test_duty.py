@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mldeploy.core import duty
-from mldeploy.core.state import Notice
+from mldeploy.core import checkpoint, duty, records
+from mldeploy.core.state import Notice, State
+from tests.core.test_actions import after, promote, publish, retire
 
 HOSTS = [f"h{number}" for number in range(40)]
 
@@ -80,3 +81,52 @@ def test_who_was_before_is_asked_what_it_reached() -> None:
 def test_a_warning_came_to_be_with_its_day() -> None:
     assert duty.since(notice()) is None
     assert duty.since(notice(seq=0, time="2027-05-01")) == 1_809_129_600.0
+
+
+# --- whose notice it is
+
+#: Unix seconds of 2029-12-20, when the warning of what `publish` makes has been due for some days.
+DUE = 1_892_419_200.0
+TOLD = records.Policy(settings={"notify": {"ops": "json://ops.example.com"}})
+
+
+def promoted(environment: str, rollout: int) -> records.Promote:
+    return promote(1, rollout, environment=environment)
+
+
+def seen(state: State, environment: str, now: float = DUE) -> list[tuple[str, str]]:
+    return [(each.kind, each.environment) for each in duty.pending_for(state, environment, now)]
+
+
+def test_a_warning_is_of_one_environment_whoever_read_the_state_from_where() -> None:
+    state = after(
+        publish(1), promoted("staging", 1), promoted("production", 2), TOLD,
+        records.Join(host="p1"), records.Join(host="s1", environment="staging"),
+    )  # fmt: skip
+    read = checkpoint.decode(checkpoint.encode(state))
+    assert list(read.environments) != list(state.environments)  # equal, and in another order
+    for each in (state, read):
+        assert seen(each, "production") == [("expiring", "production")] and seen(each, "staging") == []
+    # the other one's hosts are the only ones left
+    for left in (state, read):
+        alone = after(records.Leave(host="p1"), state=left)
+        assert seen(alone, "staging") == [("expiring", "staging")]
+    # an environment with days of its own: one warning of a version, the newest
+    sooner = after(records.Policy(environment="staging", settings={"warn": (20,)}), state=state)
+    assert seen(sooner, "production") == [] and seen(sooner, "staging") == [("expiring", "staging")]
+    (warned,) = duty.pending_for(sooner, "staging", DUE)
+    closed = after(records.Notified(notice=warned.id), state=sooner)
+    assert seen(closed, "production") == seen(closed, "staging") == []
+
+
+def test_what_nobody_is_left_to_tell_in_its_environment_the_others_tell() -> None:
+    state = after(TOLD, records.Join(host="p1"), records.Join(host="p2"), records.Drain(host="p2"))
+    state = after(publish(1), publish(2), promoted("staging", 1), retire(2), state=state)
+    launch, retired = state.notices.values()
+    assert (launch.environment, retired.environment) == ("staging", "")
+    assert seen(state, "production", 0.0) == [("launched", "staging"), ("retired", "")]
+    assert duty.tellers(state, launch) == duty.tellers(state, retired) == ["p1"]
+    state = after(records.Join(host="s1", environment="staging"), state=state)
+    assert seen(state, "production", 0.0) == [("retired", "")]
+    assert seen(state, "staging", 0.0) == [("launched", "staging"), ("retired", "")]
+    assert duty.tellers(state, launch) == ["s1"] and set(duty.tellers(state, retired)) == {"p1", "s1"}

@@ -260,6 +260,16 @@ def test_a_policy_that_names_nobody_any_more_closes_what_is_pending(world: World
     assert world.outbox == [] and world.pending == []
 
 
+def test_what_happens_where_there_are_no_hosts_is_told_by_the_others(world: World) -> None:
+    world.say(records.Promote(model="churn", version=4, environment="staging", rollout=scene.ulid(4)))
+    world.report()
+    world.run(600)
+    assert [made.title for _, target, made in world.outbox if target == "ops"] == [
+        "churn@4 is stable in staging"
+    ]
+    assert world.pending == []
+
+
 def test_a_retirement_is_about_all_environments(world: World) -> None:
     world.say(records.Retire(model="churn", version=3, reason="too old"), actor="carol@laptop")
     world.report()

@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from mldeploy.core.controller import freshness, notices
+from mldeploy.core.controller import freshness
+from mldeploy.core.duty import pending_for
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Notified, Record, Retire
 from mldeploy.core.state import State
@@ -123,7 +124,7 @@ class Telling:
         """The notices that are still to be delivered."""
         if not settings(state, PRODUCTION).notify:
             return []
-        return [notice.id for notice in notices(state, PRODUCTION, self.now())]
+        return [notice.id for notice in pending_for(state, PRODUCTION, self.now())]
 
     def overdue(self, state: State) -> list[str]:
         """Versions that are there, past their expiry, and that nobody has asked for in a long time.
