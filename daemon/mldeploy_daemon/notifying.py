@@ -1,7 +1,9 @@
 """This host's part in telling people: which notices it is to send now, and the sending of one.
 
 `plan` asks for nothing while nothing is pending. Of what is pending it asks for two objects, the notice's
-record and this host's own report, for their times; and only where this host has a turn at all (`core/duty`).
+record and this host's own report, for their times. Most notices are told at once by the first of an order
+(`core/duty`); a host that is not among them asks only of one that has been pending for an hour as far as it
+knows, and then not before its turn.
 `send` reads the records of the story, composes, delivers in a process of its own, and says what to append.
 
 Rules: times are the store's; the clock here only counts pauses. A target that was reached is not tried again,
@@ -75,7 +77,8 @@ class Notifying:
         self.environment, self.host, self.store = environment, host, store
         self.deliver, self.clock = deliver, clock
         self.reached: dict[str, tuple[str, ...]] = {}  # pending notice -> targets: told in the report
-        self._tried: dict[str, int] = {}
+        self._tried: dict[str, float] = {}  # pending notice -> its age when it was tried last
+        self._rests: dict[str, tuple[float, float]] = {}  # when this host began to wait, and how long
         self._since: dict[str, float] = {}
         self._identity = ""
 
@@ -85,7 +88,7 @@ class Notifying:
         perhaps = duty.pending_for(state, self.environment, self.clock() + _DAY)
         if not any(self._concerns(state, notice) for notice in perhaps):
             self._forget(perhaps)
-            return Plan((), QUIET)
+            return Plan((), self._rest(QUIET))
         now = self._now()
         if not now:
             return Plan((), SOON)  # this host's first report is on its way
@@ -93,17 +96,20 @@ class Notifying:
         self._forget(pending)
         found, pause = [], QUIET
         for notice in pending:
-            order = duty.senders(notice, duty.tellers(state, notice))
-            if self.host not in order:
+            order = self._order(state, notice)
+            if self.host not in order or self._resting(notice):
                 continue
             since = self._since_of(notice)
             if since is None:
                 continue
             turn = duty.due(order, self.host, now - since, self._tried.get(notice.id))
+            wait = duty.wait(order, self.host, now - since)
             if turn is not None:
                 found.append((notice, turn))
-            pause = min(pause, duty.wait(order, self.host, now - since))
-        return Plan(tuple(found), max(pause, SHORT))
+            elif self.host not in order[: duty.SENDERS]:
+                self._rests[notice.id] = (self.clock(), wait)
+            pause = min(pause, wait)
+        return Plan(tuple(found), self._rest(pause))
 
     def pending(self, state: State, notice: Notice) -> bool:
         """Whether nobody has closed it, as far as `state` goes."""
@@ -112,7 +118,7 @@ class Notifying:
     def send(self, state: State, notice: Notice, turn: int) -> Outcome:
         """Send one notice to whoever it has not reached. Raises StoreError, and then nothing was sent."""
         targets = settings(state, notice.environment).notify
-        order = duty.senders(notice, duty.tellers(state, notice))
+        order = self._order(state, notice)
         reached = {*self.reached.get(notice.id, ()), *self._reached_before(state, order, turn, notice)}
         left = {name: url for name, url in targets.items() if name not in reached}
         if not targets:
@@ -120,15 +126,17 @@ class Notifying:
         if not left:
             return Outcome(Notified(notice=notice.id))
         now, identity = self._now(), self._store_id()
-        self._tried[notice.id] = turn  # also where it cannot be composed: once in a turn
+        since = self._since_of(notice)
+        age = now - since if now and since is not None else 0.0
+        # also where it cannot be composed: once in a turn
+        self._tried[notice.id] = max(age, duty.begins(turn, len(order)))
         made = message(self.report(state, notice, now), identity)
         sent = self.deliver(made, left, first_mail(targets))
         self.reached[notice.id] = tuple(sorted({*reached, *sent.reached}))
         errors = tuple(_named(notice, name, error) for name, error in sorted(sent.failed.items()))
         if not sent.failed:
             return Outcome(Notified(notice=notice.id))
-        since = self._since_of(notice)
-        if since is not None and now - since >= duty.GIVE_UP:
+        if age >= duty.GIVE_UP:
             said = "; ".join(f"{name}: {error.message}" for name, error in sorted(sent.failed.items()))
             return Outcome(Notified(notice=notice.id, reason=clean(f"not reached: {said}")), errors)
         return Outcome(None, errors)
@@ -144,8 +152,31 @@ class Notifying:
         return compose.of_notice(state, notice, told, manifests)
 
     def _concerns(self, state: State, notice: Notice) -> bool:
-        """Whether this host may have a turn: of a warning only the store's time says, by its day."""
-        return not notice.seq or self.host in duty.senders(notice, duty.tellers(state, notice))
+        """Whether to ask the store about it. Of a warning only the store's time says, by its day."""
+        if self._resting(notice):
+            return False
+        if not notice.seq:
+            return True
+        order = self._order(state, notice)
+        if self.host in order[: duty.SENDERS] or (self.host in order and notice.id in self._rests):
+            return True
+        if self.host in order:
+            self._rests[notice.id] = (self.clock(), duty.LONGEST)
+        return False
+
+    def _resting(self, notice: Notice) -> bool:
+        """Whether this host, which is not among the first, knows that its turn is not yet."""
+        begun, wait = self._rests.get(notice.id, (0.0, 0.0))
+        return 0 <= self.clock() - begun < wait  # a clock that was put back ends it
+
+    def _rest(self, pause: float) -> float:
+        """Seconds until the next look: at most `pause`, and not beyond where some rest ends."""
+        ends = [begun + wait - self.clock() for begun, wait in self._rests.values()]
+        return max(min([pause, *(end for end in ends if end > 0)]), SHORT)
+
+    @staticmethod
+    def _order(state: State, notice: Notice) -> list[str]:
+        return duty.senders(notice, duty.tellers(state, notice))
 
     def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
         """What the hosts of earlier turns, this one before a restart, or those that were drained since, say
@@ -191,8 +222,9 @@ class Notifying:
         """Nothing is kept of what is closed."""
         ids = {notice.id for notice in pending}
         self.reached = {name: targets for name, targets in self.reached.items() if name in ids}
-        self._tried = {name: turn for name, turn in self._tried.items() if name in ids}
+        self._tried = {name: age for name, age in self._tried.items() if name in ids}
         self._since = {name: at for name, at in self._since.items() if name in ids}
+        self._rests = {name: rest for name, rest in self._rests.items() if name in ids}
 
 
 def _named(notice: Notice, target: str, error: NotificationError) -> NotificationError:

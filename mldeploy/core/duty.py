@@ -5,6 +5,10 @@ first to the one whose record did it, the next ones to the others by hash. The h
 once in it, while the notice is pending. So one that died after its record is replaced after `PATIENCE`, and a
 target that is down is tried again by one host after the other, ever more rarely.
 
+Every host has a turn, for few may hold a target's secrets. Most notices are told by one of the first `SENDERS`,
+and only these look from the beginning. After their turns, about half a day, those of the others follow: in a
+fleet so large that an hour each would not do within a week, shorter ones.
+
 A notice of an environment without members is told by the hosts of the others, as is one that names none.
 
 Rules: pure; a host that looks late sends late and not more often; two hosts never have the same turn. That
@@ -26,8 +30,11 @@ from mldeploy.core.state import Notice, State
 PATIENCE = 120.0
 #: … up to this.
 LONGEST = 3_600.0
-#: Hosts that have turns; they come again after the last of them.
+#: Hosts that look at a notice from the beginning.
 SENDERS = 16
+#: Hosts for which an hour each is short enough, with a margin, that all of them have had a turn when it is given
+#: up; and the least seconds of a turn where there are more (of a larger fleet, reports are older).
+HOURLY, LEAST = 128, 2 * PATIENCE
 #: Seconds after which a notice that some target does not take is given up by whoever has tried.
 GIVE_UP = 7 * 86_400.0
 
@@ -54,52 +61,63 @@ def tellers(state: State, notice: Notice) -> list[str]:
     return [host.id for environment in everywhere for host in on_duty(state, environment)]
 
 
-def begins(turn: int) -> float:
-    """When a turn (from 0) begins, in seconds since the notice came to be."""
-    doubled = min(turn, _DOUBLINGS)
-    return PATIENCE * float((1 << doubled) - 1) + LONGEST * (turn - doubled)
+def begins(turn: int, hosts: int) -> float:
+    """When a turn (from 0) begins, in seconds since the notice came to be. `hosts`: how many there are."""
+    first = min(turn, SENDERS)
+    doubled = min(first, _DOUBLINGS)
+    return PATIENCE * float((1 << doubled) - 1) + LONGEST * (first - doubled) + _later(hosts) * (turn - first)
 
 
-def turn_at(age: float) -> int:
+def _later(hosts: int) -> float:
+    """Seconds of a turn after the first `SENDERS`; whole, so that turns end where the next ones begin."""
+    return max(LEAST, LONGEST // max(1, math.ceil(hosts / HOURLY)))
+
+
+def turn_at(age: float, hosts: int) -> int:
     """The turn that is on at that age (seconds; a negative one counts as 0)."""
-    late = age - begins(_DOUBLINGS)
-    if late >= 0:
-        return _DOUBLINGS + int(late // LONGEST)
+    for turn, length in ((SENDERS, _later(hosts)), (_DOUBLINGS, LONGEST)):
+        late = age - begins(turn, hosts)
+        if late >= 0:
+            return turn + int(late // length)
     turn = int(math.log2(max(age, 0.0) / PATIENCE + 1))
     # rounding must not open a turn early, nor leave one late
-    return turn if begins(turn) <= max(age, 0.0) else turn - 1
+    return turn if begins(turn, hosts) <= max(age, 0.0) else turn - 1
 
 
 def senders(notice: Notice, hosts: Collection[str]) -> list[str]:
-    """The hosts that have turns, in their order: the winner first, if it is one of `hosts`."""
+    """All of `hosts` in the order of their turns: the winner first, if it is one of them."""
     winner = notice.actor.removeprefix("host:") if notice.actor.startswith("host:") else ""
     others = ranked((host for host in hosts if host != winner), notice.id)
-    return ([winner, *others] if winner in hosts else others)[:SENDERS]
+    return [winner, *others] if winner in hosts else others
 
 
-def due(order: Sequence[str], host: str, age: float, tried: int | None) -> int | None:
+def due(order: Sequence[str], host: str, age: float, tried: float | None) -> int | None:
     """The turn in which `host` is to send now; None if it is not its turn, or it has sent in it.
 
-    `tried`: the last turn in which it did.
+    `tried`: the age at which it did so last.
     """
-    turn = turn_at(age)
-    if not order or order[turn % len(order)] != host or (tried is not None and tried >= turn):
+    turn = turn_at(age, len(order))
+    if not order or order[turn % len(order)] != host:
         return None
-    return turn
+    return None if tried is not None and tried >= begins(turn, len(order)) else turn
 
 
 def wait(order: Sequence[str], host: str, age: float) -> float:
     """Seconds until the next turn of `host` begins; infinity where it has none."""
     if host not in order:
         return math.inf
-    turn = turn_at(age) + 1
+    turn = turn_at(age, len(order)) + 1
     turn += (order.index(host) - turn) % len(order)
-    return begins(turn) - age
+    return begins(turn, len(order)) - age
 
 
 def before(order: Sequence[str], turn: int) -> list[str]:
-    """The hosts whose turns came before that one: what they have reached need not be reached again."""
-    return list(dict.fromkeys(order[past % len(order)] for past in range(min(turn, len(order)))))
+    """The hosts to ask what has been reached before that turn: the first ones, and the last before it.
+
+    Each says also what it has found that others have, so that those in between need not be asked.
+    """
+    last = [order[past % len(order)] for past in range(max(0, turn - SENDERS), turn)]
+    return list(dict.fromkeys([*order[: min(turn, SENDERS)], *reversed(last)]))
 
 
 def since(notice: Notice) -> float | None:

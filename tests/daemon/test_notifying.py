@@ -64,6 +64,7 @@ class World:
         self.outbox: list[tuple[str, str, Message]] = []  # host, target
         self.attempts: list[tuple[str, str]] = []
         self.down: set[str] = set()
+        self.able: set[str] | None = None  # the hosts that have the secrets of the targets; None: all
         self.names = [f"h{number}" for number in range(hosts)]
         self.say(*(records.Join(host=name) for name in self.names))
         self.say(records.Policy(settings={"notify": TARGETS}))
@@ -77,9 +78,8 @@ class World:
         def deliver(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
             assert owner_at == "ops"
             self.attempts += [(name, target) for target in targets]
-            failed = {
-                target: NotificationError("it is down", "wait") for target in targets if target in self.down
-            }
+            down = set(targets) if self.able is not None and name not in self.able else self.down
+            failed = {target: NotificationError("it is down", "wait") for target in targets if target in down}
             reached = tuple(sorted(set(targets) - set(failed)))
             self.outbox += [(name, target, made) for target in reached]
             return Sent(reached=reached, failed=failed)
@@ -215,7 +215,7 @@ def test_a_target_that_is_down_is_tried_by_one_after_the_other_and_ever_more_rar
     world.run(6 * 3_600)
     assert len(world.sent("ops")) == 1 and world.pending == [notice.id]
     tries = [name for name, target in world.attempts if target == "hook"]
-    assert len(tries) == duty.turn_at(6 * 3_600) + 1  # one in each turn, however often they look
+    assert len(tries) == duty.turn_at(6 * 3_600, 3) + 1  # one in each turn, however often they look
     assert tries[:6] == 2 * duty.senders(notice, world.names)
     world.down = set()
     world.run(3 * 3_600)
@@ -323,6 +323,45 @@ def test_of_many_hosts_only_the_first_ask_for_anything(tmp_path: Path) -> None:
     assert asked <= 2 * duty.SENDERS  # the time of the record, and that of the own report
     assert sum(pause < QUIET for pause in pauses) <= duty.SENDERS
     assert notice.id in many.pending
+
+
+def test_of_many_hosts_those_that_have_the_secrets_are_found(tmp_path: Path) -> None:
+    """Two of 40, neither among the first 16: they are asked when their turns come, and not all the time."""
+    many = World(tmp_path, hosts=40)
+    notice = many.launch("h1")
+    order = duty.senders(notice, many.names)
+    many.able = {order[20], order[33]}
+    before = many.store.gets
+    many.run(duty.begins(20, 40) - 700, every=600)
+    assert many.outbox == [] and many.pending == [notice.id]
+    late = many.store.gets - before
+    many.run(1_800, every=600)
+    assert {host for host, _, _ in many.outbox} == {order[20]}
+    assert len(many.sent("ops")) == len(many.sent("hook")) == 1 and many.pending == []
+    # looked at 95 times: the first 16 ask for their report's time, and for what was reached in their turns
+    assert late < 16 * 95 + 24 * 4 + 20 * 20
+
+
+def test_a_host_that_is_not_among_the_first_asks_once_an_hour_has_passed_and_then_at_its_turn(
+    tmp_path: Path,
+) -> None:
+    many = World(tmp_path, hosts=40)
+    notice = many.launch("h1")
+    order = duty.senders(notice, many.names)
+    host = many.hosts[order[20]]
+    asked = []
+    for _ in range(6 * 16):
+        many.report(order[20])
+        before = many.store.gets
+        pause = host.plan(many.log.state).pause
+        asked.append(many.store.gets - before)
+        assert pause <= QUIET
+        many.sleep(600)
+    # its hour over, the record and its own report; then nothing until its turn
+    assert asked[6:8] == [2, 0] and sum(asked) == 2
+    many.sleep(duty.begins(20, 40) - 6 * 16 * 600 + 30)
+    many.report(order[20])
+    assert host.plan(many.log.state).due == ((notice, 20),)
 
 
 def test_a_report_is_told_whatever_became_of_the_bundles(world: World) -> None:
