@@ -14,8 +14,11 @@ from mldeploy.core.records import Notified
 from mldeploy.core.state import Notice, State
 from mldeploy.errors import MldeployError, NotificationError
 from mldeploy.store.objects import ObjectStore
+from mldeploy_daemon.config import Config
 from mldeploy_daemon.duties import Duty
+from mldeploy_daemon.follow import Follower
 from mldeploy_daemon.notifying import Notifying
+from mldeploy_daemon.told import Tellings
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +27,22 @@ class Notifier(Duty):
     """Tells people until cancelled."""
 
     name = "notify"
-    _notifying: Notifying | None = None
+
+    def __init__(self, config: Config, host: str, follower: Follower) -> None:
+        super().__init__(config, host, follower)
+        self._told = Tellings(follower.disk)
+        self._told.load()
+        self._notifying: Notifying | None = None
 
     @property
     def told(self) -> dict[str, tuple[str, ...]]:
-        """For the report: the targets that pending notices have reached from here."""
-        return self._notifying.reached if self._notifying is not None else {}
+        """For the report, from the first one on: the targets that pending notices have reached from here."""
+        return self._told.reached
 
     async def once(self, state: State, store: ObjectStore) -> float:
         """Look, send what is due, and close what has arrived."""
         if self._notifying is None:
-            self._notifying = Notifying(self.config.environment, self.host, store)
+            self._notifying = Notifying(self.config.environment, self.host, store, told=self._told)
         notifying, loop = self._notifying, asyncio.get_running_loop()
         plan = await loop.run_in_executor(self.pool, notifying.plan, state)
         for notice, turn in plan.due:

@@ -12,6 +12,7 @@ by this host or, as far as its report says so, by the next. Left out: threads an
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -36,9 +37,12 @@ from mldeploy.store.history import records_at
 from mldeploy.store.objects import MARKER, Marker, ObjectStore
 from mldeploy.store.reports import HostReport, report_key
 from mldeploy.store.tail import record_key
+from mldeploy_daemon.told import Tellings
 
 #: Seconds between looks with nothing pending; where the time is not known yet; and the least between two.
 QUIET, SOON, SHORT = 900.0, 2.0, 1.0
+#: Environments in which the report of a host that has left is looked for.
+MANY = 8
 _DAY = 86_400.0
 
 #: How messages leave: `mldeploy.reporting.deliver.deliver`.
@@ -73,11 +77,11 @@ class Notifying:
         store: ObjectStore,
         deliver: Deliver = _deliver,
         clock: Callable[[], float] = time.time,
+        told: Tellings | None = None,
     ) -> None:
         self.environment, self.host, self.store = environment, host, store
         self.deliver, self.clock = deliver, clock
-        self.reached: dict[str, tuple[str, ...]] = {}  # pending notice -> targets: told in the report
-        self._tried: dict[str, float] = {}  # pending notice -> its age when it was tried last
+        self.told = told or Tellings()
         self._rests: dict[str, tuple[float, float]] = {}  # when this host began to wait, and how long
         self._since: dict[str, float] = {}
         self._identity = ""
@@ -102,7 +106,7 @@ class Notifying:
             since = self._since_of(notice)
             if since is None:
                 continue
-            turn = duty.due(order, self.host, now - since, self._tried.get(notice.id))
+            turn = duty.due(order, self.host, now - since, self.told.tried(notice.id))
             wait = duty.wait(order, self.host, now - since)
             if turn is not None:
                 found.append((notice, turn))
@@ -119,7 +123,7 @@ class Notifying:
         """Send one notice to whoever it has not reached. Raises StoreError, and then nothing was sent."""
         targets = settings(state, notice.environment).notify
         order = self._order(state, notice)
-        reached = {*self.reached.get(notice.id, ()), *self._reached_before(state, order, turn, notice)}
+        reached = {*self.told.reached.get(notice.id, ()), *self._reached_before(state, order, turn, notice)}
         left = {name: url for name, url in targets.items() if name not in reached}
         if not targets:
             return Outcome(Notified(notice=notice.id, reason="the policy names nobody to notify"))
@@ -129,10 +133,10 @@ class Notifying:
         since = self._since_of(notice)
         age = now - since if now and since is not None else 0.0
         # also where it cannot be composed: once in a turn
-        self._tried[notice.id] = max(age, duty.begins(turn, len(order)))
+        self.told.tries(notice.id, max(age, duty.begins(turn, len(order))))
         made = message(self.report(state, notice, now), identity)
         sent = self.deliver(made, left, first_mail(targets))
-        self.reached[notice.id] = tuple(sorted({*reached, *sent.reached}))
+        self.told.has_reached(notice.id, {*reached, *sent.reached})
         errors = tuple(_named(notice, name, error) for name, error in sorted(sent.failed.items()))
         if not sent.failed:
             return Outcome(Notified(notice=notice.id))
@@ -179,19 +183,29 @@ class Notifying:
         return duty.senders(notice, duty.tellers(state, notice))
 
     def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
-        """What the hosts of earlier turns, this one before a restart, or those that were drained since, say
-        they have reached."""
+        """What others say they have reached: the hosts of earlier turns, those that were drained since, and
+        whose record it is even where that one has left. And this host, for its disk may have been full.
+        """
         found: set[str] = set()
         drained = [host for host in state.drained if host in state.hosts and host not in order]
-        for host in (*duty.before(order, turn), *drained[: duty.SENDERS]):
-            fetched = self.store.get(report_key(state.hosts[host].environment, host))
-            if fetched is not None:
-                try:
-                    report = msgspec.json.decode(fetched.data, type=HostReport)
-                except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                    continue
-                found |= {*report.told.get(notice.id, ())}
+        actor = [notice.actor.removeprefix("host:")] if notice.actor.startswith("host:") else []
+        asked = dict.fromkeys([self.host, *actor, *duty.before(order, turn), *drained[: duty.SENDERS]])
+        for host in asked:
+            for environment in self._environments(state, host, notice):
+                fetched = self.store.get(report_key(environment, host))
+                if fetched is not None:
+                    with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+                        report = msgspec.json.decode(fetched.data, type=HostReport)
+                        found |= {*report.told.get(notice.id, ())}
         return found
+
+    def _environments(self, state: State, host: str, notice: Notice) -> list[str]:
+        """Where a host's report is; of one that has left, where it may be."""
+        known = state.hosts.get(host)
+        if known is not None:
+            return [known.environment]
+        where = {each.environment for each in state.hosts.values()}
+        return [notice.environment] if notice.environment else sorted(where)[:MANY]
 
     def _now(self) -> float:
         """The store's time, at most one report old: when this host's own was written. 0.0 without one."""
@@ -221,8 +235,7 @@ class Notifying:
     def _forget(self, pending: Sequence[Notice]) -> None:
         """Nothing is kept of what is closed."""
         ids = {notice.id for notice in pending}
-        self.reached = {name: targets for name, targets in self.reached.items() if name in ids}
-        self._tried = {name: age for name, age in self._tried.items() if name in ids}
+        self.told.keep(ids)
         self._since = {name: at for name, at in self._since.items() if name in ids}
         self._rests = {name: rest for name, rest in self._rests.items() if name in ids}
 

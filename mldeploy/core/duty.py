@@ -5,9 +5,9 @@ first to the one whose record did it, the next ones to the others by hash. The h
 once in it, while the notice is pending. So one that died after its record is replaced after `PATIENCE`, and a
 target that is down is tried again by one host after the other, ever more rarely.
 
-Every host has a turn, for few may hold a target's secrets. Most notices are told by one of the first `SENDERS`,
-and only these look from the beginning. After their turns, about half a day, those of the others follow: in a
-fleet so large that an hour each would not do within a week, shorter ones.
+Every host has a turn, for few may hold a target's secrets. Most notices are told by one of the first
+`SENDERS`, and only these look from the beginning. After their turns, about half a day, those of the others
+follow: in a fleet so large that an hour each would not do within a week, shorter ones.
 
 A notice of an environment without members is told by the hosts of the others, as is one that names none.
 
@@ -32,8 +32,8 @@ PATIENCE = 120.0
 LONGEST = 3_600.0
 #: Hosts that look at a notice from the beginning.
 SENDERS = 16
-#: Hosts for which an hour each is short enough, with a margin, that all of them have had a turn when it is given
-#: up; and the least seconds of a turn where there are more (of a larger fleet, reports are older).
+#: Hosts for which an hour each is short enough, with a margin, that all have had a turn when it is given up;
+#: and the least seconds of a turn where there are more (the reports of a large fleet are older).
 HOURLY, LEAST = 128, 2 * PATIENCE
 #: Seconds after which a notice that some target does not take is given up by whoever has tried.
 GIVE_UP = 7 * 86_400.0

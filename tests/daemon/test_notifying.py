@@ -13,7 +13,7 @@ import pytest
 
 from mldeploy.core import duty, records
 from mldeploy.core.state import Notice, State
-from mldeploy.errors import NotificationError, StoreError
+from mldeploy.errors import DiskError, NotificationError, StoreError
 from mldeploy.reporting.deliver import Sent
 from mldeploy.reporting.message import Message
 from mldeploy.store.ids import new_ulid
@@ -21,8 +21,10 @@ from mldeploy.store.log import Log
 from mldeploy.store.objects import Fetched, ObjectStore, open_store
 from mldeploy.store.reports import HostReport, read_reports, write_report
 from mldeploy_daemon.config import Config
+from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.notify import Notifier
 from mldeploy_daemon.notifying import QUIET, Notifying
+from mldeploy_daemon.told import TOLD, Tellings
 from tests.reporting import scene
 
 T0 = datetime(2026, 11, 24, 7, tzinfo=UTC)
@@ -59,6 +61,7 @@ class World:
     """Hosts that may tell people, one log, one clock; what left, and what each target does."""
 
     def __init__(self, root: Path, hosts: int = 3) -> None:
+        self.root = root
         self.store = Clocked(open_store(f"memory://{root.name}-{new_ulid()}", create=True))
         self.log = Log(self.store)  # type: ignore[arg-type]
         self.outbox: list[tuple[str, str, Message]] = []  # host, target
@@ -73,7 +76,7 @@ class World:
         self.hosts = {name: self.host(name) for name in self.names}
 
     def host(self, name: str) -> Notifying:
-        """A host with nothing in its memory: a new one, or one that was started again."""
+        """A host with nothing in its memory: a new one, or one that was started again on its disk."""
 
         def deliver(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
             assert owner_at == "ops"
@@ -84,7 +87,11 @@ class World:
             self.outbox += [(name, target, made) for target in reached]
             return Sent(reached=reached, failed=failed)
 
-        return Notifying("production", name, self.store, deliver, lambda: self.store.clock)  # type: ignore[arg-type]
+        disk = Disk(self.root / name)
+        disk.prepare()
+        told = Tellings(disk)
+        told.load()
+        return Notifying("production", name, self.store, deliver, lambda: self.store.clock, told)  # type: ignore[arg-type]
 
     def say(self, *actions: records.Action, actor: str = "alice@laptop") -> State:
         now = datetime.fromtimestamp(self.store.clock, UTC)
@@ -98,7 +105,7 @@ class World:
     def report(self, *names: str) -> None:
         """These hosts say what they say, now."""
         for name in names or self.names:
-            told = self.hosts[name].reached
+            told = self.hosts[name].told.reached
             write_report(self.store, HostReport(host=name, environment="production", told=told))  # type: ignore[arg-type]
 
     def look(self, name: str, *, dies: str = "") -> float:
@@ -205,6 +212,52 @@ def test_one_that_said_what_it_had_reached_before_it_died_is_not_repeated(world:
     assert world.outbox[-1][0] != "h1" and world.pending == []
     reports = {report.host: report.told for report, _ in read_reports(world.store, "production")}  # type: ignore[arg-type]
     assert list(reports["h1"].values()) == [("ops",)]
+
+
+def test_an_agent_that_is_started_again_goes_on_where_it_was(world: World) -> None:
+    world.down = {"hook"}
+    notice = world.launch("h1")
+    world.look("h1")
+    for _ in range(3):
+        world.hosts["h1"] = world.host("h1")
+        world.report("h1")  # its first report says what it had reached
+        world.look("h1")
+    assert world.attempts == [("h1", "hook"), ("h1", "ops")]  # in its turn, once
+    world.run(600)
+    assert len(world.sent("ops")) == 1 and world.pending == [notice.id]
+
+
+def test_one_that_lost_what_it_knew_asks_its_own_report(world: World) -> None:
+    world.down = {"hook"}
+    world.launch("h1")
+    world.look("h1")
+    world.report("h1")
+    (world.root / "h1" / TOLD).write_bytes(b"garbage")
+    world.hosts["h1"] = world.host("h1")
+    world.look("h1")
+    assert len(world.sent("ops")) == 1
+
+
+def test_what_one_had_reached_that_has_left_is_not_repeated(world: World) -> None:
+    world.down = {"hook"}
+    notice = world.launch("h1")
+    world.look("h1")
+    world.report("h1")
+    world.say(records.Leave(host="h1"))
+    world.down = set()
+    world.run(600, "h1")
+    assert len(world.sent("ops")) == len(world.sent("hook")) == 1 and world.pending == []
+    assert world.outbox[-1][0] != "h1" and notice.actor == "host:h1"
+
+
+def test_a_full_disk_keeps_nothing_from_being_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise DiskError("told.json: No space left on device", "make room")
+
+    monkeypatch.setattr(Disk, "write", full)
+    world.launch("h1")
+    world.run(600)
+    assert len(world.sent("ops")) == len(world.sent("hook")) == 1 and world.pending == []
 
 
 def test_a_target_that_is_down_is_tried_by_one_after_the_other_and_ever_more_rarely(world: World) -> None:
@@ -377,6 +430,7 @@ class Following:
 
     def __init__(self, world: World) -> None:
         self.world, self.errors = world, list[str]()
+        self.disk = Disk(world.root / "h1")
 
     @property
     def state(self) -> State:
@@ -405,6 +459,7 @@ def test_a_notice_that_cannot_be_composed_keeps_no_other_back(
     monkeypatch.setattr(notifying, "report", choke)
     following = Following(world)
     notifier = Notifier(Config(store="", state=""), "h1", following)  # type: ignore[arg-type]
+    assert notifier.told == {}  # also before the store is open
     notifier._notifying = notifying
     for _ in range(3):
         asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]

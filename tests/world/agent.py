@@ -48,7 +48,7 @@ class Agent:
         self.disk = Disk(host.folder)
         self.book = Book(self.disk, host.time)
         self.follower = Follower(host, process, self.disk, self.book, self._moved, self._said)
-        self.duties = Duties(host, process, self.follower)
+        self.duties = Duties(host, process, self.follower, self.disk)
         parts, clock = process.world.parts, self._clock
         self.measures = parts.measures(self.disk, host.time, clock)
         self.uses = parts.uses(self.disk, self.follower.live, clock)
@@ -72,6 +72,7 @@ class Agent:
         self.follower.load()
         self.measures.load()
         self.uses.load()
+        self.duties.told.load()
         for ident in machine.workers:  # adopted: which front still has them is not known
             if not any(route.has(ident) for route in machine.routes.values()):
                 self.left[ident] = (machine.generation - 1, host.time())
@@ -122,7 +123,7 @@ class Agent:
             "up": self.up if self.looked == head else (),  # what was up at the last step may not be at this
             "watched": self.uses.watched,
             "uses": self.uses.since(),
-            "told": self.duties.notifying.reached,
+            "told": self.duties.told.reached,
             "measures": self.measures.all(),
         }
 

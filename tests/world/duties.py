@@ -18,7 +18,9 @@ from mldeploy.core.types import PRODUCTION
 from mldeploy.errors import MldeployError, NotificationError
 from mldeploy.reporting.deliver import Sent
 from mldeploy.reporting.message import Message
+from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.duties import AGAIN
+from mldeploy_daemon.told import Tellings
 from tests.world.actors import Process
 from tests.world.scheduler import Scheduler, Task, Threads
 
@@ -55,7 +57,7 @@ class Nap:
 class Duties:
     """One run's."""
 
-    def __init__(self, host: Host, process: Process, follower: Follower) -> None:
+    def __init__(self, host: Host, process: Process, follower: Follower, disk: Disk) -> None:
         self.host, self.process, self.follower = host, process, follower
         world = process.world
         self.naps = Nap(world.scheduler), Nap(world.scheduler)
@@ -64,7 +66,10 @@ class Duties:
         self.steering = parts.steering(
             PRODUCTION, host.name, fleet, world.cast.report, lambda: world.scheduler.now
         )
-        self.notifying = parts.notifying(PRODUCTION, host.name, process.store, self._deliver, process.time)
+        self.told = Tellings(disk)
+        self.notifying = parts.notifying(
+            PRODUCTION, host.name, process.store, self._deliver, process.time, self.told
+        )
         self._looked, self._day = 0.0, ""
 
     def moved(self) -> None:
