@@ -10,24 +10,24 @@ retired since, the candidate must not go on unjudged.
 Rules: sound however often one looks (`core/sequential.py`), with the chance of each kind of mistake as
 `Doubt` says. What holds has been shown: a candidate that just was not caught does not go on. A multiple of a
 tiny value is not taken for a difference: a limit in times of stable's value is never less than `_FLOOR` says.
-Left out: latencies (`core/judge_latency.py`), and what follows from the verdicts (`core/rollout.py`).
+Left out: latencies (`core/judge_latency.py`), drift (`core/judge_drift.py`), and what follows from the
+verdicts (`core/rollout.py`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from mldeploy.core import sequential
-from mldeploy.core.evidence import Column, GuardVerdict, Measure, Tally
+from mldeploy.core.evidence import GuardVerdict, Measure, Tally
 from mldeploy.core.guards import QUANTILES, Guard
+from mldeploy.core.judge_drift import drift
 from mldeploy.core.judge_latency import mean, quantile
 from mldeploy.core.sequential import Rate
 from mldeploy.core.verdicts import (
     BREACHED,
     HOLDS,
     RESTS,
-    UNDECIDED,
     Doubt,
     Step,
     lacking,
@@ -127,47 +127,6 @@ def _agreement(guard: Guard, step: Step, doubt: Doubt) -> GuardVerdict:
 # --- what is not a rate
 
 
-def _drift(guard: Guard, step: Step, doubt: Doubt) -> GuardVerdict:
-    drift = step.candidate.drift if step.candidate else None
-    column = drift.columns.get(guard.of) if drift else None
-    if drift and drift.columns and column is None:
-        known = ", ".join(sorted(drift.columns)[:5])
-        return unknown(guard, f"the bundle's baseline has no column {guard.of}; it has {known}")
-    if column is None or not column.total:
-        return unknown(guard, "no live values have been sampled")
-    value, bias, variance = _stability(column)
-    verdict = UNDECIDED
-    if value - bias - sequential.mean_margin(column.total, variance, doubt.breach) > guard.limit:
-        verdict = BREACHED
-    margin = sequential.mean_margin(column.total, variance, doubt.hold)
-    if verdict == UNDECIDED and value + margin < guard.limit:
-        verdict = HOLDS
-    known_margin = math.isfinite(margin)
-    return GuardVerdict(
-        guard=guard.text,
-        verdict=verdict,
-        value=value,
-        low=max(0.0, value - bias - margin) if known_margin else None,
-        high=value + margin if known_margin else None,
-        limit=guard.limit,
-        why="more live values are needed" if verdict == UNDECIDED else "",
-    )
-
-
-def _stability(column: Column) -> tuple[float, float, float]:
-    """The PSI, how much of it chance alone makes, and its variance times the number of live values.
-
-    By the delta method: the derivative by a bin's share p against its baseline q is ln(p / q) + 1 - q / p,
-    and half the second derivative times the share's variance is what is expected where nothing has changed.
-    """
-    shares, count = column.shares(), column.total
-    slopes = [(now, math.log(now / before) + 1 - before / now) for before, now in shares]
-    mean = sum(now * slope for now, slope in slopes)
-    variance = sum(now * (slope - mean) ** 2 for now, slope in slopes)
-    curved = sum((1 / now + before / now**2) * now * (1 - now) for before, now in shares)
-    return column.psi(), curved / (2 * count), variance
-
-
 def _crashes(guard: Guard, step: Step, doubt: Doubt) -> GuardVerdict:
     value = _tally(step.candidate).crashes
     verdict = BREACHED if value >= guard.limit else HOLDS
@@ -219,7 +178,7 @@ _JUDGES: dict[str, Callable[[Guard, Step, Doubt], GuardVerdict]] = {
     **dict.fromkeys(QUANTILES, quantile),
     "mean": mean,
     "agreement": _agreement,
-    "drift": _drift,
+    "drift": drift,
     "crashes": _crashes,
     "memory": _memory,
     "metric": _metric,

@@ -149,6 +149,42 @@ def test_drift_against_the_baseline() -> None:
     assert "sampled" in verdict("drift(age) < 0.2", step(counted(10))).why
 
 
+def test_a_small_baseline_is_noisy_itself() -> None:
+    """100 rows of 10 even bins: an index of 0.1 is what chance makes of the same distribution."""
+
+    def found(live: tuple[int, ...], rows: int = 100) -> GuardVerdict:
+        column = Column(baseline=(rows // 10,) * 10, live=live)
+        return verdict(
+            "drift(age) < 0.1",
+            step(measure(2, 10, "candidate", Tally(), drift=Drift(columns={"age": column}))),
+        )
+
+    # every other bin by 45 % more and less: an index of 0.22
+    uneven = (7_250, 2_750) * 5
+    assert found((5_000,) * 10).verdict == "holds"
+    small, large = found(uneven), found(uneven, 10_000)
+    assert (small.verdict, large.verdict) == ("undecided", "breached")
+    assert small.why == "a baseline of 100 rows is too small to tell this from chance: pack it with more"
+    assert small.value == pytest.approx(large.value, abs=0.03)
+    assert (small.low or 0.0) < 0.1 < (large.low or 0.0)
+    # so much is no chance, of 100 rows either
+    assert found((30_000, 20_000, 1, 1, 1, 1, 1, 1, 1, 1)).verdict == "breached"
+
+
+def test_values_of_few_baseline_rows_count_with_all_others() -> None:
+    """31 of many values, seen once each, and never again so often: that they are named is chance."""
+    column = Column(baseline=(1,) * 31 + (69,), live=(20,) * 31 + (19_380,))
+    found = verdict(
+        "drift(id) < 0.1", step(measure(2, 10, "candidate", Tally(), drift=Drift(columns={"id": column})))
+    )
+    assert found.verdict == "undecided" and found.low == 0.0 and (found.value or 0.0) > 0.5
+    empty = Drift(columns={"id": Column(baseline=(0, 0), live=(500, 500))})
+    assert (
+        "no values of id"
+        in verdict("drift(id) < 0.1", step(measure(2, 10, "candidate", Tally(), drift=empty))).why
+    )
+
+
 def test_the_bundles_own_metric() -> None:
     at = step(metrics={"auc": 0.91}, stable_metrics={"auc": 0.92})
     assert verdict("metric(auc) > 0.9", at).verdict == "holds"
