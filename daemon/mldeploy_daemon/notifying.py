@@ -67,6 +67,15 @@ def _deliver(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
     return deliver(made, targets, owner_at=owner_at)
 
 
+class _Rest(NamedTuple):
+    """That this host has no turn for so many seconds, while it has this place among so many hosts."""
+
+    place: int
+    hosts: int
+    begun: float  # by its clock
+    seconds: float
+
+
 class Notifying:
     """One host's. Both read the store, and `send` may take a minute: for a thread of their own."""
 
@@ -82,7 +91,8 @@ class Notifying:
         self.environment, self.host, self.store = environment, host, store
         self.deliver, self.clock = deliver, clock
         self.told = told or Tellings()
-        self._rests: dict[str, tuple[float, float]] = {}  # when this host began to wait, and how long
+        self._rests: dict[str, _Rest] = {}
+        self._orders: dict[str, tuple[object, object, list[str]]] = {}  # and of which hosts, drained
         self._since: dict[str, float] = {}
         self._identity = ""
 
@@ -101,7 +111,7 @@ class Notifying:
         found, pause = [], QUIET
         for notice in pending:
             order = self._order(state, notice)
-            if self.host not in order or self._resting(notice):
+            if self.host not in order or self._resting(notice, order):
                 continue
             since = self._since_of(notice)
             if since is None:
@@ -111,7 +121,7 @@ class Notifying:
             if turn is not None:
                 found.append((notice, turn))
             elif self.host not in order[: duty.SENDERS]:
-                self._rests[notice.id] = (self.clock(), wait)
+                self._rests[notice.id] = self._rest_of(order, wait)
             pause = min(pause, wait)
         return Plan(tuple(found), self._rest(pause))
 
@@ -157,30 +167,37 @@ class Notifying:
 
     def _concerns(self, state: State, notice: Notice) -> bool:
         """Whether to ask the store about it. Of a warning only the store's time says, by its day."""
-        if self._resting(notice):
-            return False
-        if not notice.seq:
-            return True
         order = self._order(state, notice)
-        if self.host in order[: duty.SENDERS] or (self.host in order and notice.id in self._rests):
+        if self.host not in order or self._resting(notice, order):
+            return False
+        if not notice.seq or self.host in order[: duty.SENDERS] or notice.id in self._rests:
             return True
-        if self.host in order:
-            self._rests[notice.id] = (self.clock(), duty.LONGEST)
+        self._rests[notice.id] = self._rest_of(order, duty.LONGEST)
         return False
 
-    def _resting(self, notice: Notice) -> bool:
-        """Whether this host, which is not among the first, knows that its turn is not yet."""
-        begun, wait = self._rests.get(notice.id, (0.0, 0.0))
-        return 0 <= self.clock() - begun < wait  # a clock that was put back ends it
+    def _resting(self, notice: Notice, order: Sequence[str]) -> bool:
+        """Whether this host, which is not among the first, knows that its turn is not yet. Its turns are
+        others once hosts have come or gone; and a clock that was put back ends it.
+        """
+        rest = self._rests.get(notice.id)
+        if rest is None or (rest.place, rest.hosts) != (order.index(self.host), len(order)):
+            return False
+        return 0 <= self.clock() - rest.begun < rest.seconds
+
+    def _rest_of(self, order: Sequence[str], seconds: float) -> _Rest:
+        return _Rest(order.index(self.host), len(order), self.clock(), seconds)
 
     def _rest(self, pause: float) -> float:
         """Seconds until the next look: at most `pause`, and not beyond where some rest ends."""
-        ends = [begun + wait - self.clock() for begun, wait in self._rests.values()]
+        ends = [rest.begun + rest.seconds - self.clock() for rest in self._rests.values()]
         return max(min([pause, *(end for end in ends if end > 0)]), SHORT)
 
-    @staticmethod
-    def _order(state: State, notice: Notice) -> list[str]:
-        return duty.senders(notice, duty.tellers(state, notice))
+    def _order(self, state: State, notice: Notice) -> list[str]:
+        hosts, drained, order = self._orders.get(notice.id, (None, None, []))
+        if hosts is not state.hosts or drained is not state.drained:
+            order = duty.senders(notice, duty.tellers(state, notice))
+            self._orders[notice.id] = state.hosts, state.drained, order
+        return order
 
     def _reached_before(self, state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
         """What others say they have reached: the hosts of earlier turns, those that were drained since, and
@@ -238,6 +255,7 @@ class Notifying:
         self.told.keep(ids)
         self._since = {name: at for name, at in self._since.items() if name in ids}
         self._rests = {name: rest for name, rest in self._rests.items() if name in ids}
+        self._orders = {name: order for name, order in self._orders.items() if name in ids}
 
 
 def _named(notice: Notice, target: str, error: NotificationError) -> NotificationError:
