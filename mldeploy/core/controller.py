@@ -22,9 +22,9 @@ import msgspec
 from mldeploy.core.evidence import Evidence, Measure
 from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import Action, Forget, Unshadow
-from mldeploy.core.retirement import Heard, expired, retirements, serving_since, warnings
+from mldeploy.core.retirement import Heard, expired, retirements, serving_since
 from mldeploy.core.rollout import Decision, Watch, decide
-from mldeploy.core.state import Host, Notice, Serving, State
+from mldeploy.core.state import Host, Serving, State
 from mldeploy.core.wish import meant
 
 #: How many hosts look at the reports of others, for each environment and matter.
@@ -149,12 +149,6 @@ def scopes(state: State, environment: str, today: str = "") -> set[int]:
             found |= {serving.ramp.seq, serving.ramp.begun}
         found.update(shadow.seq for shadow in serving.shadows if shadow.lasts)
     return found
-
-
-def notices(state: State, environment: str, now: float) -> tuple[Notice, ...]:
-    """What people are to be told, and have not been: of this environment, and of none in particular."""
-    pending = [each for each in state.notices.values() if each.environment in (environment, "")]
-    return (*pending, *(each for each in warnings(state, now) if each.environment == environment))
 
 
 def ranked(hosts: Iterable[str], matter: str) -> list[str]:

@@ -254,7 +254,8 @@ def test_retire_names_what_it_ends_and_who_asks_for_it(ramping: World, cli: Cli)
     ramping.report(uses={"churn@1": 4.0})
     refused = cli("retire", "churn@1")
     assert refused.code == 4
-    assert "nothing answers churn in production any more; the shadow churn@3 there ends" in refused.err
+    assert "nothing but churn@2, with its 10%, answers churn in production any more" in refused.err
+    assert "gives it the rest; the shadow churn@3 there ends" in refused.err
     candidate = cli("retire", "churn@2")
     assert "its rollout in production ends, with the traffic back at churn@1" in candidate.err
     dry = cli("retire", "churn@1", "--force", "--dry-run")
