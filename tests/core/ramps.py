@@ -119,4 +119,4 @@ def watch(step: int, ours: Counter, theirs: Counter) -> Watch:
         measure(STABLE, 10 + step, "stable", theirs.tally()),
         measure(CANDIDATE, 10 + step, "candidate", ours.tally()),
     )
-    return Watch(now=1_000.0, since=0.0, begun=0.0, members=1, heard=1, failed=0, measures=measures)
+    return Watch(now=1_000.0, since=0.0, begun=0.0, members=1, heard=1, up=1, failed=0, measures=measures)

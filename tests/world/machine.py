@@ -98,8 +98,6 @@ class Machine:
                     self.counts["models cut off by a retire"] += 1  # whoever retires it asks for that
                 else:
                     self._wrong(f"takes away what serves {name}, and nothing follows")
-        for name, route in routes.items():
-            self.monitor.rollouts.published(self.name, name, route)
         self.generation += 1
         self.routes, self.table = routes, table_of(self.generation, routes, desired)
         for front in self.fronts:
@@ -208,6 +206,7 @@ class Machine:
         else:
             self.workers[ident] = msgspec.structs.replace(worker, state="ready", since=self.time())
             self.came_up.append(self.workers[ident])
+            self.monitor.rollouts.came_up(self.name, worker)
             if self.rng.random() < self.cast.deaths:
                 self.scheduler.at(self.rng.expovariate(1 / 200), lambda: self._died(ident))
         self.ring()

@@ -203,7 +203,7 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
     "a step goes back": RolloutMutant("went down", patches=(_advancing(-1),)),
     "whoever is silent agrees": RolloutMutant("no evidence: .* hosts had reported", Parts(fleet=Credulous)),
     "what has not failed has come up": RolloutMutant(
-        "no evidence: .* had come up on",
+        "no evidence: .* hosts had .*: it had come up on",
         patches=(patched("mldeploy.core.controller._up", _unless_it_failed),),
     ),
     "no step is held": RolloutMutant("no evidence: .* before its hold", patches=(_not_waiting("hold"),)),

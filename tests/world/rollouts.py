@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from mldeploy.core.controller import freshness, on_duty
 from mldeploy.core.evidence import Evidence, Measure, tallied
-from mldeploy.core.host import ModelRoute
+from mldeploy.core.host import Worker
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Advance, Complete, Halt, Record
 from mldeploy.core.rollout import QUORUM, deadline_of
@@ -53,7 +53,7 @@ class Rollouts:
         self.over: dict[str, float] = {}  # rollout -> when it ended
         self.taken: dict[tuple[str, int], int] = {}  # (rollout, step) -> the record that ended the step
         self.heads: dict[str, list[tuple[float, int]]] = {}  # host -> its reports: when, and at which head
-        self.came: dict[tuple[str, int], set[str]] = {}  # (model, scope) -> hosts that routed it
+        self.came: dict[tuple[str, int, bool], set[str]] = {}  # (model, version, idle) -> where it came up
         self.told: dict[tuple[str, tuple[str, int, int, str]], int] = {}  # (host, measure) -> most requests
         self.asked: Counter[tuple[str, int, int, str]] = Counter()  # measure -> requests there really were
         self.keys: dict[tuple[str, int, str], frozenset[str]] = {}  # (host, front, rollout) -> of candidate
@@ -133,27 +133,22 @@ class Rollouts:
             self._completed(before, model, ramp)
 
     def _attended(self, model: str, ramp: Ramp, told: Evidence, seq: int) -> None:
-        """Enough of the members a rollout is for had really reported that they are at the step."""
+        """Enough of the members a rollout is for had really reported that they are at the step, and the
+        candidate had come up there by workers of the kind that the step asks for.
+        """
+        fault = f"had reported that {model}@{ramp.version} is at step {ramp.step}, and they had not"
+        came = self.came.get((model, ramp.version, not ramp.share), set())
         for state in self.truth[ramp.seq : seq]:
-            asked = [host.id for host in on_duty(state, PRODUCTION) if meant(ramp, host.labels)]
+            asked = {host.id for host in on_duty(state, PRODUCTION) if meant(ramp, host.labels)}
             oldest = told.end - freshness(len(state.hosts))
             there = sum(self._at(host, ramp.seq, oldest, told.end) for host in asked)
             if len(asked) == told.members and told.hosts <= there and there >= QUORUM * len(asked) > 0:
-                self._came(model, ramp, asked, seq)
-                return
-        self.wrong(
-            f"no evidence: record {seq} says that {told.hosts} of {told.members} hosts had reported that "
-            f"{model}@{ramp.version} is at step {ramp.step}, and they had not"
-        )
-
-    def _came(self, model: str, ramp: Ramp, asked: list[str], seq: int) -> None:
-        """On enough of those hosts the candidate has taken what the step gives it."""
-        came = len(self.came.get((model, ramp.seq), set()) & set(asked))
-        if came < QUORUM * len(asked):
-            self.wrong(
-                f"no evidence: record {seq} ends step {ramp.step} of {model}@{ramp.version}, which "
-                f"had come up on {came} of {len(asked)} hosts"
-            )
+                if len(came & asked) >= QUORUM * len(asked):
+                    return
+                fault = (
+                    f"had {model}@{ramp.version} at step {ramp.step}: it had come up on {len(came & asked)}"
+                )
+        self.wrong(f"no evidence: record {seq} says that {told.hosts} of {told.members} hosts {fault}")
 
     def _at(self, host: str, scope: int, oldest: float, newest: float) -> bool:
         return any(oldest <= at <= newest and head >= scope for at, head in self.heads.get(host, ()))
@@ -195,10 +190,9 @@ class Rollouts:
             key = (word.host, measure.key)
             self.told[key] = max(self.told.get(key, 0), _answered(measure))
 
-    def published(self, host: str, model: str, route: ModelRoute) -> None:
-        """A host has made a table with this in it."""
-        for scope in (route.scope, *(shadow.scope for shadow in route.shadows)):
-            self.came.setdefault((model, scope), set()).add(host)
+    def came_up(self, host: str, worker: Worker) -> None:
+        """A worker of a host is ready."""
+        self.came.setdefault((worker.model, worker.version, worker.idle), set()).add(host)
 
     def counted(self, key: tuple[str, int, int, str], count: int) -> None:
         """So many requests, or copies, were answered by a version in a scope."""
