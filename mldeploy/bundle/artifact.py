@@ -43,6 +43,13 @@ def examine(
     return tuple(found)
 
 
+def altered(
+    folder: Path, manifest: Manifest, advance: Callable[[int], None] = lambda _: None
+) -> tuple[Finding, ...]:
+    """Where the files in `folder` are not those of the manifest. `advance` is told the bytes hashed."""
+    return tuple(_files(folder, manifest, advance))
+
+
 def _finding(file: str, key: str, message: str, hint: str) -> Finding:
     return Finding(GATE, file, key, message, hint)
 

@@ -24,7 +24,7 @@ from mldeploy.bundle.journal import Journal, journal, remove_stale
 from mldeploy.bundle.manifest_file import read_manifest
 from mldeploy.bundle.scratch import scratch_folder
 from mldeploy.bundle.upload import Piece, upload
-from mldeploy.bundle.validate import GATES
+from mldeploy.bundle.validate import GATES, refuse_altered
 from mldeploy.bundle.validate import validate as run_gates
 from mldeploy.core.collection import push_id
 from mldeploy.core.manifest import Manifest, canonical, check, digest
@@ -98,14 +98,15 @@ def push(
 ) -> Pushed:
     """Publish the bundle in `folder` as the next version of its model, or find the version it has.
 
-    A bundle that is not published yet passes the gates first (`validate`), but for those it passed when it
-    was packed, as packed.json says. `then` adds actions to the same record, for example a promote of the
-    version; it is not asked for a bundle that is published already. An expiry given as a duration counts
-    from `now`. `journals`: a folder of this machine where it is noted what was sent, so that a push that was
-    cut sends what is missing when it is run again (None: it sends everything again). `pool` makes what
-    sends, given how many blobs at a time. Raises ManifestError (it cannot be read), ValidationError,
-    UsageError (expired, where `validate` is off), IntegrityError (a file changed meanwhile),
-    NotAllowedError, StoreError, DiskError, RaceLostError and OutcomeUnknownError.
+    A bundle that is not published yet passes the gates first (`validate`), but for those it passed when
+    it was packed, as packed.json says; of one that is published the files must still be those of its
+    manifest. `then` adds actions to the same record, for example a promote of the version; it is not
+    asked for a bundle that is published already. An expiry given as a duration counts from `now`.
+    `journals`: a folder of this machine where it is noted what was sent, so that a push that was cut
+    sends what is missing when it is run again (None: it sends everything again). `pool` makes what sends,
+    given how many blobs at a time. Raises ManifestError (it cannot be read), ValidationError, UsageError
+    (expired, where `validate` is off), IntegrityError (a file changed meanwhile), NotAllowedError,
+    StoreError, DiskError, RaceLostError and OutcomeUnknownError.
     """
     reporter = progress or Silent()
     with scratch_folder() as scratch:
@@ -113,6 +114,8 @@ def push(
         log.refresh()
         live = live_version(log.state, bundle.manifest.name, bundle.digest)
         if live is not None:
+            if validate:
+                refuse_altered(folder, bundle.manifest, reporter)
             return Pushed(live, bundle.digest, False, None)
         if validate:
             _pass_gates(folder, bundle, now, confine, reporter)

@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mldeploy.bundle.artifact import GATE as ARTIFACT
-from mldeploy.bundle.artifact import examine
+from mldeploy.bundle.artifact import altered, examine
 from mldeploy.bundle.environment import build
 from mldeploy.bundle.files import MANIFEST, WHEELS, disk_errors
 from mldeploy.bundle.interpreters import find_interpreter
@@ -81,6 +81,14 @@ def validate(
         return _Run(folder, now, made, confine, progress or Silent(), environment).gates(gates)
 
 
+def refuse_altered(folder: Path, manifest: Manifest, progress: Reporter) -> None:
+    """Raise ValidationError where the files of a published bundle are not those of its manifest any more."""
+    with progress.bar("checking files", _size(manifest)) as advance, disk_errors(folder):
+        findings = altered(folder, manifest, advance)
+    if findings:
+        raise ValidationError(findings)
+
+
 class _Run:
     def __init__(
         self,
@@ -138,8 +146,7 @@ class _Run:
         return None
 
     def artifact(self, manifest: Manifest) -> tuple[Finding, ...]:
-        total = sum(file.size for file in manifest.files) + sum(wheel.size for wheel in manifest.wheels)
-        with self.progress.bar("checking files", total) as advance:
+        with self.progress.bar("checking files", _size(manifest)) as advance:
             return examine(self.folder, manifest, self.now, advance)
 
     def compilation(self, manifest: Manifest) -> tuple[Finding, ...]:
@@ -173,6 +180,10 @@ class _Run:
         )  # fmt: skip
         self.measured = checked.measured
         return checked.findings
+
+
+def _size(manifest: Manifest) -> int:
+    return sum(file.size for file in manifest.files) + sum(wheel.size for wheel in manifest.wheels)
 
 
 def _of_manifest(folder: Path, error: ManifestError) -> Finding:

@@ -81,9 +81,13 @@ def _judge(
 ) -> None:
     """Run the gates that a push would run. Raises ValidationError."""
     from mldeploy.bundle.push import live_version
-    from mldeploy.bundle.validate import validate
+    from mldeploy.bundle.validate import refuse_altered, validate
 
-    if made is None and live_version(state, manifest.name, digest(manifest)) is None:
+    if made is not None:
+        return
+    if live_version(state, manifest.name, digest(manifest)) is not None:
+        refuse_altered(folder, manifest, how.reporter)
+    else:
         validate(folder, now=at.now(), progress=how.reporter).raise_findings()
 
 

@@ -140,6 +140,19 @@ def test_a_second_push_writes_no_blob_and_no_record(root: Path, store: ObjectSto
     assert second.uploaded_blobs == second.reused_blobs == 0
 
 
+def test_an_altered_bundle_is_not_taken_for_the_published_one(store: ObjectStore, tmp_path: Path) -> None:
+    folder = small(tmp_path / "b", expires="2020-01-01")
+    pushed(store, folder, now=datetime(2019, 1, 1, tzinfo=UTC))
+    # out of date by now, and whole: it is published all the same
+    assert not pushed(store, folder, validate=True).new
+    (folder / "model/model.pkl").write_text("2")
+    with pytest.raises(ValidationError, match=r"model/model\.pkl: sha256: holds other bytes"):
+        pushed(store, folder, validate=True)
+    (folder / "model/model.pkl").unlink()
+    with pytest.raises(ValidationError, match=r"model/model\.pkl: files: is listed"):
+        pushed(store, folder, validate=True)
+
+
 def test_a_new_version_reuses_what_is_live(root: Path, store: ObjectStore, tmp_path: Path) -> None:
     pushed(store, small(tmp_path / "a", "1"))
     blobs = len(list((root / "blobs").rglob("*.*")))
