@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 
 from mldeploy.bundle.scratch import scratch_folder
+from mldeploy.core.baseline import BASELINE, column_names
 from mldeploy.core.manifest import Manifest, parse
 from mldeploy.core.state import State, Version
 from mldeploy.errors import IntegrityError, ManifestError, NotFoundError
@@ -65,6 +66,17 @@ def fetch_manifests(
             with contextlib.suppress(NotFoundError, IntegrityError, ManifestError):
                 found[version] = fetch_manifest(store, state, name, version)
     return found
+
+
+def fetch_columns(store: ObjectStore, state: State, name: str, version: int) -> tuple[str, ...]:
+    """The names of the columns of a version's baseline; none where it has no baseline.
+
+    Raises what `fetch_manifest` raises.
+    """
+    for file in fetch_manifest(store, state, name, version).files:
+        if file.path == BASELINE:
+            return column_names(fetch_blob_bytes(store, state, file.sha256))
+    return ()
 
 
 def fetch_sample(store: ObjectStore, state: State, name: str, version: int) -> bytes:

@@ -16,19 +16,19 @@ from typing import NamedTuple
 
 import msgspec
 
-from mldeploy.bundle.published import fetch_manifest
+from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import intents, plan_file
 from mldeploy.client.connection import Connection
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
-from mldeploy.client.terms import Terms, Wish, terms, terms_under_way
+from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms, terms_under_way
 from mldeploy.client.types import Applied, Plan, Planned
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Action, Freeze, Promote, Retire, Rollback, Unfreeze
 from mldeploy.core.state import Ended, Serving, State
 from mldeploy.core.types import FULL_SHARE, ModelRef, format_share
-from mldeploy.errors import NotAllowedError
+from mldeploy.errors import NotAllowedError, UsageError
 from mldeploy.store.ids import new_ulid
 
 _UNDONE = ("halted", "rolled back")
@@ -234,7 +234,17 @@ def _intent(at: Connection, file: Path, prune: bool) -> ApplyFile:
         def packed() -> Rollout:
             return fetch_manifest(at.store, state, wanted.model, wanted.version or 0).rollout
 
+        def columns() -> tuple[str, ...]:
+            return fetch_columns(at.store, state, wanted.model, wanted.version or 0)
+
         wish = wanted.rollout if wanted.rollout is not None else Wish()
-        return terms(wish, packed, settings(state, wanted.environment))
+        version = intents.find_version(state, ModelRef(wanted.model, wanted.version or 0))
+        try:
+            found = terms(wish, packed, settings(state, wanted.environment))
+            refuse_unmeasured(found, version.metrics, columns)
+        except UsageError as error:
+            where = f"{file}: {wanted.environment}.{wanted.model}"
+            raise UsageError(f"{where}: {error.message}", error.hint) from error
+        return found
 
     return ApplyFile(plan_file.read(file), prune, terms_of, at.now().date())

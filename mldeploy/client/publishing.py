@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from mldeploy.client import intents
 from mldeploy.client.bundles import as_bundle, bundle_blobs
 from mldeploy.client.connection import Connection
-from mldeploy.client.terms import Terms, Wish, terms
+from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
 from mldeploy.client.traffic import warnings_for
 from mldeploy.client.types import Pushed
 from mldeploy.config import state_folder
+from mldeploy.core.baseline import BASELINE, column_names
 from mldeploy.core.manifest import Manifest, canonical, digest
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Action
@@ -60,10 +61,26 @@ def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> 
     if how.promote:
         # better refused before the upload than after it
         intents.refuse_frozen(state, at.environment, manifest.name)
+        _refuse_unmeasured(folder, manifest, state, found)
     if how.dry_run:
         _judge(at, folder, made, manifest, state, how)
         return _would_push(at, state, manifest, found, how)
     return _publish(at, folder, found, how, state)
+
+
+def _refuse_unmeasured(folder: Path, manifest: Manifest, state: State, found: Terms) -> None:
+    """Raise UsageError for a guard on what the bundle has not."""
+    from mldeploy.bundle.about import read_about
+    from mldeploy.bundle.push import live_version
+
+    def columns() -> Sequence[str]:
+        baseline = folder / BASELINE
+        return column_names(baseline.read_bytes()) if baseline.is_file() else ()
+
+    live = live_version(state, manifest.name, digest(manifest))
+    # of a bundle that is published the log's metrics count, and not those of packed.json
+    metrics = intents.find_version(state, live).metrics if live else read_about(folder).metrics
+    refuse_unmeasured(found, metrics, columns)
 
 
 def _state(at: Connection, how: How) -> State:

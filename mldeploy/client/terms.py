@@ -6,12 +6,12 @@ Left out: what forbids a promote (`intents.py` and the fold).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypedDict
 
-from mldeploy.core.guards import guards_problem
+from mldeploy.core.guards import guards_problem, names_problem
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.manifest_check import rollout_problems, steps_problem
 from mldeploy.core.policy import Settings
@@ -148,6 +148,13 @@ def terms(wish: Wish, bundle: Callable[[], Rollout], policy: Settings) -> Terms:
         ramp = format_duration(timedelta(seconds=holds))
         raise UsageError(f"the holds alone take {ramp}, and the deadline comes first", "give a later one")
     return found
+
+
+def refuse_unmeasured(found: Terms, metrics: Collection[str], columns: Callable[[], Collection[str]]) -> None:
+    """Raise UsageError for a guard on a metric or column that the bundle has not: see `names_problem`."""
+    problem = names_problem(found.guards, metrics, columns)
+    if problem:
+        raise UsageError(*problem)
 
 
 def _first(*said: int | None) -> int:

@@ -7,11 +7,11 @@ and the fold).
 
 from __future__ import annotations
 
-from mldeploy.bundle.published import fetch_manifest
+from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.past import record_at
-from mldeploy.client.terms import Terms, Wish, terms
+from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
 from mldeploy.client.types import Change
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
@@ -35,6 +35,7 @@ def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run
         return fetch_manifest(at.store, state, ref.name, ref.version).rollout
 
     found = terms(wish, packed, settings(state, at.environment))
+    refuse_unmeasured(found, version.metrics, lambda: fetch_columns(at.store, state, ref.name, ref.version))
     intent = intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
     warnings = warnings_for(at, state, ref, version, found)
     written = at.change(intent, dry_run=dry_run)

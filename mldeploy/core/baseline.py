@@ -76,6 +76,11 @@ def parse_baseline(data: bytes) -> Baseline:
     return found
 
 
+def column_names(data: bytes) -> tuple[str, ...]:
+    """The columns of the baseline in `data`, as guards name them. Raises ManifestError."""
+    return tuple(column.name for column in parse_baseline(data).columns)
+
+
 def problems(baseline: Baseline, signature: Signature) -> Iterator[tuple[str, str]]:
     """Everything that is wrong with it, as (key, message)."""
     if len(baseline.columns) > MAX_COLUMNS:

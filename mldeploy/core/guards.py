@@ -15,7 +15,7 @@ Left out: whether a guard holds (`core/judge.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
@@ -108,6 +108,31 @@ def guards_problem(texts: Sequence[str], steps: Sequence[int] | None = None) -> 
         f"the guard {shadowed.text!r} compares answers, and no step of the rollout does",
         "begin with a shadow step, for example --steps shadow,1,10,50,100",
     )
+
+
+def names_problem(
+    texts: Sequence[str], metrics: Collection[str], columns: Callable[[], Collection[str]]
+) -> tuple[str, str] | None:
+    """What guards name that their bundle has not, as (message, hint): such a guard is never decided.
+
+    `metrics` are the bundle's own, `columns` those of its baseline, asked for where a guard names one. The
+    guards are ones that can be read.
+    """
+    for guard in parse_all(texts):
+        if guard.measure not in ("metric", "drift"):
+            continue
+        known = metrics if guard.measure == "metric" else columns()
+        if guard.of in known:
+            continue
+        near = get_close_matches(guard.of, known, 1)
+        have = f"it has {', '.join(sorted(known)[:10])}" if known else f"leave {guard.measure} out"
+        what = "metric" if guard.measure == "metric" else "column in its baseline"
+        missing = f"the bundle has no {what} {guard.of!r}" if known else f"the bundle has no {what}"
+        return (
+            f"the guard {guard.text!r} cannot be decided: {missing}",
+            f"did you mean {guard.measure}({near[0]})?" if near else have,
+        )
+    return None
 
 
 class _Reader:

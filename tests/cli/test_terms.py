@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from mldeploy.bundle.about import About, write_about
+from mldeploy.bundle.manifest_file import read_manifest, write_manifest
+from mldeploy.bundle.push import push
 from mldeploy.client.terms import Terms, Wish, terms
-from mldeploy.core.manifest import Rollout
+from mldeploy.core.baseline import BASELINE, Baseline, Bins
+from mldeploy.core.manifest import File, Rollout
 from mldeploy.core.policy import Settings
 from mldeploy.errors import UsageError
 from mldeploy.store.log import Log
@@ -124,3 +132,49 @@ def test_a_bad_guard_is_pointed_to(world: World, cli: Cli) -> None:
         "      ^",
         "hint: write for example: p99 < 80ms or 1.2x",
     ]
+
+
+@pytest.fixture
+def measured(world: World) -> Path:
+    """The folder of churn@1: published with the metric accuracy and a baseline of the column x[0]."""
+    folder = world.bundle()
+    bins = Bins(name="x[0]", side="inputs", tensor="x", edges=(0.5,), counts=(1, 1))
+    data = msgspec.json.encode(Baseline(rows=2, columns=(bins,)))
+    (folder / "monitoring").mkdir()
+    (folder / BASELINE).write_bytes(data)
+    manifest = read_manifest(folder)
+    file = File(path=BASELINE, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    files = tuple(sorted((*manifest.files, file), key=lambda each: each.path))
+    write_manifest(folder, msgspec.structs.replace(manifest, files=files))
+    write_about(folder, About(metrics={"accuracy": 0.9}))
+    push(world.store, folder, log=world.log, actor="setup", now=datetime.now(UTC), validate=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("guard", "hint"),
+    [
+        ("metric(acuracy) > 1x", "did you mean metric(accuracy)?"),
+        ("drift(x[1]) < 0.2", "did you mean drift(x[0])?"),
+        ("drift(income) < 0.2", "it has x[0]"),
+    ],
+)
+def test_a_guard_that_can_never_be_decided_is_refused(
+    measured: Path, world: World, cli: Cli, tmp_path: Path, guard: str, hint: str
+) -> None:
+    head = world.head()
+    file = tmp_path / "fleet.yaml"
+    file.write_text(
+        f"production: {{churn: {{version: 1, rollout: {{steps: [1, 100], guards: ['{guard}']}}}}}}"
+    )
+    words = ("--steps", "1,100", "--guard", guard)
+    for ran in (
+        cli("promote", "churn@1", *words),
+        cli("push", measured, "--promote", *words),
+        cli("push", measured, "--promote", "--dry-run", *words),
+        cli("plan", file),
+    ):
+        assert (ran.code, "cannot be decided" in ran.err, hint in ran.err) == (2, True, True), ran.err
+    assert world.head() == head
+    good = ("--guard", "metric(accuracy) > 1x", "--guard", "drift(x[0]) < 0.2")
+    assert cli("promote", "churn@1", "--steps", "1,100", *good).code == 0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mldeploy.core import records
-from mldeploy.core.guards import Guard, guards_problem, parse, parse_all
+from mldeploy.core.guards import Guard, guards_problem, names_problem, parse, parse_all
 from mldeploy.core.policy import Settings
 from mldeploy.errors import UsageError
 from tests.core.strategies import refused
@@ -89,6 +89,26 @@ def test_answers_are_compared_at_a_shadow_step() -> None:
     assert guards_problem(["agreement > 95%"], (0, 100, 10_000)) is None
     problem = guards_problem(["agreement > 95%"], (100, 10_000))
     assert problem is not None and "--steps shadow" in problem[1]
+
+
+def test_a_guard_on_what_the_bundle_has_not_is_never_decided() -> None:
+    def problem(*texts: str, columns: tuple[str, ...] = ("age", "x[3]")) -> tuple[str, str]:
+        found = names_problem(texts, {"accuracy": 0.9}, lambda: columns)
+        assert found is not None
+        return found
+
+    known = ["metric(accuracy) > 1x", "drift(x[3]) < 0.2"]
+    assert names_problem(known, {"accuracy": 0.9}, lambda: ["x[3]"]) is None
+    assert names_problem(["p99 < 1.2x"], (), lambda: pytest.fail("no guard names a column")) is None
+    assert names_problem(["none"], (), tuple) is None
+    message, hint = problem("p99 < 1x", "metric(acuracy) > 1x")
+    assert "'metric(acuracy) > 1x' cannot be decided: the bundle has no metric 'acuracy'" in message
+    assert hint == "did you mean metric(accuracy)?"
+    assert problem("drift(income) < 0.2")[1] == "it has age, x[3]"
+    assert problem("drift(age) < 0.2", columns=()) == (
+        "the guard 'drift(age) < 0.2' cannot be decided: the bundle has no column in its baseline",
+        "leave drift out",
+    )
 
 
 def test_the_fold_holds_them_too() -> None:
