@@ -8,7 +8,6 @@ Left out: what the options mean to the agent and the fronts (`config.py`, `front
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 import tomllib
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mldeploy_daemon.file_tables import table_problem, unknown
 from mldeploy_daemon.system import memory_limit
 
 DEFAULTS: dict[str, Any] = {
@@ -43,6 +43,13 @@ FILE_ONLY: dict[str, type] = {
     "access_log": bool,
 }
 _NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline", "idle", "awake")
+#: Options that are one of a few words.
+_WORDS = {
+    "confine": ("require", "best-effort", "off"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
+#: As `mldeploy.core.types` has it.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 EPILOG = """\
@@ -100,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", metavar="K=V", action="append", help="a label of this host; may be repeated")
     add(
         "--confine",
-        choices=("require", "best-effort", "off"),
+        choices=_WORDS["confine"],
         help="what to do where workers cannot be confined (best-effort)",
     )
     add(
@@ -110,8 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--poll", metavar="SECONDS", type=float, help="between looks at the log (1)")
     add("--report", metavar="SECONDS", type=float, help="between reports of this host (10)")
-    add("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged (info)")
+    add("--log-level", choices=_WORDS["log_level"], help="what is logged (info)")
+    add("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version that is installed; asked for only then, since that takes a while."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"mldeployd {version('mldeploy')}")
+        parser.exit()
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -133,9 +151,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     for key, value in data.items():
         name = key.replace("-", "_")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the names are {', '.join(sorted(known))}"
-            raise Refused(f"{path}: unknown key {key!r}", hint, 2)
+            raise Refused(f"{path}: unknown key {key!r}", unknown(name, known), 2)
         wanted = FILE_ONLY.get(name, type(DEFAULTS.get(name, "")))
         if name == "memory" and type(value) is int:
             value = str(value)
@@ -143,6 +159,9 @@ def _read_file(path: Path) -> dict[str, Any]:
             value = float(value)
         if type(value) is not wanted:
             raise Refused(f"{path}: {key} is not a {wanted.__name__}", f"it is {value!r}", 2)
+        problem = table_problem(name, value) if isinstance(value, dict) else None
+        if problem:
+            raise Refused(f"{path}: {problem[0]}", problem[1], 2)
         options[name] = value
     return options
 
@@ -151,6 +170,15 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
     for name in ("store", "state"):
         if not options.get(name):
             raise Refused(f"--{name} is missing", f"give --{name}, or {name} in the configuration file", 2)
+    if not _NAME.fullmatch(options["environment"]):
+        raise Refused(
+            f"{options['environment']!r} is not a valid environment name",
+            "use 1 to 100 of a-z, 0-9, '.', '_' and '-', and start with a letter or a digit",
+            2,
+        )
+    for name, words in _WORDS.items():
+        if options[name] not in words:
+            raise Refused(f"{name} is {options[name]!r}", f"write one of {', '.join(words)}", 2)
     for name in _NUMBERS:
         if name in options and not 0 <= options[name] < 1e9:
             raise Refused(f"{name} is {options[name]:g}", "give a number of seconds, 0 or more", 2)

@@ -14,9 +14,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import mldeploy
+from mldeploy.core.pausing import Marks
+from mldeploy.core.types import NAME
 from mldeploy_daemon import options
+from mldeploy_daemon.file_tables import TABLES
+from mldeploy_daemon.front.config import Limits
 from mldeploy_daemon.options import Refused
 from mldeploy_daemon.system import start_ticks
 from tests.daemon.conftest import Place
@@ -62,6 +68,8 @@ def test_help_is_for_operators() -> None:
         (["--store", "s", "--state", "t", "--fronts", "-1"], "out of range"),
         (["--store", "s", "--state", "t", "--drain", "-1"], "drain is -1"),
         (["--store", "s", "--state", "t", "--poll", "0"], "poll and report"),
+        (["--store", "s", "--state", "t", "--environment", "Bad X"], "is not a valid environment name"),
+        (["--store", "s", "--state", "t", "--environment", ""], "is not a valid environment name"),
         (["--store", "s", "--state", "t", "--config", "/nowhere.toml"], "cannot be read"),
         (["--nonsense"], "unrecognized arguments"),
     ],
@@ -84,7 +92,21 @@ def test_the_file_is_read_and_the_command_line_wins(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("pol = 1", "did you mean 'poll'"), ("poll = 'x'", "poll is not a float"), ("[", "is not TOML")],
+    [
+        ("pol = 1", "did you mean 'poll'"),
+        ("poll = 'x'", "poll is not a float"),
+        ("[", "is not TOML"),
+        ("[limits]\nconnection = 3", "limits: unknown key 'connection' did you mean 'connections'"),
+        ("[limits]\nconnections = 'many'", "limits: connections is not a whole number from 0 up"),
+        ("[limits]\nconnections = 3.5", "limits: connections is not a whole number from 0 up"),
+        ("[limits]\nidle_seconds = inf", "limits: idle_seconds is not a number from 0 up"),
+        ("[limits]\nwaiting = true", "limits: waiting is not a whole number from 0 up"),
+        ("[pause]\npresure = 0.1", "pause: unknown key 'presure' did you mean 'pressure'"),
+        ("[pause]\nqueue = -1", "pause: queue is not a number from 0 up"),
+        ("[labels]\nzone = 1", "labels: zone is not a text"),
+        ("environment = 'Bad X'\nstore = 's'\nstate = 't'", "is not a valid environment name"),
+        ("log-level = 'loud'\nstore = 's'\nstate = 't'", "log_level is 'loud' write one of debug"),
+    ],
 )
 def test_a_wrong_file_names_the_key(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "d.toml"
@@ -93,6 +115,21 @@ def test_a_wrong_file_names_the_key(tmp_path: Path, text: str, words: str) -> No
         options.read(["--config", str(file)])
     assert caught.value.code == 2
     assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_the_tables_of_the_file_are_those_that_the_processes_know(tmp_path: Path) -> None:
+    for table, known in (("limits", Limits), ("pause", Marks)):
+        fields = {field.name: field.type for field in msgspec.structs.fields(known)}
+        assert TABLES[table] == fields
+        file = tmp_path / "d.toml"
+        given = "\n".join(f"{name} = 1" for name in fields)
+        file.write_text(f'store = "s"\nstate = "t"\n[{table}]\n{given}\n')
+        assert msgspec.convert(options.read(["--config", str(file)])[table], known)
+    assert options._NAME.pattern == NAME.pattern
+
+
+def test_the_version_is_told() -> None:
+    assert run("--version").stdout == f"mldeployd {mldeploy.__version__}\n"
 
 
 def test_a_plain_path_as_store_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +182,7 @@ def test_a_limit_that_is_none_ends_it(tmp_path: Path) -> None:
         "--store", str(tmp_path / "store"), "--state", str(tmp_path / "state"),
         "--listen", "127.0.0.1:0", "--config", str(tmp_path / "mldeployd.toml"),
     )  # fmt: skip
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "body_bytes" in ended.stderr
     assert "\nhint: " in ended.stderr
 
