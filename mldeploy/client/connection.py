@@ -9,7 +9,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -43,6 +43,7 @@ class Written:
     seq: int | None
     actions: tuple[Action, ...]
     state: State
+    names: Mapping[str, str] = field(default_factory=dict)  # for the ids in the actions, as it was before
 
 
 @dataclass(slots=False)
@@ -120,17 +121,18 @@ class Connection:
             return asked[0]
 
         state = self.refresh()
+        names = names_of(state)
         if dry_run:
             actions = tuple(intent(state))
             refused = refusal(state, actions) if actions else None
             if refused is not None:
                 raise refused
-            return Written(None, actions, state)
+            return Written(None, actions, state, names)
         appended = self.log.append(remember, actor=self.actor, now=self.now())
         if appended is None:
             return Written(None, (), self.log.state)
         self.leave_checkpoint()
-        return Written(appended.seq, tuple(asked[0]), appended.state)
+        return Written(appended.seq, tuple(asked[0]), appended.state, names)
 
     def told(
         self,
@@ -143,7 +145,7 @@ class Connection:
         warnings: tuple[str, ...] = (),
     ) -> Change:
         """What to tell the caller about it."""
-        names = names_of(written.state)
+        names = {**names_of(written.state), **written.names}
         return Change(
             store=self.settings.store, model=model, version=version, environment=environment,
             seq=written.seq, already=not written.actions, dry_run=dry_run,

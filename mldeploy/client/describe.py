@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import singledispatch
+from typing import NamedTuple
 
 from mldeploy.client.setting_texts import text_of
 from mldeploy.client.types import WhyVersion
@@ -20,30 +21,68 @@ from mldeploy.core.types import FULL_SHARE, format_duration, format_share
 from mldeploy.reporting.words import verdict
 
 
+class Thread(NamedTuple):
+    """What a rollout or a shadow is of."""
+
+    environment: str
+    model: str
+    version: int
+
+    def __str__(self) -> str:
+        return f"{self.model}@{self.version} in {self.environment}"
+
+
 def describe(action: r.Action, names: Mapping[str, str] | None = None) -> str:
-    """One line without a full stop. `names` has what to say in place of the ids of rollouts and shadows."""
+    """One line without a full stop. `names`: what to say for ids of rollouts, shadows, hosts."""
     text = _describe(action)
-    thread = thread_of(action)
-    return text.replace(thread, names[thread]) if names and thread in names else text
+    for one in ids_of(action):
+        if names and one in names:
+            text = text.replace(one, names[one], 1)
+    return text
 
 
 def names_of(state: State) -> dict[str, str]:
-    """`churn@8` for the id of every rollout and shadow that the state still knows."""
-    found: dict[str, str] = {}
-    for models in state.environments.values():
+    """What to say for the ids the state still knows: `churn@8 in production`, `vm (01m86ybe)`."""
+    found = {one: str(thread) for one, thread in threads_of(state).items()}
+    return found | {host.id: name_of_host(host.hostname, host.id) for host in state.hosts.values()}
+
+
+def threads_of(state: State) -> dict[str, Thread]:
+    """Of the ids of the rollouts and shadows that the state still knows."""
+    found: dict[str, Thread] = {}
+    for environment, models in state.environments.items():
         for model, now in models.items():
             ended = (*(past.ended for past in now.past), *((now.ended,) if now.ended is not None else ()))
+            known = [(each.rollout, each.version) for each in ended]
+            known += [(each.shadow, each.version) for each in now.shadows]
+            known += [(now.ramp.rollout, now.ramp.version)] if now.ramp is not None else []
             # what a rollback ended without a rollout under way has no id
-            found.update((each.rollout, f"{model}@{each.version}") for each in ended if each.rollout)
-            found.update((each.shadow, f"{model}@{each.version}") for each in now.shadows)
-            if now.ramp is not None:
-                found[now.ramp.rollout] = f"{model}@{now.ramp.version}"
+            found.update((one, Thread(environment, model, version)) for one, version in known if one)
     return found
+
+
+def name_of_host(hostname: str, host: str) -> str:
+    """A host as people know it: hostnames may stand twice."""
+    return f"{hostname} ({host[:8]})" if hostname else host
+
+
+def named_by(action: r.Action) -> dict[str, str]:
+    """The names for ids that an action itself tells: those of what it begins."""
+    if isinstance(action, r.Promote | r.Shadow):
+        return {thread_of(action): str(Thread(action.environment, action.model, action.version))}
+    return {action.host: name_of_host(action.hostname, action.host)} if isinstance(action, r.Join) else {}
 
 
 def thread_of(action: r.Action) -> str:
     """The id of the rollout or shadow that an action is about; empty for others."""
     return getattr(action, "rollout", "") or getattr(action, "shadow", "")
+
+
+def ids_of(action: r.Action) -> frozenset[str]:
+    """The ids that an action is told by: of a rollout, a shadow or a host it does not begin."""
+    if isinstance(action, r.Promote | r.Shadow | r.Join):
+        return frozenset()
+    return frozenset((thread_of(action), getattr(action, "host", ""))) - {""}
 
 
 def models_of(action: r.Action) -> frozenset[str]:

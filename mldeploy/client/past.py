@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 from mldeploy.client.connection import Connection
-from mldeploy.client.describe import describe, models_of, names_of, thread_of
+from mldeploy.client.describe import describe, ids_of, models_of, named_by, names_of, thread_of, threads_of
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
@@ -25,6 +25,8 @@ from mldeploy.store.log import record_key
 
 #: Records looked at for one answer, at the most: a minute's work on a store that answers from afar.
 MAX_SCAN = 100_000
+#: Records looked at besides, for the names of what began before those that are told.
+MAX_NAMES = 64
 
 
 def record_at(at: Connection, seq: int) -> Record | None:
@@ -67,16 +69,22 @@ def history(at: Connection, asked: Asked) -> History:
     top = state.head if asked.until is None else head_at(at.store, state.head, asked.until.timestamp())
     since = asked.since.timestamp() if asked.since is not None else float("-inf")
     telling = _Telling(state, asked)
-    more = False
+    more = done = False
+    names = MAX_NAMES
     with contextlib.closing(newest_first(at.store, top)) as found:
         for past in found:
             # what is told of a model begins with its first version; older freezes of everything do not count
-            if past.modified < since or past.seq < oldest:
+            if not done and (past.modified < since or past.seq < oldest):
+                done = True
+            if not done and (telling.enough() or top - past.seq >= MAX_SCAN):
+                more = done = True
+            if not done:
+                telling.look(past)
+            elif names and telling.unnamed():
+                names -= 1
+                telling.learn(past)
+            else:
                 break
-            if telling.enough() or top - past.seq >= MAX_SCAN:
-                more = True
-                break
-            telling.look(past)
     events = telling.events()
     return History(
         store=at.settings.store, head=state.head, events=events[: asked.limit],
@@ -93,9 +101,9 @@ class _Telling:
     def __init__(self, state: State, asked: Asked) -> None:
         self._state, self._asked = state, asked
         self._void = frozenset(state.void)
-        self._told: list[Event] = []
-        self._waiting: dict[str, list[Event]] = {}
-        self._models = _known(state)
+        self._told: list[Past] = []
+        self._waiting: dict[str, list[Past]] = {}
+        self._models = {one: thread.model for one, thread in threads_of(state).items()}
         self._names = names_of(state)
 
     def look(self, past: Past) -> None:
@@ -103,31 +111,53 @@ class _Telling:
         record, model = past.record, self._asked.model
         if record is None:
             if model is None and self._asked.actor is None:
-                self._told.append(self._event(past, ("unreadable",)))
+                self._told.append(past)
             return
-        for action in record.actions:
-            self._learn(action)
+        self.learn(past)
         if self._asked.actor is not None and not _is(record.actor, self._asked.actor):
             return
-        event = self._event(past, tuple(self._words(action, past.seq) for action in record.actions))
         if model is None or any(self._concerns(action, model) for action in record.actions):
-            self._told.append(event)
+            self._told.append(past)
             return
         for unknown in {thread_of(action) for action in record.actions} - self._models.keys() - {""}:
-            self._waiting.setdefault(unknown, []).append(event)
+            self._waiting.setdefault(unknown, []).append(past)
+
+    def learn(self, past: Past) -> None:
+        """Take from a record alone what the ids in newer ones stand for."""
+        for action in past.record.actions if past.record is not None else ():
+            for one, name in named_by(action).items():
+                self._names.setdefault(one, name)
+            self._learn(action)
 
     def enough(self) -> bool:
         """Whether what is older than this cannot change the answer."""
         limit = self._asked.limit
         if len(self._told) < limit:
             return False
-        last = sorted((event.seq for event in self._told), reverse=True)[limit - 1]
+        last = self._shown()[-1].seq
         # a void record may name a rollout that never was
-        return not any(e.seq > last and not e.void for events in self._waiting.values() for e in events)
+        return not any(
+            past.seq > last and past.seq not in self._void
+            for waiting in self._waiting.values()
+            for past in waiting
+        )
+
+    def unnamed(self) -> bool:
+        """Whether something that is told is known by an id alone. A void record may name what never was."""
+        return any(
+            one not in self._names
+            for past in self._shown()
+            if past.seq not in self._void
+            for action in (past.record.actions if past.record is not None else ())
+            for one in ids_of(action)
+        )
 
     def events(self) -> tuple[Event, ...]:
-        """What was found, the newest first."""
-        return tuple(sorted(self._told, key=lambda event: event.seq, reverse=True))
+        """What was found, the newest first; one more than asked for where there is more."""
+        return tuple(self._event(past) for past in self._shown(1))
+
+    def _shown(self, more: int = 0) -> list[Past]:
+        return sorted(self._told, key=lambda past: past.seq, reverse=True)[: self._asked.limit + more]
 
     def _learn(self, action: records.Action) -> None:
         thread, model = thread_of(action), getattr(action, "model", "")
@@ -135,8 +165,8 @@ class _Telling:
             self._models.setdefault(thread, model)
             waiting = self._waiting.pop(thread, ())
             if model == self._asked.model:
-                known = {event.seq for event in self._told}
-                self._told += [event for event in waiting if event.seq not in known]
+                known = {past.seq for past in self._told}
+                self._told += [past for past in waiting if past.seq not in known]
 
     def _concerns(self, action: records.Action, model: str) -> bool:
         named = models_of(action)
@@ -154,25 +184,15 @@ class _Telling:
                     return text.replace(action.model, f"{action.model}@{version.version}", 1)
         return text
 
-    def _event(self, past: Past, actions: tuple[str, ...]) -> Event:
+    def _event(self, past: Past) -> Event:
         record = past.record
+        words = [self._words(action, past.seq) for action in record.actions] if record else ["unreadable"]
         return Event(
-            seq=past.seq, actions=actions, void=past.seq in self._void,
+            seq=past.seq, actions=tuple(words), void=past.seq in self._void,
             stored=format_time(datetime.fromtimestamp(past.modified, UTC)),
             time=record.time if record else "", actor=record.actor if record else "",
             id=record.id if record else "",
         )  # fmt: skip
-
-
-def _known(state: State) -> dict[str, str]:
-    """The model of every rollout that the state still knows."""
-    return {
-        said.rollout: model
-        for models in state.environments.values()
-        for model, now in models.items()
-        for said in (now.ramp, now.ended)
-        if said is not None
-    }
 
 
 def _is(actor: str, asked: str) -> bool:

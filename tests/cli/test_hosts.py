@@ -130,9 +130,8 @@ def test_a_host_is_drained_and_takes_traffic_again(ramping: World, cli: Cli) -> 
     for host in ("h1", "h2"):
         ramping.join(host)
         ramping.report(host)
-    assert (
-        "would drain host h1: new disk" in cli("host", "drain", "h1", "--reason", "new disk", "--dry-run").err
-    )
+    dry = cli("host", "drain", "h1", "--reason", "new disk", "--dry-run")
+    assert "would drain host h1.example (h1): new disk" in dry.err
     done = cli("host", "drain", "h1.example", "--reason", "new disk", "--json")
     assert (done.code, done.document["schema"], done.document["warnings"]) == (0, "mldeploy.host-drain/1", [])
     for words in ((), ("--reason", "new disk")):
@@ -149,7 +148,7 @@ def test_a_host_is_drained_and_takes_traffic_again(ramping: World, cli: Cli) -> 
     assert status["models"][0]["hosts"] == 1
     assert "host h1.example (h1) is drained: new disk" in cli("status").err
     assert ["drained", "new disk"] in [line.split("\t") for line in cli("why", "h1").out.splitlines()]
-    assert "drain host h1: new disk" in cli("history").out
+    assert "drain host h1.example (h1): new disk" in cli("history").out
     assert cli("host", "drain", "h1", "--undo").code == 0
     assert cli("host", "drain", "h1", "--undo", "--json").document["already"]
     assert "drained" not in cli("host", "list").out

@@ -13,7 +13,21 @@ import pytest
 from mldeploy.client import Client, past
 from mldeploy.client.describe import describe, names_of
 from mldeploy.core.fold import fold_many
-from mldeploy.core.records import Action, Advance, Freeze, Halt, Join, Promote, Record, Retire, encode
+from mldeploy.core.records import (
+    Action,
+    Advance,
+    Drain,
+    Freeze,
+    Halt,
+    Join,
+    Leave,
+    Pause,
+    Promote,
+    Record,
+    Retire,
+    Shadow,
+    encode,
+)
 from mldeploy.core.state import Ended, Serving, State
 from mldeploy.errors import UsageError
 from mldeploy.store import checkpoints
@@ -148,6 +162,40 @@ def test_status_as_it_was_says_what_is_not_known(story: World, cli: Cli) -> None
     assert "halted" not in ran.out + ran.err
     ran = cli("status", "--at", "2026-10-01")
     assert (ran.code, ran.out, "record 0" in ran.err, "no models" in ran.err) == (0, "", True, False)
+
+
+def test_history_names_what_the_state_has_forgotten(world: World, cli: Cli) -> None:
+    world.publish()
+    world.publish(content="2")
+    old, shadow = new_ulid(), new_ulid()
+    host = "01m86xrgzq7k7m5y9w3c2d1e0f"
+    world.append(Join(host=host, hostname="vm"))
+    world.append(Promote(model="churn", version=1, environment="staging", rollout=new_ulid()))
+    world.append(Promote(model="churn", version=2, environment="staging", rollout=old, steps=(100, 10_000)))
+    world.append(Pause(rollout=old, reason="looking at it"))
+    world.append(
+        Promote(model="churn", version=2, environment="staging", rollout=new_ulid(), steps=(500, 10_000))
+    )
+    world.append(Promote(model="churn", version=1, rollout=new_ulid()))
+    world.append(Shadow(model="churn", version=2, shadow=shadow, fraction=10_000))
+    world.append(Drain(host=host, reason="patching"))
+    world.append(Leave(host=host))
+    ended = cli("shadow", "churn@2", "--end", "--json").document
+    assert ended["actions"] == ["end shadow churn@2 in production"]
+
+    def lines(*words: str) -> list[str]:
+        return [line.split("\t")[3] for line in cli("history", *words).out.splitlines()]
+
+    assert lines()[:3] == [
+        "end shadow churn@2 in production",
+        "host vm (01m86xrg) leaves",
+        "drain host vm (01m86xrg): patching",
+    ]
+    assert "pause churn@2 in staging: looking at it" in lines("churn")
+    # what began before those that are told is looked for, and not told
+    assert lines("--limit", "2") == lines()[:2]
+    assert lines("--limit", "7")[-1] == "pause churn@2 in staging: looking at it"
+    assert lines("--actor", "tester") == ["end shadow churn@2 in production"]
 
 
 # --- what it costs

@@ -241,10 +241,10 @@ def test_history_tells_what_a_verdict_rested_on(ramping: World, cli: Cli) -> Non
     halted, advanced, promoted = (line.split("\t")[3] for line in cli("history", "-n", "3").out.splitlines())
     assert promoted.startswith("promote churn@2 in production to 10% → 50% → 100%")
     assert advanced == (
-        "advance churn@2 from step 1; 5,000 requests, 3 of 3 hosts heard; "
+        "advance churn@2 in production from step 1; 5,000 requests, 3 of 3 hosts heard; "
         "p99 < 1.2x holds: 24.0 ms, stable 22.0 ms, limit 26.4 ms"
     )
-    assert halted == "halt churn@2: crashes < 1: 2, limit 1; 5,000 requests, 3 of 3 hosts heard"
+    assert halted == "halt churn@2 in production: crashes < 1: 2, limit 1; 5,000 requests, 3 of 3 hosts heard"
     assert rollout not in cli("history", "churn").out
 
 
