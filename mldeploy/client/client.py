@@ -234,9 +234,13 @@ class Client(Observer):
         return retiring.restore(self._at, ModelRef.parse(ref), dry_run)
 
     def extend(self, ref: str, expires: str, *, dry_run: bool = False) -> Change:
-        """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past."""
-        what, now = ModelRef.parse(ref), self._at.now()
-        return self._change(keeping.ExtendTo(what, parse_expiry(expires, now), now.date()), dry_run, ref=what)
+        """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past.
+
+        `warnings` says so where it is sooner than before.
+        """
+        from mldeploy.client import retiring
+
+        return retiring.extend(self._at, ModelRef.parse(ref), expires, dry_run)
 
     def collect(
         self, *, grace: str | timedelta = GRACE, dry_run: bool = False, reporter: Reporter | None = None
@@ -256,18 +260,11 @@ class Client(Observer):
         intent: Intent,
         dry_run: bool,
         *,
-        ref: ModelRef | None = None,
         model: str = "",
         environment: str | None = None,
     ) -> Change:
         written = self._at.change(intent, dry_run=dry_run)
-        return self._at.told(
-            written,
-            dry_run,
-            model=ref.name if ref else model,
-            version=ref.version if ref else None,
-            environment=environment,
-        )
+        return self._at.told(written, dry_run, model=model, version=None, environment=environment)
 
     # --- hosts
 

@@ -52,6 +52,8 @@ def breaks(state: State, ref: ModelRef) -> tuple[str, ...]:
             found.append(f"its rollout in {environment} ends, with the traffic back at {back}")
         if any(each.version == ref.version for each in now.shadows):
             found.append(f"its shadow in {environment} ends")
+        if now.previous == ref.version != now.stable:
+            found.append(f"a rollback of {ref.name} in {environment} has no version to go back to any more")
     return tuple(found)
 
 

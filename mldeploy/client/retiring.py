@@ -1,4 +1,4 @@
-"""`retire` and `restore` by hand: what the one breaks and who still asks, and what becomes of the other.
+"""`retire`, `restore` and `extend` by hand: what they break, who still asks, and what becomes of the version.
 
 Left out: what forbids it (`keeping.py`), and retirement without a hand (`core/retirement.py`).
 """
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
-from mldeploy.client.keeping import RestoreVersion, RetireVersion, breaks
+from mldeploy.client.keeping import ExtendTo, RestoreVersion, RetireVersion, breaks
 from mldeploy.client.types import Change
 from mldeploy.core.state import State
-from mldeploy.core.types import ModelRef
+from mldeploy.core.types import ModelRef, parse_expiry
 
 
 def retire(at: Connection, ref: ModelRef, force: bool, reason: str, dry_run: bool) -> Change:
@@ -47,6 +47,17 @@ def restore(at: Connection, ref: ModelRef, dry_run: bool) -> Change:
     past = written.actions and expires < at.now().date().isoformat()
     why = f"{ref} expired on {expires}: while nobody uses it, hosts retire it again; `mldeploy extend` it"
     warnings = (why,) if past else ()
+    return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
+
+
+def extend(at: Connection, ref: ModelRef, expires: str, dry_run: bool) -> Change:
+    """See Client.extend."""
+    now = at.now()
+    day = parse_expiry(expires, now)
+    before = intents.find_version(at.refresh(), ref).expires
+    written = at.change(ExtendTo(ref, day, now.date()), dry_run=dry_run)
+    sooner = written.actions and day.isoformat() < before
+    warnings = (f"{ref} was to expire on {before}: this is sooner",) if sooner else ()
     return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
 
 

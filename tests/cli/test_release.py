@@ -371,3 +371,23 @@ def test_where_the_store_comes_from(
     monkeypatch.setenv("MLDEPLOY_ENVIRONMENT", "testing")
     assert cli("freeze", "churn", "--json").document["environment"] == "testing"
     assert cli("freeze", "churn", "--json", "-e", "other").document["environment"] == "other"
+
+
+def test_retiring_what_a_rollback_goes_back_to_is_said(world: World, cli: Cli) -> None:
+    for content in ("1", "2"):
+        world.publish(content=content)
+        cli("promote", f"churn@{content}")
+    for words in (("--dry-run",), ()):
+        ran = cli("retire", "churn@1", *words)
+        said = "warning: a rollback of churn in production has no version to go back to any more"
+        assert (ran.code, said in ran.err) == (0, True)
+    assert "no version came before churn@2" in cli("rollback", "churn").err
+
+
+def test_an_expiry_that_is_moved_forward_is_said(world: World, cli: Cli) -> None:
+    world.publish()
+    for words in (("--dry-run",), ()):
+        ran = cli("extend", "churn@1", "1d", *words)
+        assert (ran.code, "warning: churn@1 was to expire on 20" in ran.err) == (0, True)
+        assert ": this is sooner" in ran.err
+    assert cli("extend", "churn@1", "365d", "--json").document["warnings"] == []
