@@ -87,6 +87,8 @@ def _show_status(session: Session, found: Status) -> None:
     for model in found.models:
         if model.reason:
             output.note(f"{model.model} in {model.environment}: {model.reason}")
+        if model.frozen:
+            output.note(f"{model.model} in {model.environment} is frozen: {model.frozen}")
         note_rollout(session, model)
     for environment, reason in found.frozen.items():
         output.note(f"every model is frozen in {environment}{': ' + reason if reason else ''}")
@@ -148,7 +150,8 @@ def _show_detail(session: Session, detail: ModelDetail) -> None:
     _note_past(session, detail)
     _model_table(session, detail.environments, past=detail.at is not None)
     for model in detail.environments:
-        for line in (model.reason, model.last):
+        frozen = f"frozen: {model.frozen}" if model.frozen else ""
+        for line in (model.reason, model.last, frozen):
             if line:
                 output.note(f"{model.environment}: {line}")
         note_rollout(session, model)

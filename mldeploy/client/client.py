@@ -143,10 +143,11 @@ class Client(Observer):
     def freeze(
         self, model: str | None = None, *, reason: str = "", until: str = "", dry_run: bool = False
     ) -> Change:
-        """Refuse promotes of the model (None: of all). `until` is shown; `unfreeze` ends it."""
+        """Refuse promotes of the model (None: of all). `until`, a day ahead, is shown; `unfreeze` ends it."""
         name = check_name(model) if model else ""
-        shown = parse_expiry(until, self._at.now()).isoformat() if until else ""
-        intent = keeping.FreezeModel(name, self.environment, reason, shown)
+        now = self._at.now()
+        day = parse_expiry(until, now) if until else None
+        intent = keeping.FreezeModel(name, self.environment, reason, day, now.date())
         return self._change(intent, dry_run, model=name, environment=self.environment)
 
     def unfreeze(self, model: str | None = None, *, dry_run: bool = False) -> Change:

@@ -199,7 +199,8 @@ def _(action: r.Extend) -> str:
 
 @_describe.register
 def _(action: r.Freeze) -> str:
-    until = f" until {action.until}" if action.until else ""
+    # the command line ends the reason with it
+    until = f" until {action.until}" if action.until and action.until not in action.reason else ""
     return f"freeze {action.model or 'every model'} in {action.environment}{until}{_because(action.reason)}"
 
 

@@ -5,6 +5,7 @@ Pure, as `intents.py`: actions to append, or none where it is so already.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -14,6 +15,9 @@ from mldeploy.core.records import Action, Extend, Freeze, Pause, Restore, Resume
 from mldeploy.core.state import Ramp, State
 from mldeploy.core.types import ModelRef
 from mldeploy.errors import NotAllowedError, UsageError
+
+#: The end of a freeze's reason that says until when.
+_UNTIL = re.compile(r"(?:^|, )until \d{4}-\d{2}-\d{2}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,18 +107,30 @@ class ExtendTo:
 
 @dataclass(frozen=True, slots=True)
 class FreezeModel:
-    """Refuse promotes of `model` (all if empty)."""
+    """Refuse promotes of `model` (all if empty). The day `until` ends the reason, so that it is seen."""
 
     model: str
     environment: str
     reason: str
-    until: str
+    until: date | None
+    today: date
 
     def __call__(self, state: State) -> Sequence[Action]:
+        if self.until is not None and self.until < self.today:
+            raise UsageError(f"{self.until} lies in the past", "give a day ahead, or a duration such as 7d")
         now = frozen(state, self.model, self.environment)
-        if now is not None and self.reason in ("", now):
+        reason = self._reason(now or "")
+        if now is not None and reason == now:
             return ()
-        return (Freeze(model=self.model, environment=self.environment, reason=self.reason, until=self.until),)
+        until = self.until.isoformat() if self.until is not None else ""
+        return (Freeze(model=self.model, environment=self.environment, reason=reason, until=until),)
+
+    def _reason(self, now: str) -> str:
+        """The reason, where none is said that of now, and the day, likewise."""
+        if self.until is None:
+            return self.reason or now
+        why = self.reason or _UNTIL.sub("", now)
+        return f"{why}, until {self.until}" if why else f"until {self.until}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -391,3 +391,32 @@ def test_an_expiry_that_is_moved_forward_is_said(world: World, cli: Cli) -> None
         assert (ran.code, "warning: churn@1 was to expire on 20" in ran.err) == (0, True)
         assert ": this is sooner" in ran.err
     assert cli("extend", "churn@1", "365d", "--json").document["warnings"] == []
+
+
+def test_until_when_it_is_frozen_is_kept_and_shown(world: World, cli: Cli) -> None:
+    world.publish()
+
+    def reason() -> str:
+        (model,) = cli("status", "--json").document["models"]
+        return str(model["frozen"])
+
+    ran = cli("freeze", "churn", "--until", "2020-01-01")
+    assert (ran.code, "2020-01-01 lies in the past" in ran.err) == (2, True)
+    cli("freeze", "churn", "--reason", "release week")
+    assert cli("freeze", "churn", "--until", "2099-01-01", "--json").document["already"] is False
+    assert reason() == "release week, until 2099-01-01"
+    assert "churn in production is frozen: release week, until 2099-01-01" in cli("status").err
+    assert "production: frozen: release week, until 2099-01-01" in cli("status", "churn").err
+    assert "churn is frozen in production: release week, until 2099-01-01" in cli("promote", "churn@1").err
+    assert cli("history", "-n", "1").out.endswith(
+        "freeze churn in production: release week, until 2099-01-01\n"
+    )
+    cli("freeze", "churn", "--until", "2099-02-02")
+    assert reason() == "release week, until 2099-02-02"
+    for words in ((), ("--until", "2099-02-02"), ("--reason", "release week", "--until", "2099-02-02")):
+        assert cli("freeze", "churn", *words, "--json").document["already"]
+    cli("freeze", "churn", "--reason", "audit")
+    assert reason() == "audit"
+    cli("unfreeze", "churn")
+    cli("freeze", "churn", "--until", "2099-01-01")
+    assert reason() == "until 2099-01-01"
