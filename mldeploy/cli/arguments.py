@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mldeploy.cli.options import Group
+from mldeploy.errors import UsageError
 
 VERSION_HELP = "MODEL@VERSION, for example churn@7."
 
@@ -56,3 +57,11 @@ def seconds(text: str) -> float:
 def time_limit(text: str | None) -> float | None:
     """What --timeout says, in seconds; None where it is not given. Raises UsageError."""
     return None if text is None else seconds(text)
+
+
+def wait_limit(wait: bool, timeout: str | None) -> float | None:
+    """`time_limit`, of a command that waits where it is told to. Raises UsageError where it is not."""
+    limit = time_limit(timeout)
+    if timeout is not None and not wait:
+        raise UsageError("--timeout is of a wait", "add --wait, or leave it out")
+    return limit

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, time_limit
+from mldeploy.cli.arguments import DryRun, Reason, Timeout, Wait, new_app, wait_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import size
 from mldeploy.cli.rollout_options import named, with_rollout_options
@@ -49,7 +49,7 @@ def push(
     A bundle that is published already keeps its version, and nothing is written.
     """
     session = Session(ctx)
-    limit = time_limit(timeout)
+    limit = wait_limit(wait, timeout)
     alone = [*named(rollout), *(["--wait"] if wait else [])]
     if alone and not promote:
         raise UsageError(
@@ -124,15 +124,18 @@ def promote(
     What is not said is as the bundle's own rollout says, else as the policy says. With --on the rollout is
     for some hosts alone and stays at its last step there, until the version is promoted without --on.
     """
+    from mldeploy.core.types import FULL_SHARE, format_share
+
     session = Session(ctx)
-    limit = time_limit(timeout)
+    limit = wait_limit(wait, timeout)
     client = session.client()
     change = client.promote(target, source=source, dry_run=dry_run, **rollout)
     ref, where = f"{change.model}@{change.version}", f"in {change.environment}"
-    ramp = any(action.startswith(f"promote {ref} {where} to ") for action in change.actions)
+    takes = f"takes {format_share(change.steps[0])} of the" if len(change.steps) == 1 else "takes"
+    takes = "has all" if change.steps == (FULL_SHARE,) else takes
     if rollout["on"]:
         where += f" on hosts with {', '.join(rollout['on'])}"
-    done = f"{ref} {'takes' if ramp else 'has all'} traffic {where}"
+    done = f"{ref} {takes} traffic {where}"
     already = f"{ref} is promoted so {where}"
     _finish(
         session, client, change,
@@ -157,7 +160,7 @@ def rollback(
 ) -> None:
     """End a running rollout; with none running, give traffic back to the version before."""
     session = Session(ctx)
-    limit = time_limit(timeout)
+    limit = wait_limit(wait, timeout)
     client = session.client()
     change = client.rollback(model, to=to, freeze=freeze, reason=reason, dry_run=dry_run)
     stable = "nothing" if change.version is None else f"{change.model}@{change.version}"

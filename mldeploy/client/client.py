@@ -21,6 +21,7 @@ from mldeploy.client.types import (
     Change,
     Collected,
     Packed,
+    Promoted,
     Pushed,
     Shadowed,
     Validated,
@@ -104,7 +105,7 @@ class Client(Observer):
         source: str | None = None,
         dry_run: bool = False,
         **rollout: Unpack[RolloutTerms],
-    ) -> Change:
+    ) -> Promoted:
         """Give `churn@7` traffic: `to` a percentage, by `steps`, or all `now`, on hosts with the labels `on`;
         else as the bundle's own rollout says, and where that says nothing, the policy.
 

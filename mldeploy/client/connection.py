@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from mldeploy.client.cache import StateCache
-from mldeploy.client.describe import describe, names_of
+from mldeploy.client.describe import describe, in_full, names_of
 from mldeploy.client.intents import Intent
 from mldeploy.client.types import Change
 from mldeploy.config import Settings, load_settings
@@ -146,10 +146,16 @@ class Connection:
     ) -> Change:
         """What to tell the caller about it."""
         names = {**names_of(written.state), **written.names}
+        said = [describe(action, names) for action in written.actions]
+        if dry_run:
+            said = [
+                text + in_full(action, written.state)
+                for text, action in zip(said, written.actions, strict=True)
+            ]
         return Change(
             store=self.settings.store, model=model, version=version, environment=environment,
-            seq=written.seq, already=not written.actions, dry_run=dry_run,
-            actions=tuple(describe(action, names) for action in written.actions), warnings=warnings,
+            seq=written.seq, already=not written.actions, dry_run=dry_run, actions=tuple(said),
+            warnings=warnings,
         )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from mldeploy.client.types import WhyVersion
 from mldeploy.core import records as r
 from mldeploy.core.collection import began
 from mldeploy.core.evidence import Evidence
-from mldeploy.core.policy import setting_problem
-from mldeploy.core.state import State
+from mldeploy.core.guards import NONE
+from mldeploy.core.policy import Settings, setting_problem, settings
+from mldeploy.core.state import Serving, State
 from mldeploy.core.types import FULL_SHARE, format_duration, format_share
 from mldeploy.reporting.words import verdict
 
@@ -39,6 +40,38 @@ def describe(action: r.Action, names: Mapping[str, str] | None = None) -> str:
         if names and one in names:
             text = text.replace(one, names[one], 1)
     return text
+
+
+def terms_of(action: r.Promote, policy: Settings) -> str:
+    """On what terms a promote goes from step to step, after a comma; empty for all traffic at once."""
+    if action.steps == (FULL_SHARE,):
+        return ""
+    guards = " and ".join(guard for guard in action.guards if guard != NONE)
+    parts = (
+        f"hold {format_duration(timedelta(seconds=action.hold))}",
+        f"guards {guards}" if guards else "no guards",
+        f"{action.min_requests:,} requests at each step",
+        f"deadline {format_duration(timedelta(seconds=action.deadline or policy.deadline))}",
+    )
+    return f", {', '.join(parts)}"
+
+
+def in_full(action: r.Action, state: State) -> str:
+    """What a dry run says of an action besides `describe`: what the record holds, and what it comes to."""
+    if isinstance(action, r.Promote):
+        return terms_of(action, settings(state, action.environment))
+    if isinstance(action, r.Rollback):
+        now = state.environments.get(action.environment, {}).get(action.model)
+        back = rolled_back_to(action.to, now) if now is not None else None
+        return "" if action.to is not None or back is None else f", to {action.model}@{back}"
+    return ""
+
+
+def rolled_back_to(to: int | None, now: Serving) -> int | None:
+    """The version that is stable after a rollback."""
+    if to is not None:
+        return to
+    return now.previous if now.ramp is None else now.stable
 
 
 def names_of(state: State) -> dict[str, str]:

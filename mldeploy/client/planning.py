@@ -19,6 +19,7 @@ import msgspec
 from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import intents, plan_file
 from mldeploy.client.connection import Connection
+from mldeploy.client.describe import terms_of
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms, terms_under_way
@@ -112,7 +113,10 @@ class ApplyFile:
             **asdict(found),
         )  # fmt: skip
         new = now.stable is None and now.ramp is None
-        yield _Step("+" if new else "~", _change(now, ref.version, found), (promote,))
+        what = _change(now, ref.version, found)
+        if now.stable not in (None, ref.version):
+            what += terms_of(promote, settings(state, wanted.environment))
+        yield _Step("+" if new else "~", what, (promote,))
 
     def _promote(self, state: State, now: Serving, wanted: Desired, ref: ModelRef) -> Terms | None:
         """The terms on which the version is to be promoted; None where it is as the file says."""

@@ -142,7 +142,7 @@ def _intent(at: Connection, ref: ModelRef, found: Terms) -> intents.PromoteTo:
 
 def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, how: How) -> Pushed:
     from mldeploy.bundle.push import live_version, next_version
-    from mldeploy.client.describe import describe
+    from mldeploy.client.describe import describe, in_full
 
     bundle = digest(manifest)
     live = live_version(state, manifest.name, bundle)
@@ -150,7 +150,8 @@ def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, 
     said = [] if live else [f"publish {ref} ({bundle[:12]})"]
     if how.promote:
         intent = _intent(at, ref, found)
-        said += [describe(action) for action in (intent(state) if live else (intent.action(),))]
+        actions = intent(state) if live else (intent.action(),)
+        said += [describe(action) + in_full(action, state) for action in actions]
     # of a bundle that is published nothing is sent, and nothing is reused either
     blobs = {} if live else bundle_blobs(manifest) | {bundle: len(canonical(manifest))}
     reused = [size for sha256, size in blobs.items() if sha256 in state.blobs]

@@ -7,12 +7,15 @@ and the fold).
 
 from __future__ import annotations
 
+import msgspec
+
 from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
+from mldeploy.client.describe import rolled_back_to
 from mldeploy.client.past import record_at
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
-from mldeploy.client.types import Change
+from mldeploy.client.types import Change, Promoted
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Rollback
@@ -23,7 +26,7 @@ from mldeploy.errors import NotAllowedError, UsageError
 from mldeploy.store.ids import new_ulid
 
 
-def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run: bool) -> Change:
+def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run: bool) -> Promoted:
     """See Client.promote."""
     name, number = _target(target, source)
     wish.check()
@@ -39,9 +42,14 @@ def promote(at: Connection, target: str, wish: Wish, source: str | None, dry_run
     intent = intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
     warnings = warnings_for(at, state, ref, version, found)
     written = at.change(intent, dry_run=dry_run)
-    return at.told(
+    told = at.told(
         written, dry_run, model=ref.name, version=ref.version, environment=at.environment, warnings=warnings
     )
+    # with nothing stable the fold makes one step of all of it
+    steps = (
+        found.steps if intents.serving(state, at.environment, ref.name).stable is not None else (FULL_SHARE,)
+    )
+    return Promoted(**msgspec.structs.asdict(told), steps=steps)
 
 
 def _target(text: str, source: str | None) -> tuple[str, int | None]:
@@ -101,5 +109,5 @@ def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: s
     now = intents.serving(written.state, environment, model)
     after = now.stable
     if dry_run and any(isinstance(action, Rollback) for action in written.actions):
-        after = to if to is not None else now.previous if now.ramp is None else now.stable
+        after = rolled_back_to(to, now)
     return at.told(written, dry_run, model=model, version=after, environment=environment)

@@ -56,6 +56,12 @@ class Change(_Result, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+class Promoted(Change, frozen=True, kw_only=True):
+    """What a promote did. `steps` are the shares the version takes: where nothing is stable, all at once."""
+
+    steps: tuple[int, ...] = ()
+
+
 class Pushed(Change, frozen=True, kw_only=True):
     """What a push did. With `already` the bundle was published before, as this version."""
 

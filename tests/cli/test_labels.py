@@ -63,7 +63,7 @@ def test_it_is_told_of_wherever_the_rollout_is(zones: World, cli: Cli) -> None:
 
 def test_at_its_last_step_it_is_done_for_those_hosts_and_for_no_others(zones: World, cli: Cli) -> None:
     some = cli("promote", "churn@2", "--to", "25%", *ON)
-    assert "churn@2 takes traffic in production on hosts with zone=a" in some.err
+    assert "churn@2 takes 25% of the traffic in production on hosts with zone=a" in some.err
     ran = cli("promote", "churn@2", "--now", *ON)
     assert "churn@2 has all traffic in production on hosts with zone=a" in ran.err
     assert (ramp(zones).steps, ramp(zones).on) == ((10_000,), ("zone=a",))
@@ -100,7 +100,7 @@ def test_a_file_names_them_too(zones: World, cli: Cli, tmp_path: Path) -> None:
         "production:\n  churn:\n    version: 2\n    rollout:\n      steps: [10, 100]\n      on: [zone=a]\n"
     )
     (change,) = cli("plan", file, "--json").document["changes"]
-    assert change["what"] == "1 → 2 by 10%, 100% on zone=a"
+    assert change["what"].startswith("1 → 2 by 10%, 100% on zone=a, hold 10m, guards error_rate < 1.5x and ")
     assert cli("apply", file).code == 0
     assert ramp(zones).on == ("zone=a",)
     assert cli("plan", file, "--exit-code").code == 0

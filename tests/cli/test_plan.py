@@ -89,7 +89,11 @@ def test_a_rollout_with_its_terms_shadows_and_a_freeze(
     document = cli("plan", file, "--json").document
     assert document["schema"] == "mldeploy.plan/1"
     assert [(each["sign"], each["what"]) for each in document["changes"]] == [
-        ("~", "1 → 2 by shadow, 1%, 10%, 100%"),
+        (
+            "~",
+            "1 → 2 by shadow, 1%, 10%, 100%, hold 30m, guards agreement > 95%, "
+            "7 requests at each step, deadline 1d",
+        ),
         ("+", "shadow 3 on 20% where input.x[0] > 1"),
         ("+", "freeze: the audit"),
     ]

@@ -164,7 +164,7 @@ def test_a_share_a_pause_and_the_way_to_all_of_it(world: World, cli: Cli) -> Non
     world.publish(content="2")
     cli("promote", "churn@1")
     ran = cli("promote", "churn@2", "--to", "25%")
-    assert "churn@2 takes traffic in production" in ran.err
+    assert "churn@2 takes 25% of the traffic in production" in ran.err
     assert serving(world).ramp.share == 2500
     assert "already" in cli("promote", "churn@2", "--to", "25").err
     assert cli("pause", "churn", "--reason", "lunch").code == 0
@@ -420,3 +420,39 @@ def test_until_when_it_is_frozen_is_kept_and_shown(world: World, cli: Cli) -> No
     cli("unfreeze", "churn")
     cli("freeze", "churn", "--until", "2099-01-01")
     assert reason() == "until 2099-01-01"
+
+
+def test_a_dry_run_says_all_that_matters(world: World, cli: Cli) -> None:
+    for content in ("1", "2", "3"):
+        world.publish(content=content)
+    cli("promote", "churn@1")
+    cli("promote", "churn@2")
+    ran = cli("promote", "churn@3", "--steps", "1,100", "--hold", "5m", "--guard", "p99 < 1s", "--dry-run")
+    assert (
+        "would promote churn@3 in production to 1% → 100%, hold 5m, guards p99 < 1s, "
+        "200 requests at each step, deadline 1d" in ran.err
+    )
+    ran = cli(
+        "promote", "churn@3", "--to", "25", "--guard", "none", "--deadline", "2h", "--hold", "0", "--dry-run"
+    )
+    assert "to 25%, hold 0s, no guards, 200 requests at each step, deadline 2h" in ran.err
+    assert cli("promote", "churn@3", "--now", "--dry-run").err.endswith(
+        "would promote churn@3 in production\n"
+    )
+    assert "would roll back churn in production, to churn@1\n" in cli("rollback", "churn", "--dry-run").err
+    done = cli("promote", "churn@3", "--to", "25")
+    assert "churn@3 takes 25% of the traffic in production (record" in done.err
+    # a rollout under way ends, and stable is as it was
+    assert "would roll back churn in production, to churn@2\n" in cli("rollback", "churn", "--dry-run").err
+    assert (
+        "churn@1 has all traffic in staging" in cli("promote", "churn@1", "--to", "25", "-e", "staging").err
+    )
+
+
+def test_a_timeout_without_a_wait_is_refused(world: World, cli: Cli, tmp_path: Path) -> None:
+    world.publish()
+    head = world.head()
+    for words in (("promote", "churn@1"), ("rollback", "churn"), ("push", tmp_path, "--promote")):
+        ran = cli(*words, "--timeout", "5s")
+        assert (ran.code, "--timeout is of a wait" in ran.err) == (2, True)
+    assert world.head() == head
