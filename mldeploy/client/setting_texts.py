@@ -12,6 +12,8 @@ from datetime import timedelta
 from difflib import get_close_matches
 
 from mldeploy.client.terms import SHADOW
+from mldeploy.core.guards import guards_problem
+from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.policy import setting_problem
 from mldeploy.core.records import Setting
 from mldeploy.core.types import format_duration, format_share, parse_duration, parse_share
@@ -26,10 +28,23 @@ def parse_setting(name: str, text: str) -> Setting:
         value = reader(name).read(text.strip())
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}", error.hint) from error
-    problem = setting_problem(name, value)
+    problem = _problem(name, text.strip(), value)
     if problem:
-        raise UsageError(*problem)
+        raise UsageError(f"{name}: {problem[0]}", problem[1])
     return value
+
+
+def _problem(name: str, text: str, value: Setting) -> tuple[str, str] | None:
+    """What is wrong with a value, in the words it was written in."""
+    shares = tuple(int(step) for step in _items(value)) if name == "steps" else ()
+    said = steps_problem(shares) if name == "steps" else None
+    if name == "guards":
+        said = guards_problem([str(guard) for guard in _items(value)])
+    problem = setting_problem(name, value)
+    if said is not None or problem is None:
+        return said
+    hint = "write 0.01% to 100%" if name == "shadow_fraction" else problem[1]
+    return f"{text[:80]!r} does not fit", hint
 
 
 def text_of(name: str, value: Setting) -> str:

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 from mldeploy.core.guards import guards_problem, names_problem
 from mldeploy.core.manifest import Rollout
-from mldeploy.core.manifest_check import rollout_problems, steps_problem
+from mldeploy.core.manifest_check import MAX_DEADLINE, MAX_HOLD, NO_SHARE, rollout_problems, steps_problem
 from mldeploy.core.policy import Settings
 from mldeploy.core.state import Ramp
 from mldeploy.core.types import FULL_SHARE, format_duration, parse_duration, parse_share
@@ -22,6 +22,13 @@ from mldeploy.errors import UsageError
 
 #: The word for a first step that copies traffic and takes none.
 SHADOW = "shadow"
+
+
+#: What a duration may be.
+_LIMITS = {
+    "hold": f"write 0 to {format_duration(timedelta(seconds=MAX_HOLD))}",
+    "deadline": f"write 1s to {format_duration(timedelta(seconds=MAX_DEADLINE))}",
+}
 
 
 class RolloutTerms(TypedDict, total=False):
@@ -84,7 +91,10 @@ class Wish:
         if self.now and rollout != Rollout(steps=rollout.steps):
             raise UsageError("--now takes all traffic at once", "leave out what is said of a ramp")
         for key, message, hint in rollout_problems(rollout):
-            name = key.removeprefix("rollout.").replace("_", "-").replace("guards", "guard")
+            field = key.removeprefix("rollout.")
+            name = field.replace("_", "-").replace("guards", "guard")
+            if field in _LIMITS:  # in the words of the caller
+                message, hint = f"{getattr(self, field)} is out of range", _LIMITS[field]
             raise UsageError(message if name == "steps" else f"--{name}: {message}", hint)
         return rollout
 
@@ -92,7 +102,7 @@ class Wish:
         wanted = self.steps if self.steps is not None else ("100" if self.now else self.to,)
         steps = tuple(0 if step == SHADOW else parse_share(str(step)) for step in wanted)
         named = [share for step, share in zip(wanted, steps, strict=True) if step != SHADOW]
-        problem = steps_problem(steps) or (steps_problem((0,)) if 0 in named else None)
+        problem = NO_SHARE if 0 in named else steps_problem(steps)
         if problem:
             raise UsageError(*problem)
         return steps

@@ -98,6 +98,12 @@ def warnings_for(
 def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: str, dry_run: bool) -> Change:
     """See Client.rollback."""
     environment = at.environment
+    name, sign, version = model.partition("@")
+    if sign:
+        raise UsageError(
+            f"{model!r} names a version, and a rollback goes to the one before",
+            f"leave out @{version}, or say --to: {name} --to {version}",
+        )
 
     def was_rollback(seq: int) -> bool:
         record = record_at(at, seq)

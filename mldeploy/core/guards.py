@@ -90,6 +90,8 @@ def parse_all(texts: Sequence[str]) -> tuple[Guard, ...]:
         raise UsageError(f"{len(texts)} guards", f"write at most {MAX_GUARDS}")
     if tuple(texts) == (NONE,):
         return ()
+    if NONE in texts:
+        raise UsageError(f"{NONE!r} stands for no guard at all", "leave it out, or all others")
     return tuple(parse(text) for text in texts)
 
 

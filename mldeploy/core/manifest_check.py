@@ -28,6 +28,9 @@ MAX_ELEMENTS = 2**31 - 1
 MAX_FILES = 100_000
 MAX_SIZE = 2**44  # bytes in one file
 MAX_STEPS = 100
+#: Seconds: of one hold, and of a rollout's deadline.
+MAX_HOLD, MAX_DEADLINE = 30 * 86_400, 366 * 86_400
+NO_SHARE = "a step is not a share", "a share is more than 0 % and at most 100 %"
 _TEXT = 1000  # characters of owner; ten times that of description
 
 _PYTHON = re.compile(r"3\.(0|[1-9][0-9]?)")
@@ -163,9 +166,9 @@ def _numbers(manifest: Manifest) -> Iterator[Problem]:
 def rollout_problems(rollout: Rollout) -> Iterator[Problem]:
     """What is wrong with a rollout, as (dotted key, message, hint)."""
     ranges = [
-        ("hold", rollout.hold, 0, 30 * 86_400, "seconds"),
+        ("hold", rollout.hold, 0, MAX_HOLD, "seconds"),
         ("min_requests", rollout.min_requests, 0, 10**9, "requests"),
-        ("deadline", rollout.deadline, 1, 366 * 86_400, "seconds"),
+        ("deadline", rollout.deadline, 1, MAX_DEADLINE, "seconds"),
         ("shadow_fraction", rollout.shadow_fraction, 1, FULL_SHARE, "hundredths of a percent"),
     ]
     for key, value, low, high, unit in ranges:
@@ -195,9 +198,13 @@ def steps_problem(steps: tuple[int, ...]) -> tuple[str, str] | None:
     """What is wrong with the steps of a rollout (hundredths of a percent), as (message, hint)."""
     if not steps or len(steps) > MAX_STEPS:
         return f"{len(steps)} steps", f"write 1 to {MAX_STEPS} steps"
-    shares = steps[1:] if steps[0] == 0 and len(steps) > 1 else steps  # a first 0 is a shadow step
+    if steps == (0,):
+        return "a shadow step alone gives no traffic", "add a step after it, for example shadow,100"
+    shares = steps[1:] if steps[0] == 0 else steps  # a first 0 is a shadow step
+    if 0 in shares:
+        return "a shadow step can only be the first", "write for example shadow,1,10,50,100"
     if any(not 1 <= share <= FULL_SHARE for share in shares):
-        return "a step is not a share", "a share is more than 0 % and at most 100 %"
+        return NO_SHARE
     if any(later <= before for before, later in pairwise(steps)):
         return "the steps do not grow", "write each step larger than the one before"
     return None

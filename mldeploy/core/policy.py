@@ -9,6 +9,7 @@ Left out: flags and manifests (whoever promotes reads those).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 
 import msgspec
@@ -19,7 +20,7 @@ from mldeploy.core.lifecycle import Context, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.records import Policy, Setting
 from mldeploy.core.state import State
-from mldeploy.core.types import FULL_SHARE
+from mldeploy.core.types import FULL_SHARE, format_duration
 
 _DAY = 86_400
 _YEAR = 366 * _DAY
@@ -79,7 +80,12 @@ def set_policy(draft: Draft, action: Policy, told: Context) -> None:
 
 
 def _seconds(low: int, high: int = _YEAR) -> Callable[[Setting], str]:
-    return _whole(low, high, "seconds")
+    hint = f"write {_words(low)} to {_words(high)}"
+    return lambda value: hint if _whole(low, high, "seconds")(value) else ""
+
+
+def _words(seconds: int) -> str:
+    return format_duration(timedelta(seconds=seconds))
 
 
 def _whole(low: int, high: int, unit: str) -> Callable[[Setting], str]:

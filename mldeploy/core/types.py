@@ -48,6 +48,9 @@ def check_name(text: str, what: str = "model name") -> str:
     """`text` if it may name a model, an environment or a host; else UsageError."""
     if NAME.fullmatch(text):
         return text
+    name, at, version = text.partition("@")
+    if at and NAME.fullmatch(name) and what == "model name":
+        raise UsageError(f"{text!r} names a version where a model is meant", f"leave out @{version}: {name}")
     raise UsageError(
         f"{text!r} is not a valid {what}",
         "use 1 to 100 of a-z, 0-9, '.', '_' and '-', and start with a letter or a digit",

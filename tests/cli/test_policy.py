@@ -140,7 +140,7 @@ def test_what_holds_no_secret_is_taken(world: World, cli: Cli, url: str) -> None
         (("set", "steps=50,10"), "steps", "larger"),
         (("set", "steps=a"), "steps: 'a' is not a percentage", "0 to 100"),
         (("set", "min_requests=many"), "min_requests: 'many' is not a count", "200"),
-        (("set", "host_ttl=5s"), "host_ttl", "60"),
+        (("set", "host_ttl=5s"), "host_ttl", "1m"),
         (("set", "notify=x"), "notify: is set one by one", "notify.team="),
         (("set", "notify.team=nowhere"), "notify.team: this is no URL", "Apprise"),
         (("set", "hold=5m", "-e", "Not One"), "not a valid environment name", "a-z"),
@@ -179,3 +179,25 @@ def test_from_python(world: World) -> None:
     assert client.set_policy({"hold": "1m"}, environment="staging").environment == "staging"
     by_name = {setting.name: setting for setting in client.policy().settings}
     assert (by_name["hold"].value, by_name["hold"].source) == (60, "environment")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message", "hint"),
+    [
+        ("steps=10,1", "steps: the steps do not grow", "larger than the one before"),
+        ("steps=shadow", "steps: a shadow step alone gives no traffic", "shadow,100"),
+        ("steps=1,shadow", "steps: a shadow step can only be the first", "shadow,1,10"),
+        ("guards=p99 <", "guards: not a number, at character 6\n  p99 <\n       ^", "p99 < 80ms"),
+        ("guards=none;p99 < 1s", "guards: 'none' stands for no guard at all", "leave it out, or all others"),
+        ("host_ttl=1s", "host_ttl: '1s' does not fit", "write 1m to 366d"),
+        ("deadline=0", "deadline: '0' does not fit", "write 1s to 366d"),
+        ("shadow_fraction=0", "shadow_fraction: '0' does not fit", "write 0.01% to 100%"),
+        ("warn=0d", "warn: '0d' does not fit", "days before the expiry"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_the_words_it_was_written_in(
+    world: World, cli: Cli, setting: str, message: str, hint: str
+) -> None:
+    ran = cli("policy", "set", setting)
+    assert (ran.code, message in ran.err, hint in ran.err) == (2, True, True), ran.err
+    assert policy(world) == {}

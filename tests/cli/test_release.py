@@ -456,3 +456,12 @@ def test_a_timeout_without_a_wait_is_refused(world: World, cli: Cli, tmp_path: P
         ran = cli(*words, "--timeout", "5s")
         assert (ran.code, "--timeout is of a wait" in ran.err) == (2, True)
     assert world.head() == head
+
+
+def test_a_version_where_a_model_is_meant_says_what_to_leave_out(world: World, cli: Cli) -> None:
+    world.publish()
+    for words in (("pause", "churn@1"), ("freeze", "churn@1"), ("which", "churn@1", "--key", "a")):
+        ran = cli(*words)
+        assert (ran.code, "hint: leave out @1: churn" in ran.err) == (2, True), ran.err
+    ran = cli("rollback", "churn@1")
+    assert (ran.code, "hint: leave out @1, or say --to: churn --to 1" in ran.err) == (2, True)
