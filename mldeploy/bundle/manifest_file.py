@@ -42,27 +42,36 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def load_yaml(path: Path) -> Any:
     """The plain data of a YAML (or JSON) file. Raises ManifestError naming the file and line."""
+    of_bundle = path.name == MANIFEST
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        hint = "pack the model first: mldeploy pack SOURCE" if of_bundle else "name another file"
+        raise ManifestError(f"{path}: {error.strerror}", hint) from error
+    return read_yaml(
+        data, str(path), "mend the line, or pack the model again" if of_bundle else "mend the line"
+    )
+
+
+def read_yaml(data: bytes, name: str, hint: str = "mend the line") -> Any:
+    """The plain data of YAML (or JSON) text. Raises ManifestError that begins with `name`."""
     import yaml
 
+    if len(data) > MAX_BYTES:
+        raise ManifestError(f"{name}: larger than {MAX_BYTES >> 20} MiB", "name another file")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ManifestError(f"{path}: larger than {MAX_BYTES >> 20} MiB", "name another file")
-        text = path.read_text("utf-8")
-    except OSError as error:
-        hint = "pack the model first: mldeploy pack SOURCE" if path.name == MANIFEST else "name another file"
-        raise ManifestError(f"{path}: {error.strerror}", hint) from error
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise ManifestError(
-            f"{path}: not UTF-8 text (byte {error.start})", "save the file as UTF-8"
+            f"{name}: not UTF-8 text (byte {error.start})", "save the file as UTF-8"
         ) from error
     try:
         if text.startswith("{"):
             return json.loads(text)
         return yaml.load(text, Loader=_loader())  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ManifestError(
-            f"{path}: not YAML: {_where(error)}", "mend the line, or pack the model again"
-        ) from error
+        raise ManifestError(f"{name}: not YAML: {_where(error)}", hint) from error
 
 
 def _loader() -> Any:

@@ -20,7 +20,11 @@ app = new_app()
 
 File = Annotated[
     Path,
-    typer.Argument(metavar="FILE", help="YAML: environment, model, version and rollout.", show_default=False),
+    typer.Argument(
+        metavar="FILE",
+        help="YAML: environment, model, version and rollout. - is standard input.",
+        show_default=False,
+    ),
 ]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Take what the file does not name out of its environments.")

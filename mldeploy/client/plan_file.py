@@ -15,19 +15,23 @@ means for a state (`planning.py`).
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from mldeploy.bundle.manifest_file import load_yaml
+from mldeploy.bundle.manifest_file import MAX_BYTES, load_yaml, read_yaml
 from mldeploy.client.shadowing import Asked, asked
 from mldeploy.client.terms import Wish
 from mldeploy.core import strict
 from mldeploy.core.types import ModelRef, check_name
 from mldeploy.errors import ManifestError, UsageError
 
+#: The path that means standard input.
+STDIN = Path("-")
 _HINT = "docs/rollouts.md says what each key holds"
 
 
@@ -68,12 +72,24 @@ class Desired:
 
 
 def read(path: Path) -> tuple[Desired, ...]:
-    """All that the file says, in its order. Raises ManifestError naming the file and the key."""
-    data = load_yaml(path)
+    """All that the file says, in its order; `-` is standard input. Raises ManifestError with file and key."""
+    name = name_of(path)
+    data = load_yaml(path) if path != STDIN else read_yaml(_standard_input(), name)
     try:
         return _read(data)
     except UsageError as error:
-        raise ManifestError(f"{path}: {error.message}", error.hint) from error
+        raise ManifestError(f"{name}: {error.message}", error.hint) from error
+
+
+def name_of(path: Path) -> str:
+    """What to call the file."""
+    return str(path) if path != STDIN else "standard input"
+
+
+def _standard_input() -> bytes:
+    if sys.stdin is None:
+        raise UsageError("standard input is closed", "name a file, or pipe one in")
+    return sys.stdin.buffer.read(MAX_BYTES + 1)
 
 
 def _read(data: object) -> tuple[Desired, ...]:
@@ -91,8 +107,16 @@ def _read(data: object) -> tuple[Desired, ...]:
 def _desired(environment: str, model: str, said: object) -> Desired:
     try:
         check_name(model)
-        if isinstance(said, int | str) and not isinstance(said, bool):
-            said = {"version": said}
+    except UsageError as error:
+        raise ManifestError(f"{environment}: {error.message}", error.hint) from error
+    if isinstance(said, int | str) and not isinstance(said, bool):
+        said = {"version": said}
+    if not isinstance(said, dict):
+        shown = "nothing" if said is None else repr(said)
+        raise ManifestError(
+            f"{environment}.{model}: {shown[:80]} is no version", f"write for example {model}: 7"
+        )
+    try:
         return _checked(environment, model, strict.convert(_Model, said, hint=_HINT))
     except UsageError as error:
         raise ManifestError(f"{environment}.{model}.{error.message}", error.hint) from error
@@ -115,6 +139,8 @@ def _checked(environment: str, model: str, said: _Model) -> Desired:
 
 
 def _wish(said: _Rollout) -> Wish:
+    _duration("rollout.hold", said.hold)
+    _duration("rollout.deadline", said.deadline)
     wish = Wish(
         steps=said.steps, hold=said.hold, guards=said.guards, min_requests=said.min_requests,
         deadline=said.deadline, on=said.on,
@@ -122,8 +148,18 @@ def _wish(said: _Rollout) -> Wish:
     try:
         wish.check()
     except UsageError as error:
-        raise ManifestError(f"rollout: {error.message}", error.hint) from error
+        # an option of the command line is a key here
+        option = re.match(r"--([a-z-]+): ", error.message)
+        key = option[1].replace("-", "_").replace("guard", "guards") if option else ""
+        message = f".{key}: {error.message[option.end() :]}" if option else f": {error.message}"
+        raise ManifestError(f"rollout{message}", error.hint) from error
     return wish
+
+
+def _duration(key: str, said: int | str | None) -> None:
+    """Raise ManifestError for a number without a unit."""
+    if isinstance(said, int) and said:
+        raise ManifestError(f"{key}: {said} is not a duration", f"write for example {said}s or {said}m")
 
 
 def _shadows(model: str, said: Sequence[_Shadow]) -> tuple[tuple[int, Asked], ...]:
@@ -131,6 +167,7 @@ def _shadows(model: str, said: Sequence[_Shadow]) -> tuple[tuple[int, Asked], ..
     for index, shadow in enumerate(said):
         key = f"shadows[{index}]"
         number = _number(f"{key}.version", model, shadow.version)
+        _duration(f"{key}.for", shadow.lasts)
         if number in found:
             raise ManifestError(f"{key}: {model}@{number} stands twice", "leave one out")
         try:
@@ -141,7 +178,10 @@ def _shadows(model: str, said: Sequence[_Shadow]) -> tuple[tuple[int, Asked], ..
 
 
 def _number(key: str, model: str, said: int | str) -> int:
-    ref = ModelRef.parse(said if isinstance(said, str) and "@" in said else f"{model}@{said}")
+    try:
+        ref = ModelRef.parse(said if isinstance(said, str) and "@" in said else f"{model}@{said}")
+    except UsageError:
+        raise ManifestError(f"{key}: {said!r} is no version", f"write for example {model}: 7") from None
     if ref.name != model:
         raise ManifestError(f"{key}: {ref} is a version of another model", f"write {model}@{ref.version}")
     return ref.version

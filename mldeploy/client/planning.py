@@ -247,7 +247,7 @@ def _intent(at: Connection, file: Path, prune: bool) -> ApplyFile:
             found = terms(wish, packed, settings(state, wanted.environment))
             refuse_unmeasured(found, version.metrics, columns)
         except UsageError as error:
-            where = f"{file}: {wanted.environment}.{wanted.model}"
+            where = f"{plan_file.name_of(file)}: {wanted.environment}.{wanted.model}"
             raise UsageError(f"{where}: {error.message}", error.hint) from error
         return found
 

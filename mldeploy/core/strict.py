@@ -23,6 +23,12 @@ from mldeploy.errors import ManifestError
 _T = TypeVar("_T", bound=msgspec.Struct)
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
+_KINDS = re.compile(r"Expected `([^`]+)`, got `([^`]+)`")
+#: What JSON and msgspec call a kind of value, in words.
+_WORDS = {
+    "array": "a list", "object": "keys and values", "str": "a text", "int": "a whole number",
+    "float": "a number", "bool": "true or false", "null": "nothing",
+}  # fmt: skip
 _HINT = "docs/bundle.md says what each key holds; `mldeploy init DIR` writes an example"
 _DEPTH = 50  # no manifest nests deeper; a deeper one would only serve to exhaust the stack
 
@@ -111,6 +117,11 @@ def _explained(message: str, data: object, missing: Mapping[str, str], hint: str
         return ManifestError(f"{path}: it is read as {what}, not as a text", "put it in quotes")
     if isinstance(got, int | float) and "Expected `str`" in text:
         return ManifestError(f"{path}: {got!r} is read as a number, not as a text", f'quote it: "{got}"')
+    kinds = _KINDS.fullmatch(text)
+    if kinds:
+        wanted = [_WORDS.get(kind, kind) for kind in kinds[1].split(" | ") if kind != "null"]
+        text = f"expected {' or '.join(wanted)}, got {_WORDS.get(kinds[2], kinds[2])}"
+        hint = "write it as a list: [...]" if wanted == [_WORDS["array"]] else hint
     text = text.replace("`", "").replace("Expected", "expected")
     return ManifestError(f"{path}: {text}" if path else text, hint)
 

@@ -107,7 +107,7 @@ def test_a_file_names_them_too(zones: World, cli: Cli, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("[zone=a]", "[zone]"))
     refused = cli("plan", file)
     assert refused.code == 2
-    assert "production.churn.rollout: --on: 'zone' is no label" in refused.err
+    assert "production.churn.rollout.on: 'zone' is no label" in refused.err
 
 
 def test_push_takes_every_option_of_promote(world: World, cli: Cli) -> None:

@@ -223,6 +223,21 @@ def test_prune_of_two_environments_retires_once_and_after_all_else(
         ("production: {churn: {version: 1, rollout: {step: [1]}}}", 2, "rollout.step: unknown", "'steps'"),
         ("production: {churn: {shadows: [{versoin: 1}]}}", 2, "shadows[0].versoin: unknown key", "'version'"),
         ("production: {churn: {version: 1.5}}", 2, "production.churn.version", "docs/rollouts.md"),
+        ("production: {churn: 3.0}", 2, "fleet.yaml: production.churn: 3.0 is no version", "churn: 7"),
+        ("production: {churn: }", 2, "production.churn: nothing is no version", "churn: 7"),
+        ("production: {churn: latest}", 2, "production.churn.version: 'latest' is no version", "churn: 7"),
+        ("production: {Churn: 1}", 2, "production: 'Churn' is not a valid model name", "a-z"),
+        ("production: {churn: {version: 1, rollout: {guards: 'p99 < 1x'}}}", 2,
+         "rollout.guards: expected a list, got a text", "write it as a list"),
+        ("production: {churn: {version: 1, rollout: {steps: [1, 100], guards: ['p99 <']}}}", 2,
+         "production.churn.rollout.guards: not a number, at character 6", "p99 < 80ms"),
+        ("production: {churn: {version: 1, rollout: {min_requests: -1}}}", 2,
+         "production.churn.rollout.min_requests: -1 is out of range", "requests"),
+        ("production: {churn: {version: 1, rollout: {hold: 10}}}", 2,
+         "rollout.hold: 10 is not a duration", "10s or 10m"),
+        ("production: {churn: {shadows: [{version: 2, for: 7}]}}", 2,
+         "shadows[0].for: 7 is not a duration", "7s or 7m"),
+        ("production: [", 2, "not YAML: line 1", "hint: mend the line\n"),
         ("production: {churn: {version: fraud@1}}", 2, "a version of another model", "churn@1"),
         ("production: {churn: {rollout: {steps: [1]}}}", 2, "rollout: of no version", "version: 7"),
         ("production: {churn: {version: 1, rollout: {steps: [50, 1]}}}", 2, "steps do not grow", "larger"),
@@ -248,3 +263,13 @@ def test_a_file_that_is_not_there(three: World, cli: Cli) -> None:
     ran = cli("plan", "nowhere.yaml")
     assert ran.code == 2
     assert "nowhere.yaml" in ran.err
+
+
+def test_a_file_from_standard_input(three: World, process: Cli) -> None:
+    ran = process("plan", "-", "--exit-code", stdin=FIRST)
+    assert (ran.code, len(rows(ran))) == (10, 3)
+    assert three.head() == 4
+    ran = process("apply", "-", stdin=FIRST)
+    assert (ran.code, three.head()) == (0, 5)
+    ran = process("plan", "-", stdin="production: [")
+    assert (ran.code, "error: standard input: not YAML: line 1" in ran.err) == (2, True)
