@@ -25,7 +25,9 @@ from mldeploy.client.types import (
     Which,
     Why,
 )
+from mldeploy.core.records import format_time
 from mldeploy.core.types import ModelRef, check_name, parse_duration, parse_moment
+from mldeploy.errors import UsageError
 from mldeploy.progress import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from mldeploy.reporting.values import LaunchReport
 
 Moment = str | datetime
+#: By so much this machine's clock may be behind the store's.
+CLOCKS = timedelta(minutes=5)
 
 
 class Observer:
@@ -119,17 +123,27 @@ class Observer:
         """
         from mldeploy.client import past
 
-        asked = past.Asked(
-            check_name(model) if model else None, actor, self._moment(since), self._moment(until), limit
-        )
+        begin, end = self._moment(since), self._moment(until, ahead=True)
+        if begin is not None and end is not None and end < begin:
+            raise UsageError(
+                f"it ends ({format_time(end)}) before it begins ({format_time(begin)})",
+                "a duration such as 2h is a time ago: --since 2h --until 1h",
+            )
+        asked = past.Asked(check_name(model) if model else None, actor, begin, end, limit)
         return past.history(self._at, asked)
 
-    def _moment(self, text: Moment | None) -> datetime | None:
-        if text is None:
+    def _moment(self, said: Moment | None, *, ahead: bool = False) -> datetime | None:
+        """The time that is meant. Raises UsageError where it makes no sense, or lies ahead unless it may."""
+        if said is None:
             return None
-        if isinstance(text, str):
-            return parse_moment(text, self._at.now())
-        return text.replace(tzinfo=UTC) if text.tzinfo is None else text
+        now = self._at.now()
+        found = parse_moment(said, now) if isinstance(said, str) else said
+        found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+        if not ahead and found > now + CLOCKS:
+            raise UsageError(
+                f"{format_time(found)} lies ahead", "what is yet to come is not in the log; times are UTC"
+            )
+        return found
 
     def report(self, ref: str) -> LaunchReport:
         """How a version (`churn@8`) did beside stable: its rollout or shadow under way, or its last one.

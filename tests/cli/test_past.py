@@ -125,6 +125,15 @@ def test_a_time_that_is_none_is_a_usage_error(story: World, cli: Cli, text: str)
         assert (ran.code, "is not a time" in ran.err, "hint: write for example" in ran.err) == (2, True, True)
 
 
+def test_a_time_that_lies_ahead_and_an_end_before_the_beginning_are_refused(story: World, cli: Cli) -> None:
+    for call in (("history", "--since"), ("status", "--at"), ("which", "churn", "--key", "a", "--at")):
+        ran = cli(*call, "2099-01-01")
+        assert (ran.code, "2099-01-01T00:00:00.000Z lies ahead" in ran.err) == (2, True)
+    assert len(told(cli("history", "--until", "2099-01-01", "--json"))) == 14
+    ran = cli("history", "--since", "1h", "--until", "2h")
+    assert (ran.code, "before it begins" in ran.err, "--since 2h --until 1h" in ran.err) == (2, True, True)
+
+
 def test_status_as_it_was(story: World, cli: Cli) -> None:
     def then(text: str, *more: str) -> dict[str, object]:
         ran = cli("status", *more, "--at", text, "--json")
