@@ -29,6 +29,7 @@ from mldeploy.core.standing import standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
 from mldeploy_daemon.book import YOUNG, Book
+from mldeploy_daemon.chronicle import Chronicle
 from mldeploy_daemon.config import Config, load
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.follow import LEASE, Follower
@@ -77,6 +78,7 @@ class Agent:
         self.leased = True
         self.announced = False
         self._asked = 0.0
+        self.chronicle = Chronicle()
 
     async def run(self) -> int:
         """Work until told to stop. Returns the exit code."""
@@ -204,6 +206,7 @@ class Agent:
             self.follower.recovered = False
             self.book.try_fetching()
         for live in self.workers.came_up:
+            logger.info("%s is loaded: worker %s", live.ref, live.id)
             self.book.came_up(live.ref)
         self.workers.came_up.clear()
         for ending in self.workers.endings:
@@ -219,6 +222,7 @@ class Agent:
         live = ending.worker
         self.publisher.forget(live.id)
         if ending.asked:
+            logger.info("%s: worker %s is stopped", live.ref, live.id)
             return
         if ending.lived is None:
             self.book.failed(live.ref, live.digest, ending.stage, ending.reason, ending.log_tail)
@@ -245,6 +249,10 @@ class Agent:
             self.follower.note(error)
         if news:
             self.fronts.tell(self.publisher.table.generation)
+        self.chronicle.routed(observed.routes, routes)
+        self.chronicle.stand(told, self.book.bad)
+        state = self.follower.state
+        self.chronicle.drained(drained, state.drained.get(self.follower.host, "") if state else "")
         fronts = [front for front in observed.fronts if not front.idle]
         if self.ready and not self.announced and fronts:
             generation = self.publisher.table.generation
