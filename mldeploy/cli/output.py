@@ -11,9 +11,11 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mldeploy.cli import exits
+from mldeploy.cli.layout import lines
 from mldeploy.cli.options import Options
 from mldeploy.errors import MldeployError, RolloutHaltedError, ValidationError
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 #: A cell is text, or text and how it looks ("red", "bold" …).
 Cell = str | tuple[str, str]
+#: How a cell may look, and its ANSI code.
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 REPORT_BUGS = "this is a bug in mldeploy: please report it with the output of the same command and --verbose"
 
 
@@ -81,10 +85,8 @@ class Output:
         if not sys.stdout.isatty():
             for row in rows:
                 print("\t".join(_text(cell).strip() or "-" for cell in row))
-        elif coloured(sys.stdout):
-            _draw(columns, rows)
         else:
-            _align(columns, rows)
+            _draw(columns, rows)
         sys.stdout.flush()
 
     def reporter(self) -> Quiet:
@@ -185,9 +187,14 @@ def _text(cell: Cell) -> str:
 
 
 def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    from rich.console import Console
+    cells = [[(_text(cell), "" if isinstance(cell, str) else cell[1]) for cell in row] for row in rows]
+    for line in lines(columns, cells, get_terminal_size().columns):
+        print("".join(_styled(text, style) for text, style in line))
 
-    Console().print(_table(columns, rows))
+
+def _styled(text: str, style: str) -> str:
+    codes = ";".join(_CODES[word] for word in style.split() if word in _CODES)
+    return paint(sys.stdout, text, codes) if codes else text
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
@@ -259,13 +266,6 @@ def moving_bar(unit: str) -> Any:
         progress.TextColumn("{task.description}", markup=False), progress.BarColumn(), *done,
         progress.TimeRemainingColumn(), console=Console(stderr=True), transient=True,
     )  # fmt: skip
-
-
-def _align(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-    lines = [list(columns), *([_text(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def size(count: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 
 import pytest
 
 from mldeploy.cli.options import Options
-from mldeploy.cli.output import Output
+from mldeploy.cli.output import Cell, Output
 
 WORD = "be\x1b]0;owned\x07careful\x1b[31m\nnext\tcell\u202e"
 ROWS = [["1", WORD], [("2", "red"), (WORD, "bold")]]
@@ -47,3 +48,57 @@ def test_a_warning_and_a_note_are_words(capsys: pytest.CaptureFixture[str]) -> N
     out.warn(WORD)
     out.note(WORD)
     assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().err)
+
+
+HEAD = ("MODEL", "ENVIRONMENT", "STABLE", "SHADOWS", "STATE")
+MODELS = [
+    ["recommendation-ranker", "production", "12", "", "converging, frozen until the audit is over"],
+    ["churn", "staging", "3", "", ("serving", "green")],
+]
+
+
+def drawn(
+    width: int, monkeypatch: pytest.MonkeyPatch, *, colour: bool, rows: list[list[Cell]] | None = None
+) -> list[str]:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    (monkeypatch.delenv if colour else monkeypatch.setenv)("NO_COLOR", *([False] if colour else ["1"]))
+    Output(Options()).table(HEAD, MODELS if rows is None else rows)
+    return stream.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [200, 80, 60, 40])
+def test_a_table_fits_the_terminal_and_breaks_no_word(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = drawn(width, monkeypatch, colour=False)
+    assert all(len(line) <= width for line in lines)
+    for word in ("recommendation-ranker", "ENVIRONMENT", "production", "converging,", "audit", "serving"):
+        assert any(word in line.split() for line in lines), lines
+    assert not any("SHADOWS" in line for line in lines), "no model has one"
+    coloured = drawn(width, monkeypatch, colour=True)
+    assert [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in coloured] == lines
+    assert any("\x1b[32mserving" in line for line in coloured)
+
+
+def test_how_a_table_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn(60, monkeypatch, colour=False) == [
+        "MODEL                  ENVIRONMENT  STABLE  STATE",
+        "recommendation-ranker  production   12      converging,",
+        "                                            frozen until the",
+        "                                            audit is over",
+        "churn                  staging      3       serving",
+    ]
+    assert drawn(40, monkeypatch, colour=False) == [
+        "MODEL        recommendation-ranker",
+        "ENVIRONMENT  production",
+        "STABLE       12",
+        "STATE        converging, frozen until",
+        "             the audit is over",
+        "",
+        "MODEL        churn",
+        "ENVIRONMENT  staging",
+        "STABLE       3",
+        "STATE        serving",
+    ]
+    assert drawn(80, monkeypatch, colour=False, rows=[]) == ["MODEL  ENVIRONMENT  STABLE  SHADOWS  STATE"]
