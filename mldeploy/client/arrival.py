@@ -1,7 +1,8 @@
 """How far a host is with what the log wants of a model: the judgement behind `wait` and `status`.
 
 Pure. A host has arrived when it has read the record and routes the wanted versions, which are ready (or,
-where nothing is wanted, routes nothing). A version that failed on it is a failure, not a delay.
+where nothing is wanted, routes nothing); at a shadow step the candidate is ready and not routed. A version
+that failed on it is a failure, not a delay.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mldeploy.core.state import Serving
 from mldeploy.core.wish import meant
 
 if TYPE_CHECKING:
-    from mldeploy.store.reports import HostReport, VersionReport
+    from mldeploy.store.reports import HostReport, ModelReport, VersionReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,14 @@ def progress(report: HostReport, model: str, wanted: Serving, seq: int) -> Progr
         return Progress(False, f"{behind}: {report.errors[-1]}" if report.errors else behind)
     said = report.models.get(model)
     candidate = _candidate(wanted, report)
+    shadowed = wanted.ramp is not None and not wanted.ramp.share
     if said is None:
         if wanted.stable is None and candidate is None:
             return Progress(True)
         return Progress(False, f"says nothing of {model} yet")
     for number, role, routed in (
         (wanted.stable, "stable", said.stable),
-        (candidate, "candidate", said.candidate),
+        (None if shadowed else candidate, "candidate", said.candidate),
     ):
         version = said.serving.get(number) if number is not None else None
         if version is not None and version.state == "failed":
@@ -47,6 +49,16 @@ def progress(report: HostReport, model: str, wanted: Serving, seq: int) -> Progr
             return Progress(False, _underway(model, number, role, routed, version, said.next))
         if version is not None and version.state not in ("ready", "sleeping"):
             return Progress(False, f"{model}@{number} is {version.state}{_because(version.reason)}")
+    return _shadowed(model, candidate, said) if shadowed and candidate is not None else Progress(True)
+
+
+def _shadowed(model: str, number: int, said: ModelReport) -> Progress:
+    """How far the host is with a rollout at its shadow step: copies go to it, now or once they go on."""
+    version = said.serving.get(number)
+    if version is not None and version.state == "failed":
+        return Progress(False, _failure(model, number, version), failed=True)
+    if version is None or version.state != "ready":
+        return Progress(False, _underway(model, number, "candidate", None, version, said.next))
     return Progress(True)
 
 

@@ -6,6 +6,8 @@ of them once. Left out: what a guard makes of the numbers (`core/judge.py`), and
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
 from mldeploy.client.types import Candidate, ShadowStatus
@@ -15,6 +17,7 @@ from mldeploy.core.policy import settings
 from mldeploy.core.retirement import Heard
 from mldeploy.core.rollout import Decision, deadline_of, guards_of
 from mldeploy.core.state import Ramp, Serving, State
+from mldeploy.core.types import format_duration
 from mldeploy.reporting.words import guard_value
 from mldeploy.store.tail import record_key
 
@@ -77,11 +80,20 @@ def candidate_of(state: State, environment: str, now: Serving, decision: Decisio
         min_requests=ramp.min_requests,
         on=ramp.on,
         requests=requests_in(ours),
-        waits=decision.waits if decision else (),
+        waits=(*decision.waits, *_paused(ours)) if decision else (),
         next=type(decision.action).__name__.lower() if decision and decision.action else "",
         guards=decision.evidence.guards if decision else (),
         guarded=tuple(guard.text for guard in guards_of(ramp, said)),
     )
+
+
+def _paused(measure: Measure | None) -> tuple[str, ...]:
+    """That hosts were too busy to compare answers, where they were."""
+    compared = measure.comparison if measure is not None else None
+    if compared is None or not compared.paused_ms:
+        return ()
+    paused = format_duration(timedelta(milliseconds=compared.paused_ms))
+    return (f"busy hosts have paused shadows for {paused} ({compared.dropped:,} copies dropped)",)
 
 
 def measure_of(ramp: Ramp, decision: Decision | None) -> Measure | None:

@@ -310,3 +310,33 @@ def test_what_each_step_rested_on_is_told_at_the_end(ramping: World, cli: Cli) -
     assert (step["step"], step["share"], step["requests"], step["hosts"]) == (0, 1_000, 5_000, 3)
     assert step["guards"][0]["value"] == 0.024
     assert cli("wait", "churn", "--timeout", "30s", "--json").document["steps"] == [], "it follows nothing"
+
+
+def test_at_a_shadow_step_a_host_has_arrived_that_has_the_candidate_ready(world: World, cli: Cli) -> None:
+    for content in ("1", "2"):
+        world.publish(content=content)
+    world.join()
+    cli("promote", "churn@1")
+    cli("promote", "churn@2", "--steps", "shadow,50,100", "--min-requests", "20")
+
+    def told(state: str, **compared: int) -> dict[str, Any]:
+        versions = {1: VersionReport(state="ready"), 2: VersionReport(state=state, reason="no room")}
+        shadow = Measure(
+            model="churn", version=2, scope=ramp(world).seq, role="shadow", comparison=Comparison(**compared)
+        )
+        world.report(models={"churn": ModelReport(stable=1, serving=versions)}, measures=(shadow,))
+        (model,) = cli("status", "--json").document["models"]
+        return dict(model)
+
+    loading = told("loading")
+    assert (loading["state"], loading["converged"]) == ("converging", 0)
+    assert "churn@2 is loading: no room" in loading["reason"]
+    assert told("failed")["state"] == "failing"
+    ready = told("ready")
+    assert (ready["state"], ready["converged"], ready["reason"]) == ("serving", 1, "")
+    assert not any("paused" in each for each in ready["candidate"]["waits"])
+    paused = told("ready", paused_ms=90_000, dropped=1_200, pauses=1, offered=1_200)
+    assert "busy hosts have paused shadows for 1m30s (1,200 copies dropped)" in paused["candidate"]["waits"]
+    assert "busy hosts have paused shadows for 1m30s" in cli("status").err
+    ran = cli("wait", "churn", "--timeout", "1s")
+    assert (ran.code, "had not arrived" in ran.err) == (7, False)
