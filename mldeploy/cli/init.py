@@ -35,6 +35,8 @@ def init(
     if session.output.json:
         session.output.document("mldeploy.init/1", made)
         return
+    for warning in made.warnings:
+        session.output.warn(warning)
     for path in made.files:
         session.output.note(
             f"{'would write' if dry_run else 'wrote' if path in made.written else 'kept'} {path}"

@@ -55,7 +55,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "history": ("look", "What was done, by whom, newest first."),
         "report": ("report", "How a version did beside stable, step by step."),
         "which": ("which", "The version a routing key gets."),
-        "host": ("host", "The hosts: list, forget."),
+        "host": ("host", "The hosts: list, drain, forget."),
         "why": ("look", "Why a host serves what it serves."),
         "wait": ("look", "Wait until every live host has arrived."),
         "predict": ("predict", "Ask a model for a prediction."),
@@ -109,7 +109,10 @@ def build() -> Any:
 
     @app.callback()
     def mldeploy() -> None:
-        """Continuous deployment of machine-learning models through an object-store bucket."""
+        """Continuous deployment of machine-learning models through an object-store bucket.
+
+        History says who did what: user@host, or what MLDEPLOY_ACTOR says.
+        """
 
     return get_command(app)
 

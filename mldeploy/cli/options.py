@@ -74,7 +74,8 @@ def global_options() -> list[TyperOption]:
                text="The environment. Else MLDEPLOY_ENVIRONMENT, else mldeploy.toml, else production."),
         _flag("--json", callback=_setter("json"), text="Print one JSON document on standard output."),
         _flag("--no-progress", callback=_setter("progress", value=0), text="Show no progress."),
-        _flag("--verbose", "-v", callback=_setter("verbose"), text="Log to standard error; show tracebacks."),
+        _flag("--verbose", "-v", callback=_setter("verbose"),
+              text="Log to standard error; show tracebacks. So does MLDEPLOY_DEBUG=1."),
         _flag("--version", callback=_print_version, eager=True, text="Print the version and exit."),
     ]  # fmt: skip
 

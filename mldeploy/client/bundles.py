@@ -58,6 +58,8 @@ def _pack(
 ) -> packing.Packed:
     from mldeploy.bundle.pack import pack_folder
 
+    if not source.exists():
+        raise NotFoundError(f"there is no {source}", "name a model folder; `mldeploy init DIR` makes one")
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder", "`mldeploy init DIR` makes one to start from")
     place = out or _beside(source.resolve(), name)

@@ -61,6 +61,8 @@ _SAMPLE = """\
 }
 """
 
+#: Stands for the owner where nobody is known; to be replaced.
+NOBODY = "you@example.com"
 _IGNORE = "*.bundle/\n__pycache__/\n"
 
 
@@ -73,7 +75,8 @@ def scaffold(
     """
     place = Path(folder).expanduser()
     named = check_name(name) if name else _name_of(place)
-    files = _files(named, owner or _owner())
+    said = owner or _owner()
+    files = _files(named, said or NOBODY)
     written = []
     with disk_errors(place):
         for path, text in files.items():
@@ -84,9 +87,13 @@ def scaffold(
             if not dry_run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _write(target, text)
+    nobody = not said and "model.yaml" in written
     return Scaffolded(
-        folder=str(place), name=named, files=tuple(files), written=tuple(written), dry_run=dry_run
-    )
+        folder=str(place), name=named, files=tuple(files), written=tuple(written), dry_run=dry_run,
+        warnings=(f"git knows no e-mail address: model.yaml says owner: {NOBODY}, who gets the warnings",)
+        if nobody
+        else (),
+    )  # fmt: skip
 
 
 def _write(target: Path, text: str) -> None:
@@ -129,4 +136,4 @@ def _name_of(folder: Path) -> str:
 def _owner() -> str:
     from mldeploy.bundle.assemble import git_email
 
-    return git_email() or "you@example.com"
+    return git_email() or ""

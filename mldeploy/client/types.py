@@ -254,3 +254,4 @@ class Scaffolded(_Result, frozen=True, kw_only=True):
     files: tuple[str, ...]
     written: tuple[str, ...]
     dry_run: bool = False
+    warnings: tuple[str, ...] = ()

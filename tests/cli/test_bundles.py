@@ -59,6 +59,25 @@ def test_init_keeps_what_is_there(cli: Cli, tmp_path: Path) -> None:
     assert cli("init", folder, "--name", "Not a name").code == 2
 
 
+def test_an_owner_that_nobody_knows_is_warned_of(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mldeploy.bundle.assemble.git_email", lambda: "")
+    ran = cli("init", tmp_path / "line")
+    assert (ran.code, "warning: git knows no e-mail address: model.yaml says owner: you@" in ran.err) == (
+        0,
+        True,
+    )
+    assert "warning" not in cli("init", tmp_path / "line").err  # it was kept
+    assert "warning" not in cli("init", tmp_path / "other", "--owner", "team@example.com").err
+
+
+@pytest.mark.parametrize("command", ["pack", "push", "validate", "inspect"])
+def test_a_folder_that_is_not_there_is_not_found(cli: Cli, command: str) -> None:
+    ran = cli(command, "nope")
+    assert (ran.code, "error: there is no nope" in ran.err) == (1, True)
+
+
 @pytest.mark.parametrize(("name", "owner"), [("no", "a: b # c"), ("2024", '"x" & y'), ("null", "- me")])
 def test_init_writes_what_yaml_reads_back(cli: Cli, tmp_path: Path, name: str, owner: str) -> None:
     from mldeploy.bundle.sources.model_yaml import read
