@@ -49,8 +49,17 @@ def load_settings(
         chosen, source = store_url(table["store"], path.parent), str(path)
     else:
         chosen, source = store_url(str(data_folder(env) / "store")), "the default"
-    named = environment or env.get("MLDEPLOY_ENVIRONMENT") or table.get("environment") or PRODUCTION
+    named = environment or _environment(env, table)
     return Settings(chosen, source, check_name(named, "environment name"))
+
+
+def default_environment(*, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
+    """The environment that is meant where a command names none."""
+    return _environment(os.environ if environ is None else environ, nearest_file(folder or Path.cwd())[1])
+
+
+def _environment(env: Mapping[str, str], table: Mapping[str, str]) -> str:
+    return env.get("MLDEPLOY_ENVIRONMENT") or table.get("environment") or PRODUCTION
 
 
 def store_url(text: str, base: Path | None = None) -> str:

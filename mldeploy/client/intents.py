@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date
 from difflib import get_close_matches
 
+from mldeploy.client.hints import command
 from mldeploy.client.terms import Terms, terms_under_way
 from mldeploy.core.records import Action, Freeze, Promote, Rollback
 from mldeploy.core.retirement import takes_traffic
@@ -52,14 +53,15 @@ def serving(state: State, environment: str, model: str) -> Serving:
 def refuse_frozen(state: State, environment: str, model: str) -> None:
     """Raise NotAllowedError while promotes of the model are refused there."""
     reason = serving(state, environment, model).frozen
-    what, command = model, f"mldeploy unfreeze {model}"
+    what, cure = model, f"unfreeze {model}"
     if reason is None:
         reason = state.frozen.get(environment)
-        what, command = "every model", "mldeploy unfreeze --all"
+        what, cure = "every model", "unfreeze --all"
     if reason is not None:
         why = f": {reason}" if reason else ""
         raise NotAllowedError(
-            f"{what} is frozen in {environment}{why}", f"`{command}` lets promotes through again"
+            f"{what} is frozen in {environment}{why}",
+            f"{command(cure, environment)} lets promotes through again",
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from mldeploy.client.hints import command
 from mldeploy.client.intents import find_model, find_version, serving, uses
 from mldeploy.core.records import Action, Extend, Freeze, Pause, Restore, Resume, Retire, Unfreeze
 from mldeploy.core.state import Ramp, State
@@ -145,7 +146,7 @@ class UnfreezeModel:
             if self.model and self.environment in state.frozen:
                 raise NotAllowedError(
                     f"every model is frozen in {self.environment}",
-                    "`mldeploy unfreeze --all` allows promotes again",
+                    f"{command('unfreeze --all', self.environment)} allows promotes again",
                 )
             return ()
         return (Unfreeze(model=self.model, environment=self.environment),)
@@ -174,7 +175,7 @@ class HoldRollout:
         if ramp is None:
             raise NotAllowedError(
                 f"no rollout of {self.model} is under way in {self.environment}",
-                "`mldeploy status` shows what is",
+                f"{command('status', self.environment)} shows what is",
             )
         if ramp.paused == self.pause:
             return ()

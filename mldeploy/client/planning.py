@@ -20,6 +20,7 @@ from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import intents, plan_file
 from mldeploy.client.connection import Connection
 from mldeploy.client.describe import terms_of
+from mldeploy.client.hints import command
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms, terms_under_way
@@ -133,7 +134,7 @@ class ApplyFile:
             why = f": {undone.reason}" if undone.reason else ""
             self.warnings += (
                 f"{ref} was {undone.outcome} in {wanted.environment}{why}; it is not begun again by a file, "
-                f"`mldeploy promote {ref}` does it by hand",
+                f"{command(f'promote {ref}', wanted.environment)} does it by hand",
             )
             return None
         return self._terms_of(state, wanted)

@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from mldeploy.bundle.published import fetch_manifest, fetch_sample
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
+from mldeploy.client.hints import command, daemon
 from mldeploy.client.types import Prediction
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import State
@@ -153,7 +154,8 @@ def _ref(at: Connection, model: str, version: str | int | None) -> ModelRef:
     if number is None:
         where = f"{version} version" if version else "version that serves"
         raise NotFoundError(
-            f"{model} has no {where} in {at.environment}", f"`mldeploy status {model}` shows what there is"
+            f"{model} has no {where} in {at.environment}",
+            f"{command(f'status {model}', at.environment)} shows what there is",
         )
     return ModelRef(model, number)
 
@@ -179,7 +181,7 @@ def _live_url(at: Connection, model: str) -> str:
     if not live:
         raise NotFoundError(
             f"no live host of {at.environment} has reported an address",
-            f"start one with `mldeployd --store {at.settings.store}`, or give --url",
+            f"start one with {daemon(at.settings.store, at.environment)}, or give --url",
         )
     return f"http://{reachable(live[0].report.listen, live[0].report.hostname)}"
 

@@ -11,6 +11,7 @@ import contextlib
 from mldeploy.bundle.published import fetch_manifests, find_version
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
+from mldeploy.client.hints import command
 from mldeploy.core.controller import decisions, on_duty
 from mldeploy.core.evidence import Evidence
 from mldeploy.core.manifest import Manifest
@@ -36,7 +37,8 @@ def report(at: Connection, ref: ModelRef) -> LaunchReport:
     if past is None:
         raise NotFoundError(
             f"{ref} has had no rollout in {at.environment}, or none of the last ones",
-            f"`mldeploy history {ref.name}` shows what was done; --environment names another environment",
+            f"{command(f'history {ref.name}', at.environment)} shows what was done; "
+            "--environment names another environment",
         )
     subject = Subject(at.environment, ref.name, ref.version, past.ended.rollout)
     told = _told(at, past.ended.trail)

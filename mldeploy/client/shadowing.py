@@ -17,6 +17,7 @@ import msgspec
 from mldeploy.bundle.published import fetch_manifests
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection, Written
+from mldeploy.client.hints import command
 from mldeploy.client.types import Shadowed
 from mldeploy.core import where
 from mldeploy.core.records import Action, Shadow, Unshadow
@@ -93,7 +94,7 @@ class EndShadow:
         if ramp is not None and ramp.version == self.ref.version and not ramp.share:
             raise NotAllowedError(
                 f"{self.ref} is at the shadow step of its rollout in {self.environment}",
-                f"`mldeploy rollback {self.ref.name}` ends the rollout",
+                f"{command(f'rollback {self.ref.name}', self.environment)} ends the rollout",
             )
         return ()
 

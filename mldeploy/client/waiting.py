@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
+from mldeploy.client.hints import command, daemon
 from mldeploy.client.past import record_at
 from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
 from mldeploy.client.underway import Underway, candidate_of, guard_numbers, requests_in
@@ -68,7 +69,7 @@ def wait(at: Connection, model: str, seq: int | None, timeout: float | None, rep
     if model not in state.environments.get(at.environment, {}):
         raise NotFoundError(
             f"{model} was never promoted in {at.environment}",
-            f"`mldeploy promote {model}@1` gives it traffic",
+            f"{command(f'promote {model}@1', at.environment)} gives it traffic",
         )
     follow = _Follow(at, model, seq)
     if timeout is None:
@@ -140,14 +141,14 @@ def _refuse_failed(at: Connection, model: str, look: _Look) -> None:
         raise RolloutHaltedError(
             f"the rollout of {model}@{ended.version} in {at.environment} was {ended.outcome}{why}",
             f"traffic is with {_stable(model, look.now)}; "
-            f"`mldeploy report {model}@{ended.version}` says more",
+            f"{command(f'report {model}@{ended.version}', at.environment)} says more",
         )
     for host, one in look.far:
         if one.failed:
             raise RolloutHaltedError(
                 f"{one.why} (on host {host.report.hostname})",
-                f"`mldeploy why {host.report.hostname} {model}` says more; "
-                f"`mldeploy rollback {model}` goes back",
+                f"{command(f'why {host.report.hostname} {model}', at.environment)} says more; "
+                f"{command(f'rollback {model}', at.environment)} goes back",
             )
 
 
@@ -194,11 +195,12 @@ def _arrivals(look: _Look) -> tuple[Arrival, ...]:
 
 
 def _too_late(at: Connection, model: str, seq: int, timeout: float, look: _Look) -> WaitTimeoutError:
-    hint = f"it may still happen: `mldeploy wait {model} --record {seq}` goes on waiting"
+    goes_on = command(f"wait {model} --record {seq}", at.environment)
+    hint = f"it may still happen: {goes_on} goes on waiting"
     if not look.far:
         return WaitTimeoutError(
             f"no live host of {at.environment} has reported within {timeout:g} s",
-            f"start one with `mldeployd --store {at.settings.store}`; {hint}",
+            f"start one with {daemon(at.settings.store, at.environment)}; {hint}",
         )
     if look.arrived and look.candidate is not None:
         why = f": {'; '.join(look.candidate.waits)}" if look.candidate.waits else ""

@@ -11,6 +11,7 @@ from datetime import datetime
 from mldeploy.bundle.published import fetch_manifests
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection
+from mldeploy.client.hints import command
 from mldeploy.client.types import Which, WhichHost, WhichShadow
 from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import format_time
@@ -27,7 +28,8 @@ def which(at: Connection, model: str, key: str, moment: datetime | None) -> Whic
     now = intents.serving(state, at.environment, model)
     if now.stable is None:
         raise NotAllowedError(
-            f"{model} has no stable version in {at.environment}", f"`mldeploy promote {model}@N` gives it one"
+            f"{model} has no stable version in {at.environment}",
+            f"{command(f'promote {model}@N', at.environment)} gives it one",
         )
     ramp = now.ramp
     chosen = ramp is not None and choose(key, salt_of(ramp), ramp.share)

@@ -17,7 +17,7 @@ from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.notices import launched, open_notice
 from mldeploy.core.past import longer, one_record, remembered
 from mldeploy.core.state import Ended, Ramp, Serving, Shadowing
-from mldeploy.core.types import FULL_SHARE
+from mldeploy.core.types import FULL_SHARE, PRODUCTION
 from mldeploy.core.wish import labels_problem
 from mldeploy.errors import NotFoundError
 
@@ -76,10 +76,11 @@ def _check_promote(draft: Draft, action: records.Promote, serving: Serving) -> N
     model, environment = action.model, action.environment
     frozen = draft.frozen.get(environment)
     if frozen is not None:
-        refuse(f"{environment} is frozen{_because(frozen)}", "run `mldeploy unfreeze --all` first")
+        cure = f"mldeploy unfreeze --all{_there(environment)}"
+        refuse(f"{environment} is frozen{_because(frozen)}", f"run `{cure}` first")
     if serving.frozen is not None:
-        why = _because(serving.frozen)
-        refuse(f"{model} is frozen in {environment}{why}", f"run `mldeploy unfreeze {model}` first")
+        why, cure = _because(serving.frozen), f"mldeploy unfreeze {model}{_there(environment)}"
+        refuse(f"{model} is frozen in {environment}{why}", f"run `{cure}` first")
     problem = steps_problem(action.steps) or guards_problem(action.guards, action.steps)
     problem = problem or labels_problem(action.on)
     if problem:
@@ -267,3 +268,8 @@ def _ended(serving: Serving, outcome: str, reason: str, told: Context) -> Servin
 
 def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
+
+
+def _there(environment: str) -> str:
+    """What a command in a hint says so that it acts in this environment."""
+    return "" if environment == PRODUCTION else f" --environment {environment}"
