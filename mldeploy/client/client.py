@@ -145,7 +145,7 @@ class Client(Observer):
         self, model: str | None = None, *, reason: str = "", until: str = "", dry_run: bool = False
     ) -> Change:
         """Refuse promotes of the model (None: of all). `until`, a day ahead, is shown; `unfreeze` ends it."""
-        name = check_name(model) if model else ""
+        name = _model_or_all(model)
         now = self._at.now()
         day = parse_expiry(until, now) if until else None
         intent = keeping.FreezeModel(name, self.environment, reason, day, now.date())
@@ -153,7 +153,7 @@ class Client(Observer):
 
     def unfreeze(self, model: str | None = None, *, dry_run: bool = False) -> Change:
         """Allow promotes of the model (None: of all) again."""
-        name = check_name(model) if model else ""
+        name = _model_or_all(model)
         intent = keeping.UnfreezeModel(name, self.environment)
         return self._change(intent, dry_run, model=name, environment=self.environment)
 
@@ -294,3 +294,8 @@ class Client(Observer):
         from mldeploy.client import hosting
 
         return hosting.undrain(self._at, host, dry_run)
+
+
+def _model_or_all(model: str | None) -> str:
+    """What the log calls it: "" is every model, which a name that was left empty must never come to mean."""
+    return "" if model is None else check_name(model)
