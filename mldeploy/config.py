@@ -41,7 +41,7 @@ def load_settings(
     """Choose store and environment. Raises UsageError for a file that cannot be read or has unknown keys."""
     env = os.environ if environ is None else environ
     path, table = nearest_file(folder or Path.cwd())
-    if store:
+    if store is not None:
         chosen, source = store_url(store), "--store"
     elif env.get("MLDEPLOY_STORE"):
         chosen, source = store_url(env["MLDEPLOY_STORE"]), "MLDEPLOY_STORE"
@@ -49,7 +49,7 @@ def load_settings(
         chosen, source = store_url(table["store"], path.parent), str(path)
     else:
         chosen, source = store_url(str(data_folder(env) / "store")), "the default"
-    named = environment or _environment(env, table)
+    named = environment if environment is not None else _environment(env, table)
     return Settings(chosen, source, check_name(named, "environment name"))
 
 
@@ -59,7 +59,8 @@ def default_environment(*, environ: Mapping[str, str] | None = None, folder: Pat
 
 
 def _environment(env: Mapping[str, str], table: Mapping[str, str]) -> str:
-    return env.get("MLDEPLOY_ENVIRONMENT") or table.get("environment") or PRODUCTION
+    # a variable that is set to nothing counts as unset, as everywhere; a key of a file says what it says
+    return env.get("MLDEPLOY_ENVIRONMENT") or table.get("environment", PRODUCTION)
 
 
 def store_url(text: str, base: Path | None = None) -> str:

@@ -1,7 +1,8 @@
 """The global options, which stand before the command or after it, and the classes that make it so.
 
 Every command carries them as parameters of its own; their values are kept in one Options for the whole call,
-so that the place where one stood makes no difference. A command's own option of the same name wins.
+so that the place where one stood makes no difference. A command's own option of the same name wins. What is
+given empty is refused everywhere: a script whose variable is unset must not get a default it did not ask for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from mldeploy.errors import UsageError
 
 GLOBAL = "Global options"
+#: Parameters whose text is for people: empty, they say nothing.
+MAY_BE_EMPTY = frozenset(("reason",))
 
 
 @dataclass(slots=True)
@@ -101,12 +104,36 @@ def write_options(params: list[Any], ctx: Any, formatter: Any) -> None:
                 formatter.write_dl(rows)
 
 
+def refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
+    """Raise UsageError for an option or argument that is given and says nothing."""
+    if ctx.resilient_parsing:
+        return
+    # the words as they stand: a path has no empty form, and would be the folder we are in
+    given, _, _ = command.make_parser(ctx).parse_args(args=list(args))
+    for param in command.get_params(ctx):
+        value = given.get(param.name)
+        words = value if isinstance(value, list | tuple) else (value,)
+        if param.name in MAY_BE_EMPTY or not any(map(_blank, words)):
+            continue
+        name = param.opts[0] if param.param_type_name == "option" else param.make_metavar(ctx).strip("[]")
+        raise UsageError(f"{name} is given empty", "give it a value, or leave it out; is a variable unset?")
+
+
+def _blank(word: object) -> bool:
+    return isinstance(word, str) and not word.strip()
+
+
 class Command(TyperCommand):
     """A command that takes the global options too."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         add_global_options(self.params)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """As click does it, once nothing is given empty."""
+        refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Options of the command first, global ones last."""
@@ -119,6 +146,11 @@ class Group(TyperGroup):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         add_global_options(self.params)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """As click does it, once no option before the command is given empty."""
+        refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As click does it, with our own words for a name that is none."""

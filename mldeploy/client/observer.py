@@ -129,7 +129,7 @@ class Observer:
                 f"it ends ({format_time(end)}) before it begins ({format_time(begin)})",
                 "a duration such as 2h is a time ago: --since 2h --until 1h",
             )
-        asked = past.Asked(check_name(model) if model else None, actor, begin, end, limit)
+        asked = past.Asked(check_name(model) if model is not None else None, actor, begin, end, limit)
         return past.history(self._at, asked)
 
     def _moment(self, said: Moment | None, *, ahead: bool = False) -> datetime | None:
@@ -165,13 +165,14 @@ class Observer:
         """The members of an environment (None: of all) and what each last said of itself."""
         from mldeploy.client import hosting
 
-        return hosting.list_hosts(self._at, check_name(environment) if environment else None)
+        name = check_name(environment, "environment name") if environment is not None else None
+        return hosting.list_hosts(self._at, name)
 
     def why(self, host: str, model: str | None = None) -> Why:
         """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""
         from mldeploy.client import looking
 
-        return looking.why(self._at, host, check_name(model) if model else None)
+        return looking.why(self._at, host, check_name(model) if model is not None else None)
 
     def wait(
         self,

@@ -25,3 +25,65 @@ def test_no_model_is_not_every_model(world: World, cli: Cli) -> None:
         with pytest.raises(UsageError):
             method("")
     assert world.head() == head
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (("promote", "churn@1", "-e", ""), "--environment"),
+        (("-e", "", "promote", "churn@1"), "--environment"),
+        (("promote", "churn@1", "--environment="), "--environment"),
+        (("promote", "churn@1", "--store", ""), "--store"),
+        (("--store", " ", "status"), "--store"),
+        (("policy", "-e", "", "set", "hold=20m"), "--environment"),
+        (("policy", "set", "hold=20m", "-e", ""), "--environment"),
+        (("policy", "unset", ""), "KEY…"),
+        (("init", ""), "DIR"),
+        (("pack", ""), "SOURCE"),
+        (("push", "", "--promote"), "SOURCE"),
+        (("shadow", "churn@1", "--where", ""), "--where"),
+        (("history", ""), "MODEL"),
+        (("history", "--actor", ""), "--actor"),
+        (("status", ""), "MODEL"),
+        (("status", "--at", ""), "--at"),
+        (("why", "", "churn"), "HOST"),
+        (("host", "drain", ""), "HOST"),
+        (("plan", ""), "FILE"),
+        (("promote", "churn", "--from", ""), "--from"),
+        (("promote", "churn@1", "--on", "zone=a", "--on", ""), "--on"),
+        (("freeze", "churn", "--until", ""), "--until"),
+    ],
+)
+def test_what_is_given_empty_is_refused(world: World, cli: Cli, call: tuple[str, ...], name: str) -> None:
+    world.publish()
+    head = world.head()
+    ran = cli(*call)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.splitlines()[0] == f"error: {name} is given empty"
+    assert world.head() == head
+    assert not list(world.root.joinpath("work").iterdir())
+
+
+def test_no_reason_is_none(world: World, cli: Cli) -> None:
+    world.publish()
+    assert cli("freeze", "churn", "--reason", "").code == 0
+
+
+def test_variables_that_are_set_to_nothing_count_as_unset(
+    world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.publish()
+    monkeypatch.setenv("MLDEPLOY_ENVIRONMENT", "")
+    assert "in production" in cli("promote", "churn@1").err
+
+
+def test_from_python_and_from_a_file(world: World, cli: Cli) -> None:
+    world.publish()
+    for make in (lambda: Client("").store, lambda: Client(world.url, environment="").environment):
+        with pytest.raises(UsageError):
+            make()
+    for call in (lambda: Client(world.url).history(""), lambda: Client(world.url).hosts("")):
+        with pytest.raises(UsageError):
+            call()
+    world.root.joinpath("work", "mldeploy.toml").write_text('environment = ""')
+    assert cli("promote", "churn@1").code == 2
