@@ -19,7 +19,7 @@ from typing import Any
 import typer
 from typer.main import get_command, get_group
 
-from mldeploy.cli import exits
+from mldeploy.cli import exits, streams
 from mldeploy.cli.options import Group, Options, write_options
 from mldeploy.cli.output import Output, two_lines
 from mldeploy.errors import DiskError, MldeployError
@@ -119,6 +119,7 @@ def build() -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (`exits.py`)."""
+    streams.mend()
     args = list(sys.argv[1:] if argv is None else argv)
     sys.exit(run(args))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mldeploy.cli import exits
 from mldeploy.cli.layout import lines
 from mldeploy.cli.options import Options
+from mldeploy.cli.streams import fit_for
 from mldeploy.errors import MldeployError, RolloutHaltedError, ValidationError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Output:
         if sys.stdout.isatty():
             data = msgspec.json.format(data, indent=2)
         # written here, so that a reader who is gone is noticed here
-        print(data.decode(), flush=True)
+        print(fit_for(sys.stdout, data.decode()), flush=True)
 
     def line(self, text: str) -> None:
         """Data."""
@@ -68,7 +69,8 @@ class Output:
         import msgspec
 
         data = msgspec.json.encode(value)
-        print((msgspec.json.format(data, indent=2) if sys.stdout.isatty() else data).decode(), flush=True)
+        text = (msgspec.json.format(data, indent=2) if sys.stdout.isatty() else data).decode()
+        print(fit_for(sys.stdout, text), flush=True)
 
     def note(self, text: str) -> None:
         """For people."""

@@ -59,7 +59,7 @@ def report(
     if out is None:
         session.output.line(text.rstrip("\n"))
         return
-    out.write_text(text)
+    out.write_text(text, "utf-8")
     if session.output.json:
         session.output.document(SCHEMA, found)
     else:
