@@ -186,9 +186,10 @@ class Observer:
         head).
 
         A rollout that the record began, or that is under way, is followed to its end (or to a last step below
-        100 %). `timeout` in seconds; None: ten minutes, and the rollout's deadline. Raises RolloutHaltedError
-        where a host says that the version failed or the rollout was halted, and WaitTimeoutError naming what
-        has not arrived.
+        100 %). `timeout` in seconds; None: ten minutes, and the rollout's deadline. Raises NotFoundError and
+        UsageError for a record that is not there or says nothing of the model here, RolloutHaltedError where
+        a host says that the version failed or the rollout was halted, and WaitTimeoutError naming what has
+        not arrived.
         """
         from mldeploy.client import waiting
 

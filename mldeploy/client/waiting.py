@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
+from mldeploy.client.awaited import awaited
 from mldeploy.client.connection import Connection
 from mldeploy.client.hints import command, daemon
-from mldeploy.client.past import record_at
 from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
 from mldeploy.client.underway import Underway, candidate_of, guard_numbers, requests_in
-from mldeploy.core.records import Advance, Complete, Promote
+from mldeploy.core.records import Advance, Complete, Promote, Record
 from mldeploy.core.state import Ended, Serving
 from mldeploy.core.types import format_share
 from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
@@ -103,12 +103,12 @@ class _Follow:
         state = at.log.state
         self.seq = state.head if seq is None else seq
         ramp = intents.serving(state, at.environment, model).ramp
-        self._rollout = self._begun(seq) or (ramp.rollout if ramp is not None else None)
+        record = awaited(at, state, model, seq) if seq is not None else None
+        self._rollout = self._begun(record) or (ramp.rollout if ramp is not None else None)
         self._underway = Underway(at)
 
-    def _begun(self, seq: int | None) -> str | None:
+    def _begun(self, record: Record | None) -> str | None:
         """The rollout that the record began: it may be over before the first look."""
-        record = record_at(self._at, seq) if seq is not None else None
         return next(
             (
                 action.rollout
