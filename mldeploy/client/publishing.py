@@ -15,7 +15,7 @@ from mldeploy.client import intents
 from mldeploy.client.bundles import as_bundle, bundle_blobs
 from mldeploy.client.connection import Connection
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
-from mldeploy.client.traffic import warnings_for
+from mldeploy.client.traffic import ended_by, warnings_for
 from mldeploy.client.types import Pushed
 from mldeploy.config import state_folder
 from mldeploy.core.baseline import BASELINE, column_names
@@ -147,9 +147,11 @@ def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, 
     bundle = digest(manifest)
     live = live_version(state, manifest.name, bundle)
     ref = live or next_version(state, manifest.name)
+    warnings: tuple[str, ...] = ()
     said = [] if live else [f"publish {ref} ({bundle[:12]})"]
     if how.promote:
         intent = _intent(at, ref, found)
+        warnings = ended_by(intents.serving(state, at.environment, ref.name), ref)
         actions = intent(state) if live else (intent.action(),)
         said += [describe(action) + in_full(action, state) for action in actions]
     # of a bundle that is published nothing is sent, and nothing is reused either
@@ -160,4 +162,5 @@ def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, 
         environment=at.environment if how.promote else None, actions=tuple(said), digest=bundle,
         new=live is None, promoted=how.promote, uploaded_bytes=sum(blobs.values()) - sum(reused),
         reused_bytes=sum(reused), uploaded_blobs=len(blobs) - len(reused), reused_blobs=len(reused),
+        warnings=warnings,
     )  # fmt: skip

@@ -19,8 +19,8 @@ from mldeploy.client.types import Change, Promoted
 from mldeploy.core.manifest import Rollout
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Rollback
-from mldeploy.core.state import State, Version
-from mldeploy.core.types import FULL_SHARE, ModelRef, check_name
+from mldeploy.core.state import Serving, State, Version
+from mldeploy.core.types import FULL_SHARE, ModelRef, check_name, format_share
 from mldeploy.core.wish import carries
 from mldeploy.errors import NotAllowedError, UsageError
 from mldeploy.store.ids import new_ulid
@@ -78,8 +78,8 @@ def warnings_for(
     at: Connection, state: State, ref: ModelRef, version: Version, found: Terms
 ) -> tuple[str, ...]:
     """What a promote should say beforehand."""
-    said = []
     now = intents.serving(state, at.environment, ref.name)
+    said = list(ended_by(now, ref))
     if now.stable is None and found.steps != (FULL_SHARE,):
         said.append(f"no version of {ref.name} is stable in {at.environment}: {ref} takes all its traffic")
     live = [host for host in fleet.hosts(at, at.environment) if host.live]
@@ -93,6 +93,16 @@ def warnings_for(
     if not any(version.platform == host.report.platform for host in hosts):
         said.append(f"{ref} is for {version.platform}, which no live host in {at.environment} is")
     return tuple(said)
+
+
+def ended_by(now: Serving, ref: ModelRef) -> tuple[str, ...]:
+    """The rollout of another version that a promote of `ref` ends, in words."""
+    ramp = now.ramp
+    if ramp is None or ramp.version == ref.version:
+        return ()
+    share = f"at {format_share(ramp.share)}" if ramp.share else "as shadow"
+    on = f" on {', '.join(ramp.on)}" if ramp.on else ""
+    return (f"it ends the rollout of {ref.name}@{ramp.version}, which is {share}{on}",)
 
 
 def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: str, dry_run: bool) -> Change:

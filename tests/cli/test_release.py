@@ -465,3 +465,24 @@ def test_a_version_where_a_model_is_meant_says_what_to_leave_out(world: World, c
         assert (ran.code, "hint: leave out @1: churn" in ran.err) == (2, True), ran.err
     ran = cli("rollback", "churn@1")
     assert (ran.code, "hint: leave out @1, or say --to: churn --to 1" in ran.err) == (2, True)
+
+
+def test_a_promote_says_whose_rollout_it_ends(
+    world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in "123":
+        world.publish(content=content)
+    cli("promote", "churn@1")
+    assert "ends the rollout" not in cli("promote", "churn@2", "--to", "25%").err
+    assert "ends the rollout" not in cli("promote", "churn@2", "--to", "50%").err
+    said = "it ends the rollout of churn@2, which is at 50%"
+    head = world.head()
+    would = cli("promote", "churn@3", "--steps", "10,100", "--dry-run")
+    assert (would.code, f"warning: {said}\n" in would.err, world.head()) == (0, True, head)
+    monkeypatch.setattr("mldeploy.client.publishing._judge", lambda *_: None)  # no gate would pass it
+    pushed = cli("push", world.bundle(content="4"), "--promote", "--dry-run", "--json").document
+    assert pushed["warnings"] == [said]
+    assert said in cli("promote", "churn@1", "--dry-run", "--json").document["warnings"]
+    assert said in cli("promote", "churn@3", "--steps", "shadow,100", "--json").document["warnings"]
+    assert "churn@3, which is as shadow" in cli("promote", "churn@2").err
+    assert "ends the rollout" not in cli("promote", "churn@2").err
