@@ -137,8 +137,9 @@ def run(args: list[str]) -> int:
         return code
     except BrokenPipeError:
         return _reader_gone()
-    except KeyboardInterrupt:
-        output.error("interrupted", "nothing is half-done: run it again to finish", exits.INTERRUPTED)
+    except KeyboardInterrupt as stop:  # with a hint where the command was past its work and waited
+        hint = str(stop) or "nothing is half-done: run it again to finish"
+        output.error("interrupted", hint, exits.INTERRUPTED)
         return exits.INTERRUPTED
     except MldeployError as error:
         return output.failure(error)

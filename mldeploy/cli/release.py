@@ -168,7 +168,7 @@ def rollback(
     _finish(
         session, client, change,
         lambda waited: session.changed("rollback", change, where, where, waited),
-        wait and not dry_run, limit,
+        wait and not dry_run, limit, back=False,
     )  # fmt: skip
 
 
@@ -179,13 +179,32 @@ def _finish(
     show: Callable[[Waited | None], None],
     wait: bool,
     limit: float | None,
+    *,
+    back: bool = True,
 ) -> None:
-    """Show the change and wait; with --json wait first, so that the one document is the last word."""
+    """Show the change and wait; with --json wait first, so that the one document is the last word.
+
+    `back`: whether a rollback undoes it.
+    """
     if not session.output.json:
         show(None)
-    waited = _wait(session, client, change, limit) if wait else None
+    try:
+        waited = _wait(session, client, change, limit) if wait else None
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_goes_on(client, change, back)) from None
     if session.output.json:
         show(waited)
+
+
+def _goes_on(client: Client, change: Change, back: bool) -> str:
+    """What an interrupted wait leaves: the record stands, and the hosts do as it says."""
+    from mldeploy.client.hints import command
+
+    written = f"record {change.seq} is written" if change.seq is not None else "it was so already"
+    record = f" --record {change.seq}" if change.seq is not None else ""
+    wait = command(f"wait {change.model}{record}", client.environment)
+    undo = f", {command(f'rollback {change.model}', client.environment)} undoes it" if back else ""
+    return f"{written}, and the hosts go on: {wait} follows it{undo}"
 
 
 def _wait(session: Session, client: Client, change: Change, limit: float | None) -> Waited:

@@ -486,3 +486,29 @@ def test_a_promote_says_whose_rollout_it_ends(
     assert said in cli("promote", "churn@3", "--steps", "shadow,100", "--json").document["warnings"]
     assert "churn@3, which is as shadow" in cli("promote", "churn@2").err
     assert "ends the rollout" not in cli("promote", "churn@2").err
+
+
+def test_an_interrupted_wait_says_what_stands_and_goes_on(
+    world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: object, *args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mldeploy.client.Client.wait", interrupted)
+    for content in "12":
+        world.publish(content=content)
+    first = cli("promote", "churn@1", "--wait")
+    assert (first.code, "(record 3)" in first.err) == (130, True)
+    assert "run it again" not in first.err
+    assert first.err.splitlines()[-2:] == [
+        "error: interrupted",
+        "hint: record 3 is written, and the hosts go on: `mldeploy wait churn --record 3` follows it, "
+        "`mldeploy rollback churn` undoes it",
+    ]
+    assert "it was so already" in cli("promote", "churn@1", "--wait").err
+    cli("promote", "churn@1", "-e", "staging")
+    there = cli("promote", "churn@2", "--to", "20", "-e", "staging", "--wait", "--json").document
+    assert (there["error"], there["code"]) == ("interrupted", 130)
+    assert "`mldeploy wait churn --record 5 --environment staging` follows it" in there["hint"]
+    back = cli("rollback", "churn", "-e", "staging", "--wait").err
+    assert back.splitlines()[-1].endswith("`mldeploy wait churn --record 6 --environment staging` follows it")
