@@ -53,9 +53,17 @@ def load_settings(
     return Settings(chosen, source, check_name(named, "environment name"))
 
 
-def default_environment(*, environ: Mapping[str, str] | None = None, folder: Path | None = None) -> str:
+def default_environment() -> str:
     """The environment that is meant where a command names none."""
-    return _environment(os.environ if environ is None else environ, nearest_file(folder or Path.cwd())[1])
+    return _environment(os.environ, nearest_file(Path.cwd())[1])
+
+
+def surrounding_environment() -> tuple[str, str] | None:
+    """The environment that MLDEPLOY_ENVIRONMENT or a file names, and which of them does; None: neither."""
+    if os.environ.get("MLDEPLOY_ENVIRONMENT"):
+        return os.environ["MLDEPLOY_ENVIRONMENT"], "MLDEPLOY_ENVIRONMENT"
+    path, table = nearest_file(Path.cwd())
+    return (table["environment"], str(path)) if "environment" in table else None
 
 
 def _environment(env: Mapping[str, str], table: Mapping[str, str]) -> str:

@@ -80,14 +80,14 @@ def drain(
     Rollouts do not wait for it. It stays drained, over restarts as well, until --undo.
     """
     session = Session(ctx)
-    client = session.client()
+    client, where = session.client(), session.options.environment
     if not undo:
-        change = client.drain_host(host, reason=reason, dry_run=dry_run)
+        change = client.drain_host(host, environment=where, reason=reason, dry_run=dry_run)
         session.changed("host-drain", change, f"{host} is drained", f"{host} is drained")
         return
     if reason:
         raise UsageError("--reason says why a host is drained", "leave it out with --undo")
-    change = client.undrain_host(host, dry_run=dry_run)
+    change = client.undrain_host(host, environment=where, dry_run=dry_run)
     session.changed("host-drain", change, f"{host} takes traffic again", f"{host} takes traffic")
 
 
@@ -98,5 +98,6 @@ def forget(ctx: typer.Context, host: Host, dry_run: DryRun = False) -> None:
     Hosts silent for longer than the policy's host_ttl are forgotten by themselves.
     """
     session = Session(ctx)
-    change = session.client().forget_host(host, dry_run=dry_run)
+    client, where = session.client(), session.options.environment
+    change = client.forget_host(host, environment=where, dry_run=dry_run)
     session.changed("host-forget", change, f"{host} is forgotten", f"{host} is no member")

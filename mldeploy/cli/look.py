@@ -54,22 +54,29 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """What serves where, and whether every host is there yet; with MODEL its versions too."""
+    """What serves where, and whether every host is there yet; with MODEL its versions too.
+
+    Of every environment; with --environment of that one.
+    """
     session = Session(ctx)
     client = session.client()
+    only = session.options.environment
     if expiring is not None:
-        if model is not None or at is not None:
-            raise UsageError("--expiring is about every model, and now", "leave out MODEL and --at")
+        if model is not None or at is not None or only is not None:
+            raise UsageError(
+                "--expiring is about every model everywhere, and now",
+                "leave out MODEL, --at and --environment",
+            )
         show_expiring(session, client.expiring(expiring))
         return
     if model is None:
-        everything = client.status(at=at)
+        everything = client.status(at=at, environment=only)
         if session.output.json:
             session.output.document("mldeploy.status/1", everything)
         else:
             _show_status(session, everything)
         return
-    detail = client.model_status(model, at=at)
+    detail = client.model_status(model, at=at, environment=only)
     if session.output.json:
         session.output.document("mldeploy.model/1", detail)
     else:
@@ -80,7 +87,10 @@ def _show_status(session: Session, found: Status) -> None:
     output = session.output
     _note_past(session, found)
     if not found.models and not found.unpromoted:
-        if found.at is None:
+        only = session.options.environment
+        if only is not None:
+            output.note(f"no model was promoted in {only}")
+        elif found.at is None:
             output.note(f"no models in {found.store} yet; `mldeploy push SOURCE` publishes the first")
         return
     _model_table(session, found.models, past=found.at is not None)
@@ -219,7 +229,7 @@ def why(
 ) -> None:
     """Why a host serves what it serves: what it has read, what it wants, has, and does next."""
     session = Session(ctx)
-    found = session.client().why(host, model)
+    found = session.client().why(host, model, environment=session.options.environment)
     if session.output.json:
         session.output.document("mldeploy.why/1", found)
         return

@@ -10,9 +10,11 @@ from mldeploy.cli.arguments import DryRun, new_group
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell
 from mldeploy.cli.session import Session
+from mldeploy.config import surrounding_environment
 from mldeploy.errors import UsageError
 
 _SOURCES = {"default": "default", "store": "policy of the store", "environment": "policy of {}"}
+All = Annotated[bool, typer.Option("--all", help="For every environment, whatever names one.")]
 app = new_group("policy", "Settings of the store and its environments: show, set, unset.")
 
 
@@ -45,16 +47,19 @@ def set_(
             show_default=False,
         ),
     ],
+    every: All = False,
     dry_run: DryRun = False,
 ) -> None:
     """Set settings for every environment, or with --environment for that one.
+
+    Where MLDEPLOY_ENVIRONMENT or mldeploy.toml names an environment, say --environment or --all.
 
     Secrets never stand in the log: write {NAME} in a URL, and set MLDEPLOY_NOTIFY_NAME for mldeployd. An
     environment's own targets (notify.…) replace those of the store there.
     """
     session = Session(ctx)
     said = dict(_pair(text) for text in settings)
-    where = session.options.environment or ""
+    where = _where(session, every)
     change = session.client().set_policy(said, environment=where, dry_run=dry_run)
     what = f"{', '.join(said)} for {where or 'every environment'}"
     session.changed("policy-set", change, f"set {what}", f"{what} set so")
@@ -66,14 +71,29 @@ def unset(
     keys: Annotated[
         list[str], typer.Argument(metavar="KEY…", help="For example hold, notify.team.", show_default=False)
     ],
+    every: All = False,
     dry_run: DryRun = False,
 ) -> None:
     """Take settings back for every environment, or with --environment for that one: the next one counts."""
     session = Session(ctx)
-    where = session.options.environment or ""
+    where = _where(session, every)
     change = session.client().unset_policy(keys, environment=where, dry_run=dry_run)
     said = f"{', '.join(keys)} for {where or 'every environment'}"
     session.changed("policy-unset", change, f"unset {said}", f"{said} not set")
+
+
+def _where(session: Session, every: bool) -> str:
+    """The environment that is meant, "" for all. Raises UsageError where that is not clear."""
+    named = session.options.environment
+    if named is not None and every:
+        raise UsageError("--all means every environment, and --environment one", "leave one of them out")
+    around = surrounding_environment() if named is None and not every else None
+    if around is not None:
+        raise UsageError(
+            f"for every environment, or for {around[0]} alone, which {around[1]} names?",
+            f"say --all, or --environment {around[0]}",
+        )
+    return named or ""
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -270,30 +270,32 @@ class Client(Observer):
 
     # --- hosts
 
-    def forget_host(self, host: str, *, dry_run: bool = False) -> Change:
-        """Take a host (a hostname, or the start of an id) out of the members.
+    def forget_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> Change:
+        """Take a host (a hostname, or the start of an id; of `environment`, if given) out of the members.
 
         Raises NotAllowedError for a live one, which would join again, and NotFoundError.
         """
         from mldeploy.client import hosting
 
-        return hosting.forget(self._at, host, dry_run)
+        return hosting.forget(self._at, host, dry_run, environment)
 
-    def drain_host(self, host: str, *, reason: str = "", dry_run: bool = False) -> Change:
-        """Have a host (a hostname, or the start of an id) take no traffic, until `undrain_host`.
+    def drain_host(
+        self, host: str, *, environment: str | None = None, reason: str = "", dry_run: bool = False
+    ) -> Change:
+        """Have a host (as in `forget_host`) take no traffic, until `undrain_host`.
 
         It says so to load balancers, and answers what still comes. Rollouts and `wait` do not wait for it. It
         stays so over restarts. Raises NotFoundError, and NotAllowedError for one that is no member.
         """
         from mldeploy.client import hosting
 
-        return hosting.drain(self._at, host, reason, dry_run)
+        return hosting.drain(self._at, host, reason, dry_run, environment)
 
-    def undrain_host(self, host: str, *, dry_run: bool = False) -> Change:
-        """Have a host (a hostname, or the start of an id) take traffic again. Raises NotFoundError."""
+    def undrain_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> Change:
+        """Have a host (as in `forget_host`) take traffic again. Raises NotFoundError."""
         from mldeploy.client import hosting
 
-        return hosting.undrain(self._at, host, dry_run)
+        return hosting.undrain(self._at, host, dry_run, environment)
 
 
 def _model_or_all(model: str | None) -> str:

@@ -93,17 +93,20 @@ def environments(state: State) -> list[str]:
     return sorted({*state.environments, *(host.environment for host in state.hosts.values())})
 
 
-def find_host(at: Connection, text: str) -> Seen:
-    """The host of that hostname, or whose id begins so: a member, else one that is gone. Raises
-    NotFoundError, also where several do.
+def find_host(at: Connection, text: str, environment: str | None = None) -> Seen:
+    """The host of that hostname, or whose id begins so, in an environment (None: in any): a member, else one
+    that is gone. Raises NotFoundError, also where several do.
     """
-    members = matching([(host.hostname, host.id) for host in at.log.state.hosts.values()], text)
+    there = [
+        host for host in at.log.state.hosts.values() if environment is None or host.environment == environment
+    ]
+    members = matching([(host.hostname, host.id) for host in there], text)
     if len(members) == 1:
         (member,) = (at.log.state.hosts[host] for host in members)
         found = _seen(at, read_reports(at.store, member.environment, members))
         if found:
             return found[0]
-    everyone = hosts(at, everyone=True)
+    everyone = hosts(at, environment, everyone=True)
     named = matching([(host.report.hostname, host.report.host) for host in everyone], text)
     found = [host for host in everyone if host.report.host in named]
     live = [host for host in found if host.live]
@@ -126,7 +129,9 @@ def one_of(found: Sequence[_T], everyone: Sequence[_T], text: str, name: Callabl
         return found[0]
     names = ", ".join(name(host) for host in (found or everyone)[:10])
     if found:
-        raise NotFoundError(f"{len(found)} hosts are called {text!r}", f"give more of the id: {names}")
+        raise NotFoundError(
+            f"{len(found)} hosts are called {text!r}", f"give its --environment, or more of the id: {names}"
+        )
     raise NotFoundError(
         f"no host {text!r} has reported", f"hosts: {names}" if names else "none has; start mldeployd"
     )

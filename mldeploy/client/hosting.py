@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import find_environment
 from mldeploy.client.types import Change, HostEntry, Hosts
 from mldeploy.core.records import Action, Drain, Forget, Undrain
 from mldeploy.core.state import Host, State
@@ -61,9 +62,9 @@ class ForgetHost:
         return (*member, *UndrainHost(self.host)(state))
 
 
-def forget(at: Connection, text: str, dry_run: bool) -> Change:
+def forget(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
     """See Client.forget_host."""
-    found = _named(list_hosts(at, None).hosts, text)
+    found = _named(_hosts(at, environment), text)
     if found.live:
         raise NotAllowedError(
             f"{found.hostname} ({found.host[:8]}) reported {found.age:.0f} s ago: it would join again",
@@ -102,9 +103,9 @@ class UndrainHost:
         return (Undrain(host=self.host),) if self.host in state.drained else ()
 
 
-def drain(at: Connection, text: str, reason: str, dry_run: bool) -> Change:
+def drain(at: Connection, text: str, reason: str, dry_run: bool, environment: str | None = None) -> Change:
     """See Client.drain_host."""
-    everyone = list_hosts(at, None).hosts
+    everyone = _hosts(at, environment)
     found = _named(everyone, text)
     written = at.change(DrainHost(found.host, found.hostname, reason), dry_run=dry_run)
     others = [
@@ -120,11 +121,17 @@ def drain(at: Connection, text: str, reason: str, dry_run: bool) -> Change:
     )  # fmt: skip
 
 
-def undrain(at: Connection, text: str, dry_run: bool) -> Change:
+def undrain(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
     """See Client.undrain_host."""
-    found = _named(list_hosts(at, None).hosts, text)
+    found = _named(_hosts(at, environment), text)
     written = at.change(UndrainHost(found.host), dry_run=dry_run)
     return at.told(written, dry_run, model="", version=None, environment=found.environment or None)
+
+
+def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
+    if environment is not None:
+        find_environment(at.refresh(), environment)
+    return list_hosts(at, environment).hosts
 
 
 def _named(everyone: Sequence[HostEntry], text: str) -> HostEntry:

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import find_environment
 from mldeploy.client.types import (
     Expiring,
     ExpiringVersion,
@@ -30,32 +31,34 @@ from mldeploy.core.types import ModelRef
 from mldeploy.store.reports import ModelReport
 
 
-def status(at: Connection, moment: datetime | None = None) -> Status:
-    """See Client.status."""
-    state, seen, today = _look(at, moment)
-    decided = _decided(at, state, seen)
+def status(at: Connection, moment: datetime | None = None, only: str | None = None) -> Status:
+    """See Client.status; `only`: one environment."""
+    state, seen, today = _look(at, moment, only)
+    decided = _decided(at, state, seen, only)
     models = tuple(
         model_in(state, environment, name, seen, today, decided.get((environment, name)))
         for name in sorted(state.models)
-        for environment in _environments_of(state, name)
+        for environment in _environments_of(state, name, only)
     )
     return Status(
         store=at.settings.store,
         head=state.head,
         models=models,
         hosts=tuple(host.status() for host in seen or ()),
-        frozen=state.frozen,
+        frozen={name: why for name, why in state.frozen.items() if only in (None, name)},
         at=format_time(moment) if moment is not None else None,
         record=state.head if moment is not None else None,
         unpromoted=tuple(n for n in sorted(state.models) if not _environments_of(state, n)),
     )
 
 
-def model_status(at: Connection, name: str, moment: datetime | None = None) -> ModelDetail:
-    """See Client.model_status."""
-    state, seen, today = _look(at, moment)
+def model_status(
+    at: Connection, name: str, moment: datetime | None = None, only: str | None = None
+) -> ModelDetail:
+    """See Client.model_status; `only`: one environment."""
+    state, seen, today = _look(at, moment, only)
     model = intents.find_model(state, name)
-    decided = _decided(at, state, seen)
+    decided = _decided(at, state, seen, only)
     return ModelDetail(
         store=at.settings.store,
         head=state.head,
@@ -64,7 +67,7 @@ def model_status(at: Connection, name: str, moment: datetime | None = None) -> M
         model=name,
         environments=tuple(
             model_in(state, e, name, seen, today, decided.get((e, name)))
-            for e in _environments_of(state, name)
+            for e in _environments_of(state, name, only)
         ),
         versions=tuple(
             version_status(state, name, version, today)
@@ -73,11 +76,15 @@ def model_status(at: Connection, name: str, moment: datetime | None = None) -> M
     )
 
 
-def _look(at: Connection, moment: datetime | None) -> tuple[State, list[fleet.Seen] | None, date]:
+def _look(
+    at: Connection, moment: datetime | None, only: str | None
+) -> tuple[State, list[fleet.Seen] | None, date]:
     """The state, the hosts beside it (None: of then nobody knows), and the day."""
     if moment is None:
         state = at.refresh()
-        return state, fleet.hosts(at), at.now().date()
+        if only is not None:
+            find_environment(state, only)
+        return state, fleet.hosts(at, only), at.now().date()
     from mldeploy.client.past import state_then
 
     return state_then(at, moment), None, moment.date()
@@ -123,7 +130,9 @@ def _days(version: Version, today: date) -> int:
     return (date.fromisoformat(version.expires) - today).days
 
 
-def _decided(at: Connection, state: State, seen: list[fleet.Seen] | None) -> dict[tuple[str, str], Decision]:
+def _decided(
+    at: Connection, state: State, seen: list[fleet.Seen] | None, only: str | None
+) -> dict[tuple[str, str], Decision]:
     """What each rollout does next, by environment and model; empty of a time that is past."""
     if seen is None:
         return {}
@@ -131,6 +140,7 @@ def _decided(at: Connection, state: State, seen: list[fleet.Seen] | None) -> dic
     return {
         (environment, model): decision
         for environment in state.environments
+        if only in (None, environment)
         for model, decision in judging.decisions(state, environment, seen).items()
     }
 
@@ -202,16 +212,19 @@ def _words(far: list[tuple[fleet.Seen, Progress]]) -> str:
     return f"{host.report.hostname}: {first.why}{more}"
 
 
-def _environments_of(state: State, name: str) -> list[str]:
-    return sorted(environment for environment, models in state.environments.items() if name in models)
+def _environments_of(state: State, name: str, only: str | None = None) -> list[str]:
+    found = sorted(environment for environment, models in state.environments.items() if name in models)
+    return [environment for environment in found if only in (None, environment)]
 
 
-def why(at: Connection, host: str, model: str | None) -> Why:
-    """See Client.why."""
+def why(at: Connection, host: str, model: str | None, only: str | None = None) -> Why:
+    """See Client.why; `only`: a host of one environment."""
     state = at.refresh()
+    if only is not None:
+        find_environment(state, only)
     if model is not None:
         intents.find_model(state, model)
-    found = fleet.find_host(at, host)
+    found = fleet.find_host(at, host, only)
     environment = found.report.environment
     wanted = {
         name: now for name, now in state.environments.get(environment, {}).items()

@@ -85,15 +85,15 @@ class Observer:
 
         return planning.plan(self._at, Path(file), prune)
 
-    def status(self, *, at: Moment | None = None) -> Status:
-        """Every model in every environment, and the hosts.
+    def status(self, *, at: Moment | None = None, environment: str | None = None) -> Status:
+        """Every model in every environment (or in one), and the hosts.
 
         `at`: as it was then, by the store's clock, from the log alone: what hosts said then is not kept. A
         text is RFC 3339, a date, or a duration ago (`2h`).
         """
         from mldeploy.client import looking
 
-        return looking.status(self._at, self._moment(at))
+        return looking.status(self._at, self._moment(at), environment)
 
     def expiring(self, within: str | timedelta = "30d") -> Expiring:
         """The versions, not retired, that expire within a duration (whole days), or have expired."""
@@ -102,11 +102,13 @@ class Observer:
         span = parse_duration(within) if isinstance(within, str) else within
         return looking.expiring(self._at, span.days)
 
-    def model_status(self, model: str, *, at: Moment | None = None) -> ModelDetail:
-        """One model: where it serves, and its versions; `at` as in `status`."""
+    def model_status(
+        self, model: str, *, at: Moment | None = None, environment: str | None = None
+    ) -> ModelDetail:
+        """One model: where it serves (or how in one environment), and its versions; `at` as in `status`."""
         from mldeploy.client import looking
 
-        return looking.model_status(self._at, check_name(model), self._moment(at))
+        return looking.model_status(self._at, check_name(model), self._moment(at), environment)
 
     def history(
         self,
@@ -168,11 +170,14 @@ class Observer:
         name = check_name(environment, "environment name") if environment is not None else None
         return hosting.list_hosts(self._at, name)
 
-    def why(self, host: str, model: str | None = None) -> Why:
-        """Why a host (a hostname, or the start of an id) serves what it serves, by its last report."""
+    def why(self, host: str, model: str | None = None, *, environment: str | None = None) -> Why:
+        """Why a host (a hostname, or the start of an id; of `environment`, if given) serves what it serves,
+        by its last report.
+        """
         from mldeploy.client import looking
 
-        return looking.why(self._at, host, check_name(model) if model is not None else None)
+        name = check_name(model) if model is not None else None
+        return looking.why(self._at, host, name, environment)
 
     def wait(
         self,
