@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from mldeploy.client import keeping
+from mldeploy.client.environments import Warned
 from mldeploy.client.intents import Intent
 from mldeploy.client.observer import Moment as Moment
 from mldeploy.client.observer import Observer
@@ -265,8 +266,11 @@ class Client(Observer):
         model: str = "",
         environment: str | None = None,
     ) -> Change:
-        written = self._at.change(intent, dry_run=dry_run)
-        return self._at.told(written, dry_run, model=model, version=None, environment=environment)
+        asked = Warned(intent, environment or "")
+        written = self._at.change(asked, dry_run=dry_run)
+        return self._at.told(
+            written, dry_run, model=model, version=None, environment=environment, warnings=asked.warnings
+        )
 
     # --- hosts
 

@@ -6,10 +6,13 @@ good. What names a new one is warned of, with the nearest that there is; what on
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
-from mldeploy.core.state import State
+from mldeploy.client.intents import Intent
+from mldeploy.core.records import Action
+from mldeploy.core.state import Serving, State
 from mldeploy.core.types import PRODUCTION, check_name
 from mldeploy.errors import NotFoundError
 
@@ -17,8 +20,15 @@ from mldeploy.errors import NotFoundError
 def environments(state: State) -> list[str]:
     """All of them, by name."""
     hosts = (host.environment for host in state.hosts.values())
-    named = {*state.environments, *hosts, *state.frozen, *state.policy, PRODUCTION}
+    # a model that was frozen there, is not any more, and was never promoted, has left nothing
+    models = (name for name, there in state.environments.items() if any(map(in_use, there.values())))
+    named = {*models, *hosts, *state.frozen, *state.policy, PRODUCTION}
     return sorted(named - {""})
+
+
+def in_use(now: Serving) -> bool:
+    """Whether the model has done anything in the environment, or is frozen there."""
+    return now != Serving()
 
 
 def find_environment(state: State, name: str) -> str:
@@ -32,14 +42,27 @@ def find_environment(state: State, name: str) -> str:
 
 
 def warn_of_new(state: State, names: Iterable[str]) -> tuple[str, ...]:
-    """For each name that no host and no record names yet: perhaps it was mistyped."""
+    """For each name of an environment in which nothing is yet: perhaps it was mistyped."""
     there = environments(state)
     return tuple(_warning(name, there) for name in dict.fromkeys(names) if name and name not in there)
 
 
+@dataclass(slots=True)
+class Warned:
+    """An intent in an environment ("": in all), and what to warn of in the state it was asked for last."""
+
+    intent: Intent
+    environment: str
+    warnings: tuple[str, ...] = ()
+
+    def __call__(self, state: State) -> Sequence[Action]:
+        self.warnings = warn_of_new(state, (self.environment,))
+        return self.intent(state)
+
+
 def _warning(name: str, there: list[str]) -> str:
     near = _nearest(name, there)
-    return f"no host and no record names {name} yet{f': did you mean {near}?' if near else ''}"
+    return f"no host, model or setting is in {name} yet{f': did you mean {near}?' if near else ''}"
 
 
 def _nearest(name: str, there: list[str]) -> str | None:

@@ -11,7 +11,7 @@ from datetime import date, datetime
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.connection import Connection
-from mldeploy.client.environments import find_environment
+from mldeploy.client.environments import find_environment, in_use
 from mldeploy.client.types import (
     Expiring,
     ExpiringVersion,
@@ -213,8 +213,11 @@ def _words(far: list[tuple[fleet.Seen, Progress]]) -> str:
 
 
 def _environments_of(state: State, name: str, only: str | None = None) -> list[str]:
-    found = sorted(environment for environment, models in state.environments.items() if name in models)
-    return [environment for environment in found if only in (None, environment)]
+    return sorted(
+        environment
+        for environment, models in state.environments.items()
+        if only in (None, environment) and name in models and in_use(models[name])
+    )
 
 
 def why(at: Connection, host: str, model: str | None, only: str | None = None) -> Why:

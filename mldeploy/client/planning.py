@@ -20,6 +20,7 @@ from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import intents, plan_file
 from mldeploy.client.connection import Connection
 from mldeploy.client.describe import terms_of
+from mldeploy.client.environments import warn_of_new
 from mldeploy.client.hints import command
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
@@ -65,7 +66,7 @@ class ApplyFile:
         self.warnings: tuple[str, ...] = ()
 
     def __call__(self, state: State) -> Sequence[Action]:
-        self.warnings = ()
+        self.warnings = warn_of_new(state, (each.environment for each in self._desired))
         planned: list[Planned] = []
         actions: list[Action] = []
         for environment, model, step in self._steps(state):

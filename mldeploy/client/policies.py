@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import Warned
 from mldeploy.client.setting_texts import NOTIFY, parse_setting, reader, text_of
 from mldeploy.client.types import Change, PolicySetting, PolicyShown
 from mldeploy.core.policy import Settings, setting_problem, settings
@@ -103,11 +104,12 @@ def _environment(name: str) -> str:
 
 
 def _write(at: Connection, intent: SetPolicy, dry_run: bool) -> Change:
-    written = at.change(intent, dry_run=dry_run)
+    asked = Warned(intent, intent.environment)
+    written = at.change(asked, dry_run=dry_run)
     named = [name for action in written.actions if isinstance(action, Policy) for name in action.settings]
     return at.told(
         written, dry_run, model="", version=None, environment=intent.environment or None,
-        warnings=_overridden(written.state, named) if not intent.environment else (),
+        warnings=asked.warnings if intent.environment else _overridden(written.state, named),
     )  # fmt: skip
 
 

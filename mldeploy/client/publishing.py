@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mldeploy.client import intents
 from mldeploy.client.bundles import as_bundle, bundle_blobs
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import warn_of_new
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
 from mldeploy.client.traffic import ended_by, warnings_for
 from mldeploy.client.types import Pushed
@@ -151,7 +152,8 @@ def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, 
     said = [] if live else [f"publish {ref} ({bundle[:12]})"]
     if how.promote:
         intent = _intent(at, ref, found)
-        warnings = ended_by(intents.serving(state, at.environment, ref.name), ref)
+        warnings = warn_of_new(state, (at.environment,))
+        warnings += ended_by(intents.serving(state, at.environment, ref.name), ref)
         actions = intent(state) if live else (intent.action(),)
         said += [describe(action) + in_full(action, state) for action in actions]
     # of a bundle that is published nothing is sent, and nothing is reused either

@@ -13,6 +13,7 @@ from mldeploy.bundle.published import fetch_columns, fetch_manifest
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.describe import rolled_back_to
+from mldeploy.client.environments import warn_of_new
 from mldeploy.client.past import record_at
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms
 from mldeploy.client.types import Change, Promoted
@@ -79,7 +80,7 @@ def warnings_for(
 ) -> tuple[str, ...]:
     """What a promote should say beforehand."""
     now = intents.serving(state, at.environment, ref.name)
-    said = list(ended_by(now, ref))
+    said = [*warn_of_new(state, (at.environment,)), *ended_by(now, ref)]
     if now.stable is None and found.steps != (FULL_SHARE,):
         said.append(f"no version of {ref.name} is stable in {at.environment}: {ref} takes all its traffic")
     live = [host for host in fleet.hosts(at, at.environment) if host.live]

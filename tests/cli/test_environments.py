@@ -110,3 +110,55 @@ def test_a_policy_is_for_all_or_for_one_and_never_by_guess(
 
 def test_a_policy_is_for_all_where_nothing_names_one(world: World, cli: Cli) -> None:
     assert "for every environment" in cli("policy", "set", "hold=20m").err
+
+
+NEW = "no host, model or setting is in {} yet"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("promote", "churn@1"),
+        ("freeze", "churn"),
+        ("freeze", "--all"),
+        ("unfreeze", "churn"),
+        ("policy", "set", "hold=20m"),
+    ],
+)
+def test_what_names_a_new_environment_is_warned_of(two: World, cli: Cli, call: tuple[str, ...]) -> None:
+    would = cli(*call, "-e", "prodution", "--dry-run", "--json")
+    assert would.document["warnings"][0] == f"{NEW.format('prodution')}: did you mean production?"
+    ran = cli(*call, "-e", "prodution")
+    assert (ran.code, f"warning: {NEW.format('prodution')}: did you mean production?" in ran.err) == (0, True)
+    for there in ("production", "staging", "prodution"):
+        said = cli(*call, "-e", there, "--json").document.get("warnings", ())
+        assert not any("setting is in" in warning for warning in said) or call[0] == "unfreeze", there
+
+
+def test_one_that_is_like_none_is_warned_of_too(two: World, cli: Cli) -> None:
+    assert f"warning: {NEW.format('nowhere')}\n" in cli("freeze", "churn", "-e", "nowhere").err
+
+
+def test_the_first_promote_of_a_store_is_not_warned_of(world: World, cli: Cli) -> None:
+    world.publish()
+    assert "setting is in" not in cli("promote", "churn@1").err
+    assert "did you mean production?" in cli("promote", "churn@1", "-e", "producton").err
+
+
+def test_a_file_that_names_a_new_environment_is_warned_of(two: World, cli: Cli) -> None:
+    file = Path("plan.yaml")
+    file.write_text("production: {churn: 1}\nproduktion: {churn: 1}\nnew: {churn: 1, fraud: 1}")
+    said = [f"{NEW.format('produktion')}: did you mean production?", NEW.format("new")]
+    assert cli("plan", file, "--json").document["warnings"] == said
+    assert cli("apply", file, "--json", "--dry-run").document["warnings"] == said
+    assert cli("apply", file, "--json").document["warnings"] == said
+    assert cli("plan", file, "--json").document["warnings"] == []
+
+
+def test_a_mistyped_freeze_leaves_nothing_once_it_is_undone(two: World, cli: Cli) -> None:
+    cli("freeze", "fraud", "-e", "nowhere")
+    assert "nowhere" in cli("status").out
+    cli("unfreeze", "fraud", "-e", "nowhere")
+    assert "nowhere" not in cli("status").out
+    assert "nowhere" not in cli("status", "fraud").out
+    assert cli("status", "-e", "nowhere").code == 1
