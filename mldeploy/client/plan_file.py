@@ -61,7 +61,10 @@ class _Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the file says of one model in one environment; None: it says nothing of that."""
+    """What the file says of one model in one environment; None: it says nothing of that.
+
+    An environment that is named and has no models stands alone, with "" for the model.
+    """
 
     environment: str
     model: str
@@ -101,6 +104,8 @@ def _read(data: object) -> tuple[Desired, ...]:
         if not isinstance(models, dict):
             raise ManifestError(f"{environment}: names no models", "write for example production: {churn: 7}")
         found += [_desired(str(environment), str(model), said) for model, said in models.items()]
+        if not models:
+            found.append(Desired(str(environment), ""))
     return tuple(found)
 
 

@@ -78,6 +78,8 @@ class ApplyFile:
 
     def _steps(self, state: State) -> Iterator[tuple[str, str, _Step]]:
         for each in self._desired:
+            if not each.model:  # an environment alone, which counts where what is not named goes
+                continue
             for step in self._model(state, each):
                 yield each.environment, each.model, step
         if self._prune:

@@ -273,3 +273,23 @@ def test_a_file_from_standard_input(three: World, process: Cli) -> None:
     assert (ran.code, three.head()) == (0, 5)
     ran = process("plan", "-", stdin="production: [")
     assert (ran.code, "error: standard input: not YAML: line 1" in ran.err) == (2, True)
+
+
+def test_an_environment_without_models_is_pruned_of_all_of_them(
+    three: World, cli: Cli, written: Callable[[str], Path]
+) -> None:
+    assert cli("promote", "churn@1").code == 0
+    for version, share in (("churn@2", "100"), ("churn@3", "10")):
+        assert cli("promote", version, "--to", share, "-e", "staging").code == 0
+    file = written("production: {churn: 1}\nstaging: {}")
+    assert cli("plan", file, "--exit-code").code == 0
+    found = cli("plan", file, "--prune", "--json").document
+    assert [(each["environment"], each["sign"], each["what"]) for each in found["changes"]] == [
+        ("staging", "-", "rollout of 3"),
+        ("staging", "-", "2 is retired, nothing serves"),
+    ]
+    assert cli("apply", file, "--prune").code == 0
+    assert serving(three, environment="staging").stable is None
+    assert serving(three).stable == 1
+    mistyped = cli("plan", written("prodution: {}"), "--prune")
+    assert (mistyped.code, "did you mean production?" in mistyped.err) == (0, True)
