@@ -8,7 +8,7 @@ import typer
 
 from mldeploy.cli.arguments import DryRun, Reason, new_group
 from mldeploy.cli.options import Command
-from mldeploy.cli.output import Cell
+from mldeploy.cli.output import Cell, ago
 from mldeploy.cli.session import Session
 from mldeploy.errors import UsageError
 
@@ -38,10 +38,10 @@ def list_(ctx: typer.Context) -> None:
 
 
 def _row(host: HostEntry) -> list[Cell]:
-    reported: Cell = ("never", "yellow") if host.age is None else f"{host.age:.0f} s ago"
+    reported: Cell = ("never", "yellow") if host.age is None else f"{ago(host.age)} ago"
     if host.age is not None and not host.live:
         reported = (
-            f"{host.age:.0f} s ago{'' if host.member else ', no member'}",
+            f"{ago(host.age)} ago{'' if host.member else ', no member'}",
             "red" if host.member else "dim",
         )
     behind = (

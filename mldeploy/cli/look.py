@@ -9,7 +9,7 @@ import typer
 
 from mldeploy.cli.arguments import Timeout, new_app, time_limit
 from mldeploy.cli.options import Command
-from mldeploy.cli.output import Cell, facts, size
+from mldeploy.cli.output import Cell, ago, facts, size
 from mldeploy.cli.rollouts import (
     candidate_cell,
     expiry_cell,
@@ -113,7 +113,8 @@ def _note_host(session: Session, host: HostStatus, head: int) -> None:
         because = f": {host.drained}" if host.drained else ""
         session.output.note(f"host {host.hostname} ({host.host[:8]}) is drained{because}")
     if not host.live:
-        session.output.note(f"host {host.hostname} ({host.host[:8]}) has not reported for {host.age:.0f} s")
+        age = ago(host.age)
+        session.output.note(f"host {host.hostname} ({host.host[:8]}) has not reported for {age}")
     elif host.errors:
         session.output.note(f"host {host.hostname} ({host.host[:8]}): {host.errors[-1]}")
 
@@ -246,7 +247,8 @@ def _show_why(session: Session, found: Why) -> None:
                 "host": f"{host.hostname} ({host.host})",
                 "environment": host.environment,
                 "address": host.address,
-                "reported": f"{host.age:.0f} s ago" + ("" if host.live else ": not live"),
+                "reported": f"{ago(host.age)} ago"
+                + ("" if host.live else ": not live" if host.member else ": no member"),
                 "ready": "yes" if host.ready else "no",
                 **({"drained": host.drained or "yes"} if host.drained is not None else {}),
                 "head": f"{host.head} of {found.head}{behind}",

@@ -282,3 +282,10 @@ def size(count: float) -> str:
 def facts(pairs: Mapping[str, Any]) -> list[tuple[Cell, Cell]]:
     """Rows of a two-column table out of what is not empty."""
     return [((key, "bold"), str(value)) for key, value in pairs.items() if value not in ("", None, {}, ())]
+
+
+def ago(seconds: float) -> str:
+    """How old something is: `40 s`, `6 min`, `3 h`, `12 d`."""
+    from mldeploy.core.types import format_age
+
+    return format_age(seconds)

@@ -10,7 +10,6 @@ from mldeploy.cli.arguments import DryRun, new_group
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell
 from mldeploy.cli.session import Session
-from mldeploy.config import surrounding_environment
 from mldeploy.errors import UsageError
 
 _SOURCES = {"default": "default", "store": "policy of the store", "environment": "policy of {}"}
@@ -84,6 +83,8 @@ def unset(
 
 def _where(session: Session, every: bool) -> str:
     """The environment that is meant, "" for all. Raises UsageError where that is not clear."""
+    from mldeploy.config import surrounding_environment
+
     named = session.options.environment
     if named is not None and every:
         raise UsageError("--all means every environment, and --environment one", "leave one of them out")

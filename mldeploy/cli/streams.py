@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
-import json
 import os
-import re
 import sys
 from typing import Any, TextIO
 
@@ -45,4 +43,7 @@ def fit_for(stream: TextIO, document: str) -> str:
     """JSON that is still JSON in the stream's encoding."""
     if codecs.lookup(stream.encoding or "utf-8").name == "utf-8":
         return document
+    import json
+    import re
+
     return re.sub(r"[^\x00-\x7f]", lambda found: json.dumps(found[0])[1:-1], document)

@@ -51,7 +51,7 @@ class Seen:
         return HostStatus(
             host=report.host, hostname=report.hostname, environment=report.environment, live=self.live,
             age=round(self.age, 1), head=report.head, ready=report.ready, address=report.listen,
-            errors=tuple(report.errors), drained=self.drained,
+            errors=tuple(report.errors), drained=self.drained, member=self.member,
         )  # fmt: skip
 
 

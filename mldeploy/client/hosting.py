@@ -17,6 +17,7 @@ from mldeploy.client.environments import find_environment
 from mldeploy.client.types import Change, HostEntry, Hosts
 from mldeploy.core.records import Action, Drain, Forget, Undrain
 from mldeploy.core.state import Host, State
+from mldeploy.core.types import format_age
 from mldeploy.errors import NotAllowedError
 
 
@@ -66,8 +67,9 @@ def forget(at: Connection, text: str, dry_run: bool, environment: str | None = N
     """See Client.forget_host."""
     found = _named(_hosts(at, environment), text)
     if found.live:
+        age = format_age(found.age or 0)
         raise NotAllowedError(
-            f"{found.hostname} ({found.host[:8]}) reported {found.age:.0f} s ago: it would join again",
+            f"{found.hostname} ({found.host[:8]}) reported {age} ago: it would join again",
             "stop its mldeployd, which leaves by itself",
         )
     written = at.change(ForgetHost(found.host), dry_run=dry_run)

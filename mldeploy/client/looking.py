@@ -44,7 +44,7 @@ def status(at: Connection, moment: datetime | None = None, only: str | None = No
         store=at.settings.store,
         head=state.head,
         models=models,
-        hosts=tuple(host.status() for host in seen or ()),
+        hosts=tuple(host.status() for host in seen or () if host.member),
         frozen={name: why for name, why in state.frozen.items() if only in (None, name)},
         at=format_time(moment) if moment is not None else None,
         record=state.head if moment is not None else None,

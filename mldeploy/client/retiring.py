@@ -12,7 +12,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.keeping import ExtendTo, RestoreVersion, RetireVersion, breaks
 from mldeploy.client.types import Change
 from mldeploy.core.state import State
-from mldeploy.core.types import ModelRef, parse_expiry
+from mldeploy.core.types import ModelRef, format_age, parse_expiry
 
 
 def retire(at: Connection, ref: ModelRef, force: bool, reason: str, dry_run: bool) -> Change:
@@ -71,4 +71,4 @@ def _used(live: Sequence[fleet.Seen], ref: ModelRef) -> tuple[str, ...]:
     if not asked:
         return ()
     seconds, hostname = min(asked)
-    return (f"{ref} was last asked for {seconds:.0f} s ago, on {hostname}",)
+    return (f"{ref} was last asked for {format_age(seconds)} ago, on {hostname}",)

@@ -122,6 +122,7 @@ class HostStatus(_Result, frozen=True, kw_only=True):
     address: str
     errors: tuple[str, ...] = ()
     drained: str | None = None  # the reason, while it is to take no traffic
+    member: bool = True
 
 
 class Status(_Result, frozen=True, kw_only=True):

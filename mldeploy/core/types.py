@@ -90,6 +90,14 @@ def format_duration(duration: timedelta) -> str:
     return "".join(out) or "0s"
 
 
+def format_age(seconds: float) -> str:
+    """How long something took or is past, for people: `40 s`, `6 min`, `3 h`, `12 d`."""
+    for unit, size, until in (("s", 1, 120), ("min", 60, 7_200), ("h", 3_600, 172_800)):
+        if seconds < until:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} d"
+
+
 def parse_expiry(text: str, now: datetime) -> date:
     """The day a bundle expires: an ISO date as it stands, or a duration counted from `now` (UTC).
 

@@ -73,6 +73,11 @@ def test_a_host_lives_by_the_clock_of_the_store(promoted: World, cli: Cli) -> No
     document = cli("status", "--json").document
     assert (document["hosts"][0]["live"], document["models"][0]["hosts"]) == (False, 0)
     assert "has not reported for 8" in cli("status").err
+    age(promoted, "h1", 400)
+    assert "h1.example (h1) has not reported for 8 min" in cli("status").err
+    assert "8 min ago" in cli("host", "list").out
+    promoted.serve(1)
+    age(promoted, "h1", 80)
     # in a store of 2,000 each host reports every half a minute
     promoted.append(*(Join(host=f"s{number}", environment="staging") for number in range(2_000)))
     assert cli("status", "--json").document["hosts"][0]["live"]
@@ -82,6 +87,8 @@ def test_a_host_lives_by_the_clock_of_the_store(promoted: World, cli: Cli) -> No
     assert cli("status").err.count("has not reported") == 0
     (gone,) = cli("host", "list", "--json").document["hosts"]
     assert (gone["host"], gone["member"], gone["live"]) == ("h1", False, False)
+    assert "s ago, no member" in cli("host", "list").out
+    assert ": no member" in cli("why", "h1").out
     assert cli("why", "h1.example", "--json").document["host"]["host"] == "h1"
 
 

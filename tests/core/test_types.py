@@ -76,3 +76,19 @@ def test_a_digest_is_64_lower_case_hexadecimal_digits() -> None:
     for text in ("0" * 63, "A" * 64, "", "g" * 64):
         with pytest.raises(UsageError):
             types.check_digest(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s"),
+        (40.4, "40 s"),
+        (392, "7 min"),
+        (3_600, "60 min"),
+        (7_200, "2 h"),
+        (90_000, "25 h"),
+        (1e6, "12 d"),
+    ],
+)
+def test_ages_in_words(seconds: float, shown: str) -> None:
+    assert types.format_age(seconds) == shown
