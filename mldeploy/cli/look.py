@@ -203,9 +203,11 @@ def history(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="This many records at the most.")] = 30,
 ) -> None:
-    """What was done, by whom, newest first."""
+    """What was done, by whom, newest first; with --environment without what is about others alone."""
     session = Session(ctx)
-    found = session.client().history(model, actor=actor, since=since, until=until, limit=limit)
+    found = session.client().history(
+        model, actor=actor, since=since, until=until, limit=limit, environment=session.options.environment
+    )
     if session.output.json:
         session.output.document("mldeploy.history/1", found)
         return

@@ -118,9 +118,11 @@ class Observer:
         since: Moment | None = None,
         until: Moment | None = None,
         limit: int = 30,
+        environment: str | None = None,
     ) -> History:
         """The last records (that concern the model; by this actor, a name or a glob), newest first.
 
+        With `environment` those that are about others alone are left out.
         `since` and `until` are as `at` in `status`, and compared with when the store took a record.
         """
         from mldeploy.client import past
@@ -131,7 +133,8 @@ class Observer:
                 f"it ends ({format_time(end)}) before it begins ({format_time(begin)})",
                 "a duration such as 2h is a time ago: --since 2h --until 1h",
             )
-        asked = past.Asked(check_name(model) if model is not None else None, actor, begin, end, limit)
+        name = check_name(model) if model is not None else None
+        asked = past.Asked(name, actor, begin, end, limit, environment)
         return past.history(self._at, asked)
 
     def _moment(self, said: Moment | None, *, ahead: bool = False) -> datetime | None:

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 
 from mldeploy.client.connection import Connection
 from mldeploy.client.describe import describe, ids_of, models_of, named_by, names_of, thread_of, threads_of
+from mldeploy.client.environments import find_environment
 from mldeploy.client.intents import find_model
 from mldeploy.client.types import Event, History
 from mldeploy.core import records
@@ -49,13 +50,17 @@ def state_then(at: Connection, moment: datetime) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which records: of a model, by an actor (a glob), stored from `since` on and until `until`."""
+    """Which records: of a model, by an actor (a glob), stored from `since` on and until `until`.
+
+    Of an environment: all but those that are about others alone.
+    """
 
     model: str | None = None
     actor: str | None = None
     since: datetime | None = None
     until: datetime | None = None
     limit: int = 30
+    environment: str | None = None
 
 
 def history(at: Connection, asked: Asked) -> History:
@@ -63,6 +68,8 @@ def history(at: Connection, asked: Asked) -> History:
     if asked.limit < 1:
         raise UsageError(f"a limit of {asked.limit} records", "ask for one or more")
     state = at.refresh()
+    if asked.environment is not None:
+        find_environment(state, asked.environment)
     oldest = 1
     if asked.model is not None:
         oldest = min(version.seq for version in find_model(state, asked.model).versions.values())
@@ -103,7 +110,8 @@ class _Telling:
         self._void = frozenset(state.void)
         self._told: list[Past] = []
         self._waiting: dict[str, list[Past]] = {}
-        self._models = {one: thread.model for one, thread in threads_of(state).items()}
+        # environment and model of every rollout and shadow, as far as it is known
+        self._places = {one: (said.environment, said.model) for one, said in threads_of(state).items()}
         self._names = names_of(state)
 
     def look(self, past: Past) -> None:
@@ -116,10 +124,10 @@ class _Telling:
         self.learn(past)
         if self._asked.actor is not None and not _is(record.actor, self._asked.actor):
             return
-        if model is None or any(self._concerns(action, model) for action in record.actions):
+        if any(self._concerns(action) for action in record.actions):
             self._told.append(past)
             return
-        for unknown in {thread_of(action) for action in record.actions} - self._models.keys() - {""}:
+        for unknown in {thread_of(action) for action in record.actions} - self._places.keys() - {""}:
             self._waiting.setdefault(unknown, []).append(past)
 
     def learn(self, past: Past) -> None:
@@ -162,18 +170,35 @@ class _Telling:
     def _learn(self, action: records.Action) -> None:
         thread, model = thread_of(action), getattr(action, "model", "")
         if thread and model:
-            self._models.setdefault(thread, model)
+            self._places.setdefault(thread, (getattr(action, "environment", ""), model))
             waiting = self._waiting.pop(thread, ())
-            if model == self._asked.model:
+            if self._wanted(*self._places[thread]):
                 known = {past.seq for past in self._told}
                 self._told += [past for past in waiting if past.seq not in known]
 
-    def _concerns(self, action: records.Action, model: str) -> bool:
-        named = models_of(action)
-        if named or isinstance(action, records.Freeze | records.Unfreeze):
-            # a freeze of every model concerns this one too
-            return model in named or not named
-        return self._models.get(thread_of(action)) == model
+    def _concerns(self, action: records.Action) -> bool:
+        asked, named = self._asked, models_of(action)
+        environment = getattr(action, "environment", "")
+        if asked.model is None and asked.environment is None:
+            return True
+        if not named and thread_of(action):
+            place = self._places.get(thread_of(action))
+            return place is not None and self._wanted(*place)
+        if (
+            not named
+            and asked.model is not None
+            and not isinstance(action, records.Freeze | records.Unfreeze)
+        ):
+            return False
+        # a freeze of every model concerns each of them, and what names no environment every one
+        return self._wanted(environment, next(iter(named), ""))
+
+    def _wanted(self, environment: str, model: str) -> bool:
+        """Whether it was asked for; each "" where all of them are meant."""
+        asked = self._asked
+        return asked.model in (None, model or asked.model) and asked.environment in (
+            None, environment or asked.environment,
+        )  # fmt: skip
 
     def _words(self, action: records.Action, seq: int) -> str:
         """The action in words; a publish with the version it became."""

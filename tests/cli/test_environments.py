@@ -162,3 +162,37 @@ def test_a_mistyped_freeze_leaves_nothing_once_it_is_undone(two: World, cli: Cli
     assert "nowhere" not in cli("status").out
     assert "nowhere" not in cli("status", "fraud").out
     assert cli("status", "-e", "nowhere").code == 1
+
+
+def test_the_history_of_one_environment(world: World, cli: Cli) -> None:
+    def told(*call: str) -> list[int]:
+        return [event["seq"] for event in cli("history", *call, "--json").document["events"]]
+
+    for content in "12":
+        world.publish(content=content)  # 1, 2
+    world.publish("fraud")  # 3
+    cli("promote", "churn@1")  # 4
+    cli("promote", "churn@1", "-e", "staging")  # 5
+    cli("promote", "churn@2", "--to", "10", "-e", "staging")  # 6
+    cli("promote", "churn@2", "--to", "10")  # 7
+    cli("pause", "churn", "-e", "staging")  # 8
+    cli("pause", "churn")  # 9
+    cli("freeze", "--all", "-e", "staging")  # 10
+    world.join("aa1", "staging")  # 11
+    cli("policy", "set", "hold=20m")  # 12
+    cli("rollback", "churn", "-e", "staging")  # 13
+    cli("promote", "fraud@1")  # 14
+    assert told() == list(range(14, 0, -1))
+    assert told("-e", "staging") == [13, 12, 11, 10, 8, 6, 5, 3, 2, 1]
+    assert told("-e", "production") == [14, 12, 9, 7, 4, 3, 2, 1]
+    assert told("churn", "-e", "staging") == [13, 10, 8, 6, 5, 2, 1]
+    assert told("churn", "-e", "production") == [9, 7, 4, 2, 1]
+    assert told("fraud", "-e", "staging") == [10, 3]
+    # a rollout that the state has forgotten is known by its promote
+    for _ in range(40):
+        cli("promote", "churn@2", "--to", "10", "-e", "production")
+        cli("rollback", "churn")
+    head = world.head()
+    assert told("-e", "staging", "--limit", "99") == [13, 12, 11, 10, 8, 6, 5, 3, 2, 1]
+    assert 9 in told("-e", "production", "--limit", str(head))
+    assert cli("history", "-e", "prodution").code == 1
