@@ -182,6 +182,11 @@ def _cut_off() -> Weather:
     return Weather({}, {"partition": 0.0003}, latency=0.02)
 
 
+def _slow() -> Weather:
+    """Answers that take long, so that much happens between a look and what follows from it."""
+    return Weather({"lost": 0.03, "late": 0.03}, {"crash": 0.0002}, latency=1.0)
+
+
 @dataclass(frozen=True)
 class RolloutMutant:
     """As `mutants.Mutant`, with patches of the product."""
@@ -239,7 +244,9 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
         "not done", patches=(patched("mldeploy.core.controller.retirements", lambda *_: ()),)
     ),
     "closed, and not sent": RolloutMutant("lost: the notice", Parts(notifying=ClosesAnyway)),
-    "sent, though closed": RolloutMutant("again, which was closed", Parts(notifying=SendsAnyway)),
+    "sent, though closed": RolloutMutant(
+        "again, which was closed", Parts(notifying=SendsAnyway), weather=_slow,
+    ),
     "another name each time": RolloutMutant(
         "nobody has said", patches=(patched("mldeploy_daemon.notifying.message", _own_identity),)
     ),

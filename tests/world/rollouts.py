@@ -40,6 +40,14 @@ class Step(NamedTuple):
     salt: str
 
 
+class _Word(NamedTuple):
+    """Of a report: when it came to stand there, its head, and what has come up."""
+
+    at: float
+    head: int
+    up: tuple[str, ...]
+
+
 class Rollouts:
     """`wrong` is called with what is broken; `now` is the store's time."""
 
@@ -52,7 +60,7 @@ class Rollouts:
         self.steps: dict[tuple[str, int], Step] = {}  # by model and scope
         self.over: dict[str, float] = {}  # rollout -> when it ended
         self.taken: dict[tuple[str, int], int] = {}  # (rollout, step) -> the record that ended the step
-        self.heads: dict[str, list[tuple[float, int]]] = {}  # host -> its reports: when, and at which head
+        self.heads: dict[str, list[_Word]] = {}  # host -> its reports
         self.came: dict[tuple[str, int, bool], set[str]] = {}  # (model, version, idle) -> where it came up
         self.told: dict[tuple[str, tuple[str, int, int, str]], int] = {}  # (host, measure) -> most requests
         self.asked: Counter[tuple[str, int, int, str]] = Counter()  # measure -> requests there really were
@@ -133,25 +141,28 @@ class Rollouts:
             self._completed(before, model, ramp)
 
     def _attended(self, model: str, ramp: Ramp, told: Evidence, seq: int) -> None:
-        """Enough of the members a rollout is for had really reported that they are at the step, and the
-        candidate had come up there by workers of the kind that the step asks for.
+        """Enough of the members a rollout is for had really reported that they are at the step, and that the
+        candidate is up there; and it had come up, by workers of the kind that the step asks for.
         """
-        fault = f"had reported that {model}@{ramp.version} is at step {ramp.step}, and they had not"
+        ref = f"{model}@{ramp.version}"
+        fault = f"had reported that {ref} is at step {ramp.step}, and they had not"
         came = self.came.get((model, ramp.version, not ramp.share), set())
         for state in self.truth[ramp.seq : seq]:
             asked = {host.id for host in on_duty(state, PRODUCTION) if meant(ramp, host.labels)}
             oldest = told.end - freshness(len(state.hosts))
-            there = sum(self._at(host, ramp.seq, oldest, told.end) for host in asked)
+            words = {host: self._words(host, ramp.seq, oldest, told.end) for host in asked}
+            there = sum(any(words[host]) for host in asked)
             if len(asked) == told.members and told.hosts <= there and there >= QUORUM * len(asked) > 0:
-                if len(came & asked) >= QUORUM * len(asked):
+                up = {host for host in came & asked if any(ref in word.up for word in words[host])}
+                if len(up) >= QUORUM * len(asked):
                     return
-                fault = (
-                    f"had {model}@{ramp.version} at step {ramp.step}: it had come up on {len(came & asked)}"
-                )
+                fault = f"had {ref} at step {ramp.step}: it had come up on {len(up)}"
         self.wrong(f"no evidence: record {seq} says that {told.hosts} of {told.members} hosts {fault}")
 
-    def _at(self, host: str, scope: int, oldest: float, newest: float) -> bool:
-        return any(oldest <= at <= newest and head >= scope for at, head in self.heads.get(host, ()))
+    def _words(self, host: str, scope: int, oldest: float, newest: float) -> list[_Word]:
+        """Its reports of that time that are at the step."""
+        said = self.heads.get(host, ())
+        return [word for word in said if oldest <= word.at <= newest and word.head >= scope]
 
     def _kinds(self, state: State, model: str, ramp: Ramp) -> tuple[str, str]:
         """The true quality of candidate and stable."""
@@ -185,7 +196,7 @@ class Rollouts:
     def reported(self, data: bytes) -> None:
         """A host's report has come to stand in the store."""
         word = fleet._REPORT.decode(data)  # as those who steer do
-        self.heads.setdefault(word.host, []).append((self.now(), word.head))
+        self.heads.setdefault(word.host, []).append(_Word(self.now(), word.head, word.up or ()))
         for measure in word.measures:
             key = (word.host, measure.key)
             self.told[key] = max(self.told.get(key, 0), _answered(measure))
