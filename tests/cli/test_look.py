@@ -85,9 +85,9 @@ def test_a_host_lives_by_the_clock_of_the_store(promoted: World, cli: Cli) -> No
     promoted.append(Leave(host="h1"))
     assert cli("status", "--json").document["hosts"] == []  # no member any more
     assert cli("status").err.count("has not reported") == 0
-    (gone,) = cli("host", "list", "--json").document["hosts"]
+    (gone,) = cli("host", "list", "-e", "production", "--json").document["hosts"]
     assert (gone["host"], gone["member"], gone["live"]) == ("h1", False, False)
-    assert "s ago, no member" in cli("host", "list").out
+    assert "s ago, no member" in cli("host", "list", "-e", "production").out
     assert ": no member" in cli("why", "h1").out
     assert cli("why", "h1.example", "--json").document["host"]["host"] == "h1"
 

@@ -32,6 +32,7 @@ from mldeploy.store.memory import MemoryStore
 from mldeploy_daemon import agent as agents
 from mldeploy_daemon import follow, publish
 from mldeploy_daemon.agent import Agent
+from mldeploy_daemon.chronicle import Chronicle
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
@@ -264,6 +265,7 @@ def agent(publisher: Publisher, observed: Callable[[], Observed], state: State) 
     made.limits, made.now, made.seen = Limits(), lambda: 10_000.0, None
     made.leased = made.ready = made.announced = True
     made.follower = SimpleNamespace(
+        host="h",
         state=state, leased=True, recovered=False, read_head=True, unreachable=False, drained=False,
         note=lambda error: done.append(str(error)),
     )  # fmt: skip
@@ -271,6 +273,7 @@ def agent(publisher: Publisher, observed: Callable[[], Observed], state: State) 
     made.book = SimpleNamespace(keep=lambda _: None, bad={})
     made.workers = SimpleNamespace(came_up=[], endings=[], live={})
     made.fronts = SimpleNamespace(tell=lambda number: done.append(("tell", number)), unwritten=None)
+    made.chronicle = Chronicle()
     made.hands = SimpleNamespace(do=lambda actions: done.extend(actions))
     made._tell = lambda *_: done.append("report")
     made._pause = lambda _: 1.0
