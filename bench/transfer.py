@@ -73,10 +73,12 @@ def run(rounds: int = ROUNDS) -> Iterator[str]:
 
 def _rounds(folder: Path, env: dict[str, str], rounds: int) -> dict[tuple[str, str, str], Seen]:
     seen: dict[tuple[str, str, str], Seen] = {}
-    for _ in range(rounds):
+    for number in range(rounds):
+        # another begins each time: the server still works for a while on what the one before has sent
+        order = (*CLIENTS[number % len(CLIENTS) :], *CLIENTS[: number % len(CLIENTS)])
         for kind in KINDS:
             for way in ("up", "down"):
-                for client in CLIENTS:
+                for client in order:
                     one = seen.setdefault((client, way, kind), Seen())
                     _time(one, _command(client, way, kind, folder), env)
                     if way == "down":
