@@ -139,6 +139,7 @@ class Agent:
         )
         self.steerer = Steerer(config, host, self.follower)
         self.notifier = Notifier(config, host, self.follower)
+        self.notifier.load()
         self.shipper = Shipper(config.environment, host, lambda: self.follower.store)
         self.zygotes.adopt(self.disk.environments())
         self._end_strays()

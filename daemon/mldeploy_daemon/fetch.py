@@ -196,37 +196,36 @@ def _bring(source: Source, disk: Disk, sha256: str) -> None:
 
 def _fetched(source: Source, short: Iterable[tuple[str, int]], folder: Path) -> Iterator[str]:
     """Short blobs into `folder`, verified: they are not gone on with when they are cut."""
-    if source.store is None:
-        for sha256, size in short:
-            _live(source, sha256, size)
-        return
     wanted = (
         Short(sha256, _live(source, sha256, size).push, folder / sha256, size) for sha256, size in short
     )
-    with contextlib.closing(fetch_blobs(source.store, wanted)) as coming:
+    with contextlib.closing(fetch_blobs(_store(source), wanted)) as coming:
         yield from coming
 
 
 def _fetch_long(source: Source, disk: Disk, sha256: str, size: int, folder: Path) -> None:
     """Put a blob in its place by way of where it stays when it is cut, or of `folder`."""
-    blob = _live(source, sha256, size)
-    assert source.store is not None
+    store, blob = _store(source), _live(source, sha256, size)
     with disk.partial(sha256) as path:
         # another action may be fetching the same: then this one fetches it too, beside
         staged = path or folder / sha256
-        fetch_blob(source.store, sha256, blob.push, staged, size=size, resume=path is not None)
+        fetch_blob(store, sha256, blob.push, staged, size=size, resume=path is not None)
         disk.put_blob(staged, sha256)
 
 
+def _store(source: Source) -> ObjectStore:
+    if source.store is None:
+        raise StoreError("the store cannot be reached", "it is tried again by itself")
+    return source.store
+
+
 def _live(source: Source, sha256: str, size: int) -> Blob:
-    """The blob, if it can be fetched."""
+    """The blob, if the log has it as it is wanted."""
     blob = source.blobs.get(sha256)
     if blob is None:
         raise _not_live(sha256)
     if blob.size != size:
         raise IntegrityError(f"blob {sha256} has {blob.size} bytes, not {size}", "push the model again")
-    if source.store is None:
-        raise StoreError("the store cannot be reached", "it is tried again by itself")
     return blob
 
 

@@ -31,8 +31,11 @@ class Notifier(Duty):
     def __init__(self, config: Config, host: str, follower: Follower) -> None:
         super().__init__(config, host, follower)
         self._told = Tellings(follower.disk)
-        self._told.load()
         self._notifying: Notifying | None = None
+
+    def load(self) -> None:
+        """Go on from what this host has told before. Raises DiskError."""
+        self._told.load()
 
     @property
     def told(self) -> dict[str, tuple[str, ...]]:

@@ -2,14 +2,14 @@
 
 Rules: a column in which no row says anything is left out. What is too wide is wrapped between words, the
 widest columns first; a word, as a name or a digest, is never broken. Where not even its words fit, each row
-is told as a few lines, one for each column. Left out: colours and streams (`output.py`).
+is told as a few lines, one for each column. (rich's tables break words, or crop them, where columns are
+tight.) Left out: colours and streams (`output.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from textwrap import wrap
-from unicodedata import combining, east_asian_width
 
 #: What stands in a cell, and how it looks ("red", "bold", or nothing).
 Piece = tuple[str, str]
@@ -86,6 +86,8 @@ def _longest(texts: Iterator[str] | Sequence[str]) -> int:
 
 def cells_of(text: str) -> int:
     """How many columns of a terminal the text takes."""
-    if text.isascii():
+    if text.isascii():  # nearly always, and rich takes a while to load
         return len(text)
-    return sum(0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text)
+    from rich.cells import cell_len
+
+    return cell_len(text)

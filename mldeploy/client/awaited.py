@@ -7,10 +7,8 @@ follows from the record (`waiting.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from mldeploy.client.connection import Connection
-from mldeploy.client.describe import thread_of
+from mldeploy.client.describe import thread_of, threads_of
 from mldeploy.client.hints import command
 from mldeploy.client.past import record_at
 from mldeploy.core.records import Action, Record
@@ -51,18 +49,8 @@ def _place(state: State, action: Action) -> tuple[str, str]:
     model, environment = getattr(action, "model", ""), getattr(action, "environment", "")
     if model or environment:
         return model, environment
-    return dict(_threads(state)).get(thread_of(action), ("", ""))
-
-
-def _threads(state: State) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Where each rollout and shadow that the state still knows is, or was, by its id."""
-    for environment, models in state.environments.items():
-        for model, now in models.items():
-            ended = (*(past.ended for past in now.past), *((now.ended,) if now.ended is not None else ()))
-            rollouts = [*ended, *((now.ramp,) if now.ramp is not None else ())]
-            for name in (*(each.rollout for each in rollouts), *(each.shadow for each in now.shadows)):
-                if name:
-                    yield name, (model, environment)
+    thread = threads_of(state).get(thread_of(action))
+    return (thread.model, thread.environment) if thread is not None else ("", "")
 
 
 def _words(places: set[tuple[str, str]]) -> str:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import environments
 from mldeploy.client.types import HostStatus, HostVersion
 from mldeploy.core.controller import freshness
-from mldeploy.core.state import State
 from mldeploy.errors import NotFoundError, OutcomeUnknownError, StoreError
 from mldeploy.store.reports import HostReport, read_reports
 
@@ -86,11 +86,6 @@ def counted(seen: Iterable[Seen]) -> list[Seen]:
     """Those that are to be waited for: the live hosts, without the drained ones unless all are."""
     live = [host for host in seen if host.live]
     return [host for host in live if host.drained is None] or live
-
-
-def environments(state: State) -> list[str]:
-    """Every environment that has hosts or was promoted to."""
-    return sorted({*state.environments, *(host.environment for host in state.hosts.values())})
 
 
 def find_host(at: Connection, text: str, environment: str | None = None) -> Seen:

@@ -190,7 +190,8 @@ class RollbackTo:
             raise NotAllowedError(
                 f"the rollout of {self.model}@{halted} in {self.environment} was halted: "
                 f"{what} has its traffic",
-                f"`mldeploy rollback {self.model} --to {now.previous}` takes it from {what} too",
+                f"{command(f'rollback {self.model} --to {now.previous}', self.environment)} "
+                f"takes it from {what} too",
             )
 
 

@@ -69,7 +69,7 @@ def _silence(model: str, environment: str, ramp: Ramp | None) -> str:
     candidate, share = f"{model}@{ramp.version}", f"{ramp.share / 100:g}%"
     return (
         f"nothing but {candidate}, with its {share}, answers {model} in {environment} any more: "
-        f"`mldeploy promote {candidate} --now` gives it the rest"
+        f"{command(f'promote {candidate} --now', environment)} gives it the rest"
     )
 
 

@@ -79,6 +79,9 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
 
 def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]:
     """What each rollout of the environment does next, or waits for, by model."""
+    under_way = list(ramps(state, reports.environment))
+    if not under_way:
+        return {}
     said = settings(state, reports.environment)
     fresh = {each.host: each for each in _fresh(state, _members(state, reports.environment), reports, now)}
     members = on_duty(state, reports.environment)
@@ -86,9 +89,9 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     for measure in reports.measures:
         by_model.setdefault(measure.model, []).append(measure)
     same: dict[tuple[str, ...], frozenset[str]] = {}  # most hosts say the same
-    up = {host: same.setdefault(refs, frozenset(refs)) for host, refs in reports.up.items()}
+    up = {host: same.get(refs) or same.setdefault(refs, frozenset(refs)) for host, refs in reports.up.items()}
     found = {}
-    for model, serving in ramps(state, reports.environment):
+    for model, serving in under_way:
         if serving.ramp is None:
             continue
         ramp = serving.ramp

@@ -138,7 +138,7 @@ def warnings(state: State, now: float) -> tuple[Notice, ...]:
     chosen = []
     for (model, number), choices in sorted(found.items()):
         where, day = min(choices, key=lambda each: (-each[1].toordinal(), each[0] not in peopled, each[0]))
-        chosen.append(_warning(where, state.models[model].versions[number], model, day))
+        chosen.append(_warning(where, model, state.models[model].versions[number], day))
     return tuple(chosen)
 
 
@@ -155,7 +155,7 @@ def _due(version: Version, said: Settings, today: date) -> date | None:
     return day if day > date.min and day.isoformat() > version.warned else None
 
 
-def _warning(where: str, version: Version, model: str, day: date) -> Notice:
+def _warning(where: str, model: str, version: Version, day: date) -> Notice:
     past = day.isoformat() > version.expires
     return Notice(
         id=expiry_id(model, version.version, day),

@@ -12,13 +12,13 @@ import re
 from datetime import datetime, timedelta
 
 from mldeploy.core.state import State
+from mldeploy.core.types import NAME
 from mldeploy.store.fleet import groups_of
 from mldeploy.store.objects import ObjectStore
 
 #: Notices are given up after a week, with the turn after it.
 TOLD = timedelta(days=8)
-_NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
-_REPORT = re.compile(rf"hosts/({_NAME})/({_NAME})\.json")
+_REPORT = re.compile(rf"hosts/({NAME.pattern})/({NAME.pattern})\.json")
 _MERGED = re.compile(r"merged-(\d{1,9})")
 
 
