@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from mldeploy.client import Client
 from tests.e2e.conftest import World
 
@@ -39,6 +41,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
 """
 
 
+@pytest.mark.full  # packed, pushed, fetched: gigabytes on the disk
 def test_one_gibibyte_is_held_once(world: World) -> None:
     packed = world.folder / "bundle"
     done = subprocess.run(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from mldeploy.client import Client
 from mldeploy.client.daemon import LocalDaemon
 
@@ -40,6 +42,7 @@ def _source(folder: Path, name: str, requirement: str) -> Path:
     return folder
 
 
+@pytest.mark.full  # builds three environments of a scientific stack
 def test_locks_that_conflict_live_side_by_side(tmp_path: Path) -> None:
     client = Client(str(tmp_path / "store"))
     for name, requirement in (("old", OLD), ("new", NEW)):

@@ -52,9 +52,10 @@ def test_fifty_swaps_lose_nothing(serving: World) -> None:
     assert set(tally.answers) == {"1", "2"}
 
 
-def test_swaps_with_the_agent_killed_lose_nothing(serving: World) -> None:
+@pytest.mark.parametrize(("swaps", "kills"), [(16, 5), pytest.param(SWAPS, 10, marks=pytest.mark.full)])
+def test_swaps_with_the_agent_killed_lose_nothing(serving: World, swaps: int, kills: int) -> None:
     rng = random.Random(20261)
-    doomed = set(rng.sample(range(SWAPS), 10))
+    doomed = set(rng.sample(range(swaps), kills))
     killed = []
 
     def kill_agent(turn: int) -> None:
@@ -68,10 +69,10 @@ def test_swaps_with_the_agent_killed_lose_nothing(serving: World) -> None:
     load = serving.load()
     load.start()
     try:
-        swap(serving.client, SWAPS, kill_agent)
+        swap(serving.client, swaps, kill_agent)
     finally:
         tally = load.stop()
-    assert len(killed) >= 5  # a blow may meet an agent that is not back yet
+    assert len(killed) >= kills // 2  # a blow may meet an agent that is not back yet
     assert tally.failures == []
     assert tally.disagreements == []
     assert set(tally.answers) == {"1", "2"}

@@ -20,16 +20,17 @@ from tests.store.racing import race
 from tests.store.stores import BrokenStore
 
 
-def test_16_processes_append_200_records_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("writers", "each"), [(8, 60), pytest.param(16, 200, marks=pytest.mark.full)])
+def test_processes_append_and_nothing_is_lost(tmp_path: Path, writers: int, each: int) -> None:
     store = open_store(str(tmp_path / "store"), create=True)
-    told = race(str(tmp_path / "store"), tmp_path, 16, 200)
+    told = race(str(tmp_path / "store"), tmp_path, writers, each)
     found = read_folder(tmp_path / "store")
     assert problems(found, told) == []
-    assert sorted(found) == list(range(1, 3_201))
+    assert sorted(found) == list(range(1, writers * each + 1))
     log = Log(store)
-    assert log.refresh() == 3_200
+    assert log.refresh() == writers * each
     assert log.state.voids == 0
-    assert set(log.state.hosts) == {f"w{writer}-{number}" for writer in range(16) for number in range(200)}
+    assert set(log.state.hosts) == {f"w{w}-{number}" for w in range(writers) for number in range(each)}
     assert [path.name for path in (tmp_path / "store" / ".tmp").iterdir()] == []
 
 
