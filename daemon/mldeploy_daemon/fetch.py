@@ -24,13 +24,16 @@ from mldeploy.core import manifest as manifests
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.state import Blob
 from mldeploy.errors import IntegrityError, ManifestError, StoreError
-from mldeploy.store.blobs import Short, fetch_blob, fetch_blobs
+from mldeploy.store.blobs import Short, asks_ahead, fetch_blob, fetch_blobs
 from mldeploy.store.objects import ObjectStore
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.system import sync_filesystem
 
 #: Blobs at the same time. How many requests that are, and the bytes in memory, is for the driver to bound.
 BLOBS = 8
+#: Threads of them that go on with short ones, where the store has several of each on their way: more would
+#: spend their time taking turns (docs/adr/0007).
+SHORTS = 3
 #: Bytes up to which a blob that was cut is not worth going on with.
 SHORT = 1 << 20
 
@@ -150,6 +153,8 @@ def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
     # shared: what one thread takes no other gets; the long ones first, beside which there is room for others
     long = iter([each for each in missing if each[1] > SHORT])
     short = iter([each for each in missing if each[1] <= SHORT])
+    few = source.store is not None and asks_ahead(source.store)
+    turns = iter(range(SHORTS if few else BLOBS))
     brought: list[str] = []
 
     def bring(folder: Path) -> None:
@@ -157,6 +162,8 @@ def bring_blobs(source: Source, disk: Disk, wanted: Mapping[str, int]) -> None:
             for sha256, size in long:
                 _fetch_long(source, disk, sha256, size, folder)
                 brought.append(sha256)
+            if next(turns, None) is None:
+                return
             for sha256 in _fetched(source, short, folder):
                 disk.put_blob(folder / sha256, sha256)
                 brought.append(sha256)

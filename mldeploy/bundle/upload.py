@@ -22,7 +22,7 @@ from mldeploy.store.blobs import upload_blob
 from mldeploy.store.objects import ObjectStore, Progress
 
 #: Blobs at the same time.
-THREADS = 16
+THREADS = 32
 #: Seconds between two moves of the bar.
 TICK = 0.1
 

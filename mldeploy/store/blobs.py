@@ -113,7 +113,7 @@ def fetch_blobs(store: ObjectStore, wanted: Iterable[Short]) -> Generator[str]:
     Raises as fetch_blob.
     """
     url = store.url
-    if not _asks_ahead(store):
+    if not asks_ahead(store):
         for each in wanted:
             fetch_blob(store, each.sha256, each.push, each.target, size=each.size)
             yield each.sha256
@@ -139,7 +139,8 @@ def fetch_blobs(store: ObjectStore, wanted: Iterable[Short]) -> Generator[str]:
             yield each.sha256
 
 
-def _asks_ahead(store: ObjectStore) -> TypeGuard[AheadStore]:
+def asks_ahead(store: ObjectStore) -> TypeGuard[AheadStore]:
+    """Whether `fetch_blobs` has several requests of one thread on their way."""
     return _is_a(type(store), AheadStore)
 
 

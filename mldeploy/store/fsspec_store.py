@@ -30,7 +30,7 @@ from mldeploy.errors import (
 )
 from mldeploy.store import s3_errors
 from mldeploy.store.objects import Entry, Fetched, Progress, check_key
-from mldeploy.store.pace import MOST, Gate, Pace
+from mldeploy.store.pace import Gate, Pace
 from mldeploy.store.retry import Verdict, persist
 from mldeploy.store.s3_heard import heard_from_botocore
 from mldeploy.store.streams import PIECE, save
@@ -42,8 +42,8 @@ _SELECTED = "+fsspec"
 PART, PARTS = 16 << 20, 4
 #: Bytes of a request of a download.
 BLOCK = 8 << 20
-#: Bytes in memory for all transfers of a store together.
-BUDGET = 64 << 20
+#: Bytes in memory, and requests at once, for all transfers of a store together.
+BUDGET, REQUESTS = 64 << 20, 16
 
 
 class FsspecStore:
@@ -58,7 +58,7 @@ class FsspecStore:
         self._url = url
         self._s3 = bulk is not None
         self._bulk = bulk or filesystem
-        self._gate = Gate(BUDGET, pace=Pace(limit=MOST))
+        self._gate = Gate(BUDGET, pace=Pace(limit=REQUESTS))
 
     @classmethod
     def open(cls, url: str) -> FsspecStore:

@@ -14,8 +14,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-#: Requests at once: where it begins, and between which bounds it moves.
-START, LEAST, MOST = 4, 1, 16
+#: Requests at once: where it begins, and between which bounds it moves. It begins with many: most transfers
+#: are over before it would have grown, and a store that cannot keep up says so.
+START, LEAST, MOST = 32, 1, 64
 #: Seconds that are measured before the number changes.
 WINDOW = 0.5
 #: Windows after a throttling in which it does not grow.
@@ -64,7 +65,9 @@ class Pace:
         if self.still > 1:
             return replace(window, still=self.still - 1)
         if self.still == 1 or rate > self.rate * BETTER:
-            limit = min(self.limit + max(self.limit // 4, 1), MOST)
+            step = max(self.limit // 4, 1)
+            # to the end in one, where less than a step would be left: so little could not be measured
+            limit = self.limit + step if self.limit + 2 * step <= MOST else MOST
             return replace(window, limit=limit, grew=limit - self.limit)
         # it brought no more: back to what brought as much
         return replace(window, limit=self.limit - self.grew, still=RETRY)

@@ -21,7 +21,7 @@ from mldeploy.store.s3_requests import answered_well
 from mldeploy.store.s3_transfer import Wire
 
 #: Requests on their way for each thread, the present one among them.
-DEPTH = 4
+DEPTH = 8
 
 
 class Early:

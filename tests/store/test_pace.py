@@ -39,12 +39,12 @@ def test_it_stays_where_more_brings_no_more() -> None:
     for number in range(400):
         pace = through(pace, full, 0, seconds=0.5, start=200.0 + number / 2)
         limits.add(pace.limit)
-    assert limits == {START, START + 1}
+    assert limits == {START, START + START // 4}
 
 
 def test_it_goes_back_where_more_brought_less() -> None:
     rates = {limit: 400e6 if limit <= START else 100e6 for limit in range(1, MOST + 1)}
-    pace = through(Pace(), rates, 0, seconds=2.0)
+    pace = through(Pace(), rates, 0, seconds=6.0)
     assert pace.limit == START
     assert pace.still
 

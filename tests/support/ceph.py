@@ -2,7 +2,7 @@
 
     python -m tests.support.ceph COMMAND …     runs COMMAND with MLDEPLOY_TEST_S3 naming the gateway
 
-Everything listens on 127.0.0.1, lives in a temporary folder (6 GB sparse) and is ended with the command. The
+Everything listens on 127.0.0.1, lives in a temporary folder (24 GB sparse) and is ended with the command. The
 programs are Debian's; where they are missing and we are root, apt-get installs them. `tcp_nodelay` is set
 because the gateway's answers take 44 ms without it.
 """
@@ -66,7 +66,7 @@ mon_data = {folder}/mon
 [osd]
 osd_data = {folder}/osd
 osd_objectstore = bluestore
-bluestore_block_size = 6442450944
+bluestore_block_size = 25769803776
 osd_memory_target = 1073741824
 [mgr]
 mgr_data = {folder}/mgr
