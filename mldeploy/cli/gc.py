@@ -41,7 +41,7 @@ def gc(
     """
     session = Session(ctx)
     with session.output.reporter() as reporter:
-        done = session.client().collect(grace=grace, dry_run=dry_run, reporter=reporter)
+        done = session.client_of_all().collect(grace=grace, dry_run=dry_run, reporter=reporter)
     if session.output.json:
         session.output.document("mldeploy.gc/1", done)
     else:

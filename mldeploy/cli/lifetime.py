@@ -1,4 +1,4 @@
-"""`retire`, `restore`, `extend`: how long a version is with us."""
+"""`retire`, `restore`, `extend`: how long a version is with us, in every environment."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def retire(
     reason: Reason = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Take a version out for good: no traffic, and its files may be collected.
+    """Take a version out for good, in every environment: no traffic, and its files may be collected.
 
     A host on which what replaced it is not ready yet goes on answering with it until it is, unless --force.
     """
     session = Session(ctx)
-    change = session.client().retire(ref, force=force, reason=reason, dry_run=dry_run)
+    change = session.client_of_all().retire(ref, force=force, reason=reason, dry_run=dry_run)
     session.changed("retire", change, f"{ref} is retired", f"{ref} was retired")
 
 
@@ -36,7 +36,7 @@ def retire(
 def restore(ctx: typer.Context, ref: Ref, dry_run: DryRun = False) -> None:
     """Make a retired version available again, while its files are still in the store."""
     session = Session(ctx)
-    change = session.client().restore(ref, dry_run=dry_run)
+    change = session.client_of_all().restore(ref, dry_run=dry_run)
     session.changed("restore", change, f"{ref} may be promoted again", f"{ref} is available")
 
 
@@ -51,6 +51,6 @@ def extend(
 ) -> None:
     """Move a version's expiry."""
     session = Session(ctx)
-    change = session.client().extend(ref, expires, dry_run=dry_run)
+    change = session.client_of_all().extend(ref, expires, dry_run=dry_run)
     done = change.actions[0].rpartition(" to ")[2] if change.actions else expires
     session.changed("extend", change, f"{ref} expires on {done}", f"{ref} expires then")

@@ -8,6 +8,7 @@ import typer
 
 from mldeploy.cli.options import Options
 from mldeploy.cli.output import Output
+from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
@@ -29,6 +30,15 @@ class Session:
         from mldeploy.client import Client
 
         return Client(self.options.store, environment=self.options.environment)
+
+    def client_of_all(self) -> Client:
+        """The client, for what is done in every environment. Raises UsageError where one was named."""
+        if self.options.environment is not None:
+            raise UsageError(
+                f"--environment {self.options.environment}: this is done in every environment of the store",
+                "leave --environment out if that is meant",
+            )
+        return self.client()
 
     def changed(
         self, command: str, change: Change, done: str, already: str, waited: Waited | None = None

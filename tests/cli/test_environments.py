@@ -196,3 +196,15 @@ def test_the_history_of_one_environment(world: World, cli: Cli) -> None:
     assert told("-e", "staging", "--limit", "99") == [13, 12, 11, 10, 8, 6, 5, 3, 2, 1]
     assert 9 in told("-e", "production", "--limit", str(head))
     assert cli("history", "-e", "prodution").code == 1
+
+
+@pytest.mark.parametrize("words", ["retire churn@1 --force", "restore churn@1", "extend churn@1 90d", "gc"])
+def test_what_is_done_in_every_environment_is_not_done_where_one_is_named(
+    two: World, cli: Cli, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    head = two.head()
+    refused = cli(*words.split(), "-e", "staging")
+    assert (refused.code, "in every environment of the store" in refused.err) == (2, True)
+    assert two.head() == head
+    monkeypatch.setenv("MLDEPLOY_ENVIRONMENT", "staging")  # of a shell, for all it does
+    assert "every environment" not in cli(*words.split()).err
