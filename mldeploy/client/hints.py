@@ -1,7 +1,7 @@
 """Commands in hints: so that one which is run as it stands acts where the command that failed did.
 
 Rules: the environment is named unless the command would mean the same without it, here and now: by
-MLDEPLOY_ENVIRONMENT, the nearest mldeploy.toml or the default. Left out: the store, which is mostly the same.
+MLDEPLOY_ENVIRONMENT, the nearest mldeploy.toml or the default. Left out: the store (`cli/hinted.py`).
 """
 
 from __future__ import annotations

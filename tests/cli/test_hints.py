@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mldeploy.cli.hinted import with_store
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Promote
 from mldeploy.store.reports import ModelReport, VersionReport
@@ -119,3 +120,22 @@ def test_the_fold_names_it_too(frozen: World, cli: Cli) -> None:
         refused = refusal(frozen.log.state, [action])
         assert refused is not None
         assert refused.hint == said
+
+
+def test_a_store_that_was_given_is_given_again(frozen: World, cli: Cli, monkeypatch: Monkey) -> None:
+    monkeypatch.delenv("MLDEPLOY_STORE")
+    for given in ("promote", "churn@1", "--store", frozen.url), ("--store", frozen.url, "promote", "churn@1"):
+        (hint,) = commands(cli(*given))
+        assert hint == ["unfreeze", "churn", "--store", frozen.url]
+    assert cli(*hint).code == 0
+    assert is_frozen(frozen) == {"staging"}
+    told = cli("promote", "churn@1", "-e", "staging", "--store", frozen.url, "--json").document
+    assert f"--store {frozen.url}`" in told["hint"]
+    assert "--store" not in cli("promote", "--store", frozen.url).err  # `--help` needs none
+
+
+def test_a_store_with_a_blank_is_quoted_and_one_that_is_named_stays() -> None:
+    assert with_store("run `mldeploy gc`", "a b") == "run `mldeploy gc --store 'a b'`"
+    for said in ("`mldeploy init --help` and `mldeployd --store x`", "`mldeploy gc --store x`", "a `word`"):
+        assert with_store(said, r"s3://b/\1") == said
+    assert with_store("`mldeploy gc`", r"s3://b/\1") == r"`mldeploy gc --store 's3://b/\1'`"
