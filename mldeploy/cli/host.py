@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mldeploy.cli.arguments import DryRun, Reason, new_group
+from mldeploy.cli.arguments import DryRun, Reason, new_group, wait_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell, ago
 from mldeploy.cli.session import Session
@@ -74,21 +74,38 @@ def drain(
     undo: Annotated[bool, typer.Option("--undo", help="Let it take traffic again.")] = False,
     reason: Reason = "",
     dry_run: DryRun = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the host says that it is so.")] = False,
+    timeout: Annotated[
+        str | None,
+        typer.Option("--timeout", metavar="TIME", help="How long to wait. Default: 10m.", show_default=False),
+    ] = None,
 ) -> None:
     """Have a host take no traffic: it is not ready for load balancers, and answers what still comes.
 
     Rollouts do not wait for it. It stays drained, over restarts as well, until --undo.
     """
     session = Session(ctx)
+    limit = wait_limit(wait, timeout)
     client, where = session.client(), session.options.environment
-    if not undo:
-        change = client.drain_host(host, environment=where, reason=reason, dry_run=dry_run)
-        session.changed("host-drain", change, f"{host} is drained", f"{host} is drained")
-        return
-    if reason:
+    if undo and reason:
         raise UsageError("--reason says why a host is drained", "leave it out with --undo")
-    change = client.undrain_host(host, environment=where, dry_run=dry_run)
-    session.changed("host-drain", change, f"{host} takes traffic again", f"{host} takes traffic")
+    if undo:
+        change = client.undrain_host(host, environment=where, dry_run=dry_run)
+        done = f"{host} takes traffic again", f"{host} takes traffic"
+    else:
+        change = client.drain_host(host, environment=where, reason=reason, dry_run=dry_run)
+        done = f"{host} is drained", f"{host} is drained"
+    waits = wait and not dry_run
+    if not (waits and session.output.json):  # which has one document, at the end
+        session.changed("host-drain", change, *done)
+    if not waits:
+        return
+    with session.output.reporter() as reporter:
+        waited = client.wait_host(host, environment=where, timeout=limit, reporter=reporter)
+    if session.output.json:
+        session.changed("host-drain", change, *done, waited=waited)
+    else:
+        session.output.note(f"{waited.hostname} says that it is {'ready' if undo else 'not ready any more'}")
 
 
 @app.command(cls=Command)

@@ -12,7 +12,7 @@ from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
-    from mldeploy.client.types import Change, Waited
+    from mldeploy.client.types import Change, HostEntry, Waited
 
 
 class Session:
@@ -41,7 +41,12 @@ class Session:
         return self.client()
 
     def changed(
-        self, command: str, change: Change, done: str, already: str, waited: Waited | None = None
+        self,
+        command: str,
+        change: Change,
+        done: str,
+        already: str,
+        waited: Waited | HostEntry | None = None,
     ) -> None:
         """Show what a mutation did. `done` is what to say, `already` where it was so before."""
         if self.output.json:

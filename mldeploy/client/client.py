@@ -21,6 +21,7 @@ from mldeploy.client.types import (
     Applied,
     Change,
     Collected,
+    HostEntry,
     Packed,
     Promoted,
     Pushed,
@@ -300,6 +301,23 @@ class Client(Observer):
         from mldeploy.client import hosting
 
         return hosting.undrain(self._at, host, dry_run, environment)
+
+    def wait_host(
+        self,
+        host: str,
+        *,
+        environment: str | None = None,
+        timeout: float | None = None,
+        reporter: Reporter | None = None,
+    ) -> HostEntry:
+        """Block until a host (as in `forget_host`) has read the log as it stands and says that it is drained,
+        or, where the log does not drain it, that it is ready.
+
+        Raises NotFoundError, and WaitTimeoutError after `timeout` seconds (None: 600).
+        """
+        from mldeploy.client.host_waiting import wait_for_host
+
+        return wait_for_host(self._at, host, environment, timeout, reporter or Silent())
 
 
 def _model_or_all(model: str | None) -> str:

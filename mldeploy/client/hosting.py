@@ -65,7 +65,7 @@ class ForgetHost:
 
 def forget(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
     """See Client.forget_host."""
-    found = _named(_hosts(at, environment), text)
+    found = find_host(at, text, environment)
     if found.live:
         age = format_age(found.age or 0)
         raise NotAllowedError(
@@ -125,9 +125,14 @@ def drain(at: Connection, text: str, reason: str, dry_run: bool, environment: st
 
 def undrain(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
     """See Client.undrain_host."""
-    found = _named(_hosts(at, environment), text)
+    found = find_host(at, text, environment)
     written = at.change(UndrainHost(found.host), dry_run=dry_run)
     return at.told(written, dry_run, model="", version=None, environment=found.environment or None)
+
+
+def find_host(at: Connection, text: str, environment: str | None) -> HostEntry:
+    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
+    return _named(_hosts(at, environment), text)
 
 
 def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
@@ -137,7 +142,6 @@ def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
 
 
 def _named(everyone: Sequence[HostEntry], text: str) -> HostEntry:
-    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
     named = fleet.matching([(each.hostname, each.host) for each in everyone], text)
     hosts = [each for each in everyone if each.host in named]
     return fleet.one_of(hosts, everyone, text, lambda each: f"{each.hostname} ({each.host})")

@@ -210,3 +210,43 @@ def test_promote_from_another_environment(ramping: World, cli: Cli) -> None:
     assert refused.code == 4
     assert "churn is frozen in production: holidays" in refused.err
     assert ramping.head() == head
+
+
+def test_a_drain_is_waited_for_until_the_host_says_so(world: World, cli: Cli) -> None:
+    world.join()
+    world.report("h1", ready=True)
+    late = cli("host", "drain", "h1", "--wait", "--timeout", "1s")
+    assert (late.code, "h1.example has read" in late.err) == (7, True)
+    world.report("h1", ready=True, head=world.head())
+    late = cli("host", "drain", "h1", "--wait", "--timeout", "1s")
+    assert (late.code, "is still ready after 1 s" in late.err) == (7, True)
+    assert "is drained already" in late.err
+    world.report("h1", ready=False, head=world.head())
+    there = cli("host", "drain", "h1", "--wait")
+    assert (there.code, "h1.example says that it is not ready any more" in there.err) == (0, True)
+    document = cli("host", "drain", "h1", "--wait", "--json").document
+    assert (document["schema"], document["waited"]["ready"]) == ("mldeploy.host-drain/1", False)
+
+
+def test_its_end_is_waited_for_too(world: World, cli: Cli) -> None:
+    world.join()
+    world.report("h1", ready=False, head=world.head())
+    cli("host", "drain", "h1")
+    late = cli("host", "drain", "h1", "--undo", "--wait", "--timeout", "1s")
+    assert (late.code, "h1.example has read" in late.err) == (7, True)
+    world.report("h1", ready=False, head=world.head())
+    late = cli("host", "drain", "h1", "--undo", "--wait", "--timeout", "1s")
+    assert (late.code, "h1.example is not ready after 1 s" in late.err) == (7, True)
+    world.report("h1", ready=True, head=world.head())
+    assert "says that it is ready" in cli("host", "drain", "h1", "--undo", "--wait").err
+
+
+def test_what_cannot_be_waited_for_is_said(world: World, cli: Cli) -> None:
+    world.join()
+    silent = cli("host", "drain", "h1", "--wait", "--timeout", "1s")
+    assert (silent.code, "does not report" in silent.err) == (7, True)
+    head = world.head()
+    alone = cli("host", "drain", "h1", "--undo", "--timeout", "1s")
+    assert (alone.code, "--timeout is of a wait" in alone.err) == (2, True)
+    assert world.head() == head
+    assert cli("host", "drain", "h1", "--undo", "--wait", "--dry-run").code == 0

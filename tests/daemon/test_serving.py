@@ -267,10 +267,6 @@ def test_a_drained_host_is_not_ready_and_answers_what_still_comes(place: Place, 
     client = Client(str(place.folder))
     (host,) = until(lambda: state_of(place).hosts, "it has joined")
 
-    def told(ready: bool) -> bool:
-        report = daemon.report()
-        return bool(report and report.ready is ready and report.head == state_of(place).head)
-
     with Load(daemon) as load:
         client.drain_host(host, reason="new disk")
         until(lambda: not daemon.ready(), "it is not ready any more")
@@ -281,7 +277,7 @@ def test_a_drained_host_is_not_ready_and_answers_what_still_comes(place: Place, 
         # and it goes on with what is promoted meanwhile: undrained, it is up to date at once
         place.push(2.0)
         daemon.wait_answer(2.0)
-        until(lambda: told(False), "the report says so")
+        assert not client.wait_host(host, timeout=60).ready
     assert load.failed == []
     assert len(client.wait("answer", timeout=60).hosts) == 1, "with all of them drained it is waited for"
     # over a restart of everything: the keeper starts, and says that it has
@@ -289,12 +285,12 @@ def test_a_drained_host_is_not_ready_and_answers_what_still_comes(place: Place, 
     assert state_of(place).drained == {host: "new disk"}
     daemon.start()
     daemon.wait_answer(2.0)
-    until(lambda: told(False), "it has come to the head and is not ready")
+    client.wait_host(host, timeout=60)  # it has come to the head
     assert not daemon.ready()
     until(lambda: daemon.text().count("ready: serving") == 2, "the keeper says that it has started")
     client.undrain_host(host)
     daemon.wait_ready()
-    until(lambda: told(True), "the report says so")
+    assert client.wait_host(host, timeout=60).ready
 
 
 def test_a_bundle_altered_on_the_disk_is_noticed_and_fetched_again(place: Place, start: Start) -> None:
