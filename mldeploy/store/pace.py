@@ -1,14 +1,16 @@
 """How many requests of a transfer run at once: as many as pay, and fewer when the store asks for fewer.
 
 Rules: the number grows while what is done in a second grows with it, goes back where a growth brought
-nothing, and is halved, at most once a window, when the store throttles or does not answer in time; after
-that it stays for a while before it tries to grow again. `Pace` is a value and decides; `Gate` lets threads
-through by it, and holds the bytes that are in memory for requests below a budget.
+nothing, and is halved, at most once a window, when the store throttles or does not answer in time; what was
+sent before the last halving says nothing of the pace since. After that it stays for a while before it tries
+to grow again. `Pace` is a value and decides; `Gate` lets threads through by it, and holds the bytes that are
+in memory for requests below a budget.
 Left out: what a request is, and trying one again (`store/retry.py`).
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -42,6 +44,7 @@ class Pace:
     rate: float = 0.0  # of the window before the last change, 0: none yet
     grew: int = 0  # by so many at the end of the last window
     still: int = 0  # windows to stand still, whatever is measured
+    slowed: float = -math.inf  # when it was halved last
 
     def done(self, count: int, now: float) -> Pace:
         """A request of `count` bytes has succeeded."""
@@ -49,19 +52,23 @@ class Pace:
         if not self.requests and not 0 <= now - began < IDLE:
             began, work = now, 0.0  # nothing was under way: begin to measure here
         # by its fields: `replace` takes twice as long, for every small file
-        seen = Pace(self.limit, began, work, requests, self.rate, self.grew, self.still)
+        seen = Pace(self.limit, began, work, requests, self.rate, self.grew, self.still, self.slowed)
         if now - seen.began < WINDOW or seen.requests < seen.limit:
             return seen
         return seen._measured(seen.work / (now - seen.began), now)
 
-    def throttled(self, now: float) -> Pace:
-        """The store has asked for fewer requests, or did not answer in time."""
-        if self.still > CALM - 1 and now - self.began < WINDOW:
+    def throttled(self, now: float, sent: float = math.inf, inside: int = MOST) -> Pace:
+        """The store has asked for fewer requests, or did not answer in time.
+
+        `sent`: when the request was that says so. `inside`: how many there were at most, fewer than the limit
+        where something else bounds them.
+        """
+        if sent < self.slowed or (self.still > CALM - 1 and now - self.began < WINDOW):
             return self  # what was under way at the last one is refused as well
-        return Pace(max(self.limit // 2, LEAST), began=now, still=CALM)
+        return Pace(max(min(self.limit, inside) // 2, LEAST), began=now, still=CALM, slowed=now)
 
     def _measured(self, rate: float, now: float) -> Pace:
-        window = Pace(self.limit, began=now, rate=rate)
+        window = Pace(self.limit, began=now, rate=rate, slowed=self.slowed)
         if self.still > 1:
             return replace(window, still=self.still - 1)
         if self.still == 1 or rate > self.rate * BETTER:
@@ -85,6 +92,7 @@ class Gate:
         self._pace = pace or Pace()
         self._monotonic = monotonic
         self._inside, self._bytes = 0, 0
+        self._most = 1  # inside at once, since it was slowed last
         self._turn = threading.Condition()
 
     @property
@@ -119,10 +127,17 @@ class Gate:
             if self._pace.limit > before.limit:
                 self._call()
 
-    def throttled(self) -> None:
-        """The store has asked for fewer, or did not answer in time."""
+    def now(self) -> float:
+        """Seconds by the clock that it measures with."""
+        return self._monotonic()
+
+    def throttled(self, sent: float | None = None) -> None:
+        """The store has asked for fewer, or did not answer in time: a request that was sent then (`now`)."""
         with self._turn:
-            self._pace = self._pace.throttled(self._monotonic())
+            now = self._monotonic()
+            slower = self._pace.throttled(now, now if sent is None else sent, self._most)
+            if slower is not self._pace:
+                self._pace, self._most = slower, max(self._inside, 1)
 
     def _room(self, count: int) -> bool:
         return not self._inside or (self._inside < self._pace.limit and self._bytes + count <= self._budget)
@@ -133,4 +148,5 @@ class Gate:
 
     def _let_in(self, count: int) -> None:
         self._inside += 1
+        self._most = max(self._most, self._inside)
         self._bytes += count

@@ -20,8 +20,9 @@ from mldeploy.store.s3_http import Asked
 from mldeploy.store.s3_requests import answered_well
 from mldeploy.store.s3_transfer import Wire
 
-#: Requests on their way for each thread, the present one among them.
-DEPTH = 8
+#: Requests on their way for each thread, the present one among them; and after how many answers there is one
+#: more, on a connection that has to be made: to make all at the beginning would keep the first one waiting.
+DEPTH, GROWS = 8, 2
 
 
 class Early:
@@ -31,11 +32,13 @@ class Early:
         self._wire, self._size = wire, size
         self._asked: Asked | None = None
         self._inside = False
+        self._sent = 0.0
 
     def ask(self, key: str) -> bool:
         """Whether it was sent: not where the gate is shut, where there is no connection, or for nothing."""
         self._inside = self._size > 0 and self._wire.gate.try_enter(self._size)
         if self._inside:
+            self._sent = self._wire.gate.now()
             try:
                 self._asked = self._wire.requests.begin(key)
             except Failed as error:
@@ -46,7 +49,11 @@ class Early:
     def answer(self) -> Answer | None:
         """The answer, once; then None. Raises Failed."""
         asked, self._asked = self._asked, None
-        return answered_well(asked) if asked is not None else None
+        try:
+            return answered_well(asked) if asked is not None else None
+        except Failed as error:
+            error.sent = self._sent
+            raise
 
     def end(self) -> None:
         """It had its turn, or will have none."""
@@ -62,9 +69,10 @@ def ahead(wire: Wire, wanted: Iterable[Wanted]) -> Generator[tuple[Wanted, Early
     """Each of them, in order, with its request where that was sent early. Close it."""
     coming: deque[tuple[Wanted, Early | None]] = deque()
     left = iter(wanted)
+    done = 0
     try:
         while True:
-            while len(coming) < DEPTH and not (coming and coming[-1][1] is None):
+            while _more(wire, coming, 1 + done // GROWS):
                 each = next(left, None)
                 if each is None:
                     break
@@ -76,9 +84,17 @@ def ahead(wire: Wire, wanted: Iterable[Wanted]) -> Generator[tuple[Wanted, Early
             each, its = coming[0]
             yield each, its
             coming.popleft()
+            done += 1
             if its is not None:
                 its.end()
     finally:
         for _, its in coming:
             if its is not None:
                 its.end()
+
+
+def _more(wire: Wire, coming: deque[tuple[Wanted, Early | None]], grown: int) -> bool:
+    """Whether one more may be asked for: beyond `grown` only where a connection is there already."""
+    if len(coming) >= DEPTH or (coming and coming[-1][1] is None):
+        return False
+    return len(coming) < grown or wire.requests.idle

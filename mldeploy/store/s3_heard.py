@@ -28,11 +28,15 @@ class Failure:
 
 
 class Failed(Exception):  # noqa: N818 - it is what the request did
-    """A request of our own (`store/s3_http.py`) without success: what was answered, or why nothing."""
+    """A request of our own (`store/s3_http.py`) without success: what was answered, or why nothing.
+
+    `sent`: when, by the clock of the gate, where that was before its turn.
+    """
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(f"{failure.status or failure.cause} {failure.code}: {failure.said}")
         self.failure = failure
+        self.sent: float | None = None
 
 
 def heard(error: BaseException) -> Failure:

@@ -44,6 +44,11 @@ class Http:
         self._idle: deque[_Connection] = deque()
         weakref.finalize(self, _close_all, self._idle)
 
+    @property
+    def idle(self) -> bool:
+        """Whether a connection is kept that nobody uses. Another thread may take it meanwhile."""
+        return bool(self._idle)
+
     def send(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
         """The answer, whose body is still to be read. Raises Failed where none came."""
         return self.begin(method, target, headers, body).answer()

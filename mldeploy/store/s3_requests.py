@@ -87,6 +87,11 @@ class Requests:
         self._root, self._prefix = root, place.prefix
         self._http = Http(Way(f"{scheme}://{host}", settings.ca_bundle))
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is a connection that nobody uses, as far as one can know."""
+        return self._http.idle
+
     def put(self, key: str, data: bytes, sha256: bytes) -> None:
         """Write `data`, whose digest is `sha256`, in one request."""
         checksum = {CHECKSUM: base64.b64encode(sha256).decode()}

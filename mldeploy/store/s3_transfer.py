@@ -17,7 +17,7 @@ from mldeploy.errors import MldeployError
 from mldeploy.store.pace import Gate
 from mldeploy.store.retry import Patience, Verdict, persist
 from mldeploy.store.s3_errors import passing, throttled
-from mldeploy.store.s3_heard import heard
+from mldeploy.store.s3_heard import Failed, heard
 from mldeploy.store.s3_parts import Multipart
 from mldeploy.store.s3_requests import Requests
 
@@ -45,19 +45,27 @@ class Wire:
         """What `attempt` returns, tried again where that may help; `count`: the bytes it moves, None where
         the caller tells the gate, once they have come.
         """
-        result = persist(attempt, self.judge, self.url, self.patience)
+        begun = 0.0
+
+        def once() -> T:
+            nonlocal begun
+            begun = self.gate.now()
+            return attempt()
+
+        result = persist(once, lambda error: self.judge(error, begun), self.url, self.patience)
         if count is not None:
             self.gate.done(count)
         return result
 
-    def judge(self, error: Exception) -> Verdict:
-        """What a failed request says; the gate is told."""
+    def judge(self, error: Exception, begun: float | None = None) -> Verdict:
+        """What a failed request says, which was sent then by the gate's clock; the gate is told."""
         if isinstance(error, MldeployError):
             return Verdict(again=False)
         failure = heard(error)
         slower = throttled(failure) or failure.status == 503 or failure.cause == "timeout"
         if slower:
-            self.gate.throttled()
+            early = error.sent if isinstance(error, Failed) else None
+            self.gate.throttled(begun if early is None else early)
         return Verdict(
             again=passing(failure),
             throttled=slower,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,11 @@ from mldeploy.core.state import Blob
 from mldeploy.errors import DiskError, IntegrityError, StoreError
 from mldeploy.store.blobs import blob_key
 from mldeploy.store.memory import MemoryStore
-from mldeploy.store.objects import Progress, Resumption
+from mldeploy.store.objects import Progress, Resumption, Wanted
 from mldeploy_daemon import disk as disks
 from mldeploy_daemon import fetch as fetching
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.fetch import BLOBS, Source, bring_blobs
+from mldeploy_daemon.fetch import BLOBS, SHORTS, Source, bring_blobs
 from tests import faults
 
 PUSH = "01k9zq3v5w8x7c2m4n6b8d0f1g"
@@ -61,6 +61,19 @@ class Resuming(MemoryStore):
         if self.cut is not None:
             raise StoreError("the connection broke", "wait")
         return hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+class Ahead(Resuming):
+    """Asks for short ones ahead, as S3's driver does; `threads` counts those that do so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: set[int] = set()
+
+    def fetch_each(self, wanted: Iterable[Wanted]) -> Generator[str]:
+        for each in wanted:
+            self.threads.add(threading.get_ident())
+            yield self.fetch(each.key, each.target, size=each.size)
 
 
 @pytest.fixture(autouse=True)
@@ -206,3 +219,25 @@ def test_of_a_short_blob_that_was_cut_nothing_is_left(disk: Disk, monkeypatch: p
     store.cut = None
     bring_blobs(source, disk, wanted)
     assert all(disk.has_blob(sha256, size) for sha256, size in wanted.items())
+
+
+def test_few_threads_go_on_with_short_ones_where_the_store_asks_ahead(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "SHORT", 100)
+    store = Ahead()
+    datas = [os.urandom(1000) for _ in range(BLOBS)] + [os.urandom(10 + n) for n in range(60)]
+    source, wanted = filled(store, *datas)
+    bring_blobs(source, disk, wanted)
+    assert all(disk.has_blob(sha256, size) for sha256, size in wanted.items())
+    assert 1 <= len(store.threads) <= SHORTS
+
+
+def test_a_short_one_that_fails_ends_it(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "SHORT", 100)
+    store = Ahead()
+    source, wanted = filled(store, *(os.urandom(10 + n) for n in range(60)))
+    store.delete(blob_key(list(wanted)[30], PUSH))
+    with pytest.raises(AssertionError):  # of `fetch` above
+        bring_blobs(source, disk, wanted)
+    assert not list((disk.root / "staging").iterdir())

@@ -63,6 +63,18 @@ def test_throttled_it_halves_once_and_grows_again_after_a_while() -> None:
     assert through(calm, None, 50e6).limit == MOST
 
 
+def test_what_was_sent_before_it_was_halved_halves_it_no_more() -> None:
+    pace = Pace(limit=32).throttled(100.0, sent=99.9)
+    assert pace.limit == 16
+    late = pace.throttled(103.0, sent=99.95)
+    assert late.limit == 16
+    assert played(late, WINDOW, 400e6, 103.0).throttled(110.0, sent=100.5).limit == 8
+
+
+def test_what_the_budget_keeps_below_the_limit_is_halved_too() -> None:
+    assert Pace(limit=32).throttled(100.0, inside=8).limit == 4
+
+
 def test_it_never_stops() -> None:
     pace = Pace()
     for second in range(100):
@@ -114,5 +126,7 @@ def test_the_gate_lets_the_next_in_when_one_leaves() -> None:
 def test_the_gate_is_told_of_throttling() -> None:
     clock = [100.0]
     gate = Gate(1 << 30, pace=Pace(limit=8), monotonic=lambda: clock[0])
+    for _ in range(8):
+        gate.enter(1)
     gate.throttled()
     assert gate.pace.limit == 4

@@ -25,7 +25,7 @@ from tests.support.s3_bucket import Bucket, digest, when
 from tests.support.saying import CUT, Asked, Say, Saying, error
 
 PUSH = "01k9zq3v5w8x7c2m4n6b8d0f1g"
-BLOBS = [random.Random(number).randbytes(1000 + number) for number in range(20)]
+BLOBS = [random.Random(number).randbytes(1000 + number) for number in range(40)]
 
 
 @pytest.fixture
@@ -75,6 +75,9 @@ def test_all_come_in_order_and_each_is_asked_for_once(store: S3Store, bucket: Bu
 def test_the_next_ones_are_on_their_way_before_the_first_is_answered(
     store: S3Store, bucket: Bucket, tmp_path: Path
 ) -> None:
+    fetched(store, tmp_path, BLOBS)  # then there are the connections
+    again = tmp_path / "again"
+    again.mkdir()
     together = threading.Barrier(min(DEPTH, START))
 
     def meet(asked: Asked, what: str) -> None:
@@ -82,7 +85,31 @@ def test_the_next_ones_are_on_their_way_before_the_first_is_answered(
             together.wait(60)
 
     bucket.fault = meet
+    fetched(store, again, BLOBS)
+
+
+def test_connections_are_made_one_after_the_other_while_answers_come(
+    store: S3Store, bucket: Bucket, tmp_path: Path
+) -> None:
+    begun: list[int] = []  # how many were asked for when each was answered
+    bucket.fault = lambda asked, _: begun.append(bucket.did["get"])
+    fetched(store, tmp_path, BLOBS[:1])
+    assert bucket.did["get"] == 1
+    with closing(fetch_blobs(store, short(tmp_path, BLOBS[1:]))) as coming:
+        next(coming)
+        assert bucket.did["get"] <= 2  # one was there, and none is made before the first has come
+        next(coming)
+        next(coming)
+        assert bucket.did["get"] <= 6
+
+
+def test_what_was_refused_at_one_moment_slows_it_once(store: S3Store, bucket: Bucket, tmp_path: Path) -> None:
     fetched(store, tmp_path, BLOBS)
+    again = tmp_path / "again"
+    again.mkdir()
+    bucket.fault = when("get", *[error(503, "SlowDown")] * DEPTH)
+    fetched(store, again, BLOBS)
+    assert store._ready().wire.gate.pace.limit == DEPTH // 2
 
 
 @pytest.mark.parametrize("answer", [CUT, error(500, "InternalError"), error(503, "SlowDown")])
