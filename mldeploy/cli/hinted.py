@@ -1,7 +1,7 @@
 """Commands in what is said, with the store that this call was given by `--store`.
 
-What chose the store otherwise, a variable or a file, chooses it for the next command too. Left out: the
-environment (`client/hints.py`).
+What chose the store otherwise, a variable or a file, chooses it for the next command too. A URL that names a
+user is not repeated: there may be a password. Left out: the environment (`client/hints.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ _COMMAND = re.compile(r"`(mldeploy (?!init\b)(?:(?!--store|--help)[^`])*)`")
 
 def with_store(text: str, store: str | None) -> str:
     """`text`, each command in it with `--store`; None: none was given."""
-    if store is None:
+    if store is None or "@" in store.partition("://")[2].partition("/")[0]:
         return text
     return _COMMAND.sub(lambda found: f"`{found[1]} --store {shlex.quote(store)}`", text)

@@ -76,13 +76,12 @@ class Output:
     def note(self, text: str) -> None:
         """For people."""
         if not self.json:
-            print(harmless(self._runnable(text)), file=sys.stderr, flush=True)
+            print(harmless(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """For people, and worth reading."""
         if not self.json:
-            said = harmless(self._runnable(text))
-            print(f"{paint(sys.stderr, 'warning', '1;33')}: {said}", file=sys.stderr, flush=True)
+            print(f"{paint(sys.stderr, 'warning', '1;33')}: {harmless(text)}", file=sys.stderr, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Rows as a table on a terminal, else as tab-separated lines without a heading."""
@@ -114,17 +113,13 @@ class Output:
 
     def error(self, message: str, hint: str, code: int, **extra: object) -> None:
         """Two lines, or the document."""
-        hint = self._runnable(hint)
+        hint = with_store(hint, self.options.store)
         if self.json:
             fields = {"error": message, "hint": hint, "code": code}
             fields |= {key: value for key, value in extra.items() if value}
             self.document("mldeploy.error/1", fields)
             return
         two_lines(message, hint)
-
-    def _runnable(self, text: str) -> str:
-        """With commands that go to the store this one went to."""
-        return with_store(text, self.options.store)
 
     def bug(self, error: Exception) -> int:
         """Something we did not expect."""

@@ -12,7 +12,7 @@ from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
-    from mldeploy.client.types import Change, HostEntry, Waited
+    from mldeploy.client.types import Change, HostWaited, Waited
 
 
 class Session:
@@ -46,7 +46,7 @@ class Session:
         change: Change,
         done: str,
         already: str,
-        waited: Waited | HostEntry | None = None,
+        waited: Waited | HostWaited | None = None,
     ) -> None:
         """Show what a mutation did. `done` is what to say, `already` where it was so before."""
         if self.output.json:

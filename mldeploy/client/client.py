@@ -22,6 +22,7 @@ from mldeploy.client.types import (
     Change,
     Collected,
     HostEntry,
+    HostWaited,
     Packed,
     Promoted,
     Pushed,
@@ -302,22 +303,29 @@ class Client(Observer):
 
         return hosting.undrain(self._at, host, dry_run, environment)
 
+    def find_host(self, host: str, *, environment: str | None = None) -> HostEntry:
+        """The host that is meant (as in `forget_host`). Raises NotFoundError, also where several are."""
+        from mldeploy.client import hosting
+
+        return hosting.find_host(self._at, host, environment)
+
     def wait_host(
         self,
         host: str,
         *,
-        environment: str | None = None,
+        environment: str,
+        drained: bool,
         timeout: float | None = None,
         reporter: Reporter | None = None,
-    ) -> HostEntry:
-        """Block until a host (as in `forget_host`) has read the log as it stands and says that it is drained,
-        or, where the log does not drain it, that it is ready.
+    ) -> HostWaited:
+        """Block until a host (its id) has read the log as it stands, and says that it is drained, or ready.
 
-        Raises NotFoundError, and WaitTimeoutError after `timeout` seconds (None: 600).
+        Raises WaitTimeoutError after `timeout` seconds (None: 600), NotAllowedError where the log says
+        otherwise meanwhile, and NotFoundError for one that has left and can never be ready.
         """
         from mldeploy.client.host_waiting import wait_for_host
 
-        return wait_for_host(self._at, host, environment, timeout, reporter or Silent())
+        return wait_for_host(self._at, host, environment, drained, timeout, reporter or Silent())
 
 
 def _model_or_all(model: str | None) -> str:

@@ -1,7 +1,9 @@
-"""`host drain --wait`: follow one host until it says of itself what the log says of it: drained, or ready.
+"""`host drain --wait`: follow one host until it says of itself that it is drained, or that it is ready again.
 
-Rules: the log as it stands at the call is what the host must have read; at the deadline WaitTimeoutError says
-what it said last. Left out: requests in flight, which a load balancer ends, and models (`waiting.py`).
+Rules: the host must have read the log as it stood at the call; what was asked for stays what is waited for,
+and the wait ends with an error where the log no longer says so; a host that has left takes no traffic either;
+at the deadline WaitTimeoutError says what is missing. Left out: requests in flight, which the load balancer
+ends, and models (`waiting.py`).
 """
 
 from __future__ import annotations
@@ -10,50 +12,66 @@ import threading
 import time
 
 from mldeploy.client.connection import Connection
-from mldeploy.client.hints import command
-from mldeploy.client.hosting import find_host
-from mldeploy.client.types import HostEntry
+from mldeploy.client.types import HostWaited
 from mldeploy.client.waiting import POLL, TIMEOUT
-from mldeploy.errors import WaitTimeoutError
+from mldeploy.core.state import State
+from mldeploy.errors import NotAllowedError, NotFoundError, WaitTimeoutError
 from mldeploy.progress import Reporter
+from mldeploy.store.reports import HostReport, read_reports
 
 
 def wait_for_host(
-    at: Connection, text: str, environment: str | None, timeout: float | None, reporter: Reporter
-) -> HostEntry:
+    at: Connection, host: str, environment: str, drained: bool, timeout: float | None, reporter: Reporter
+) -> HostWaited:
     """See Client.wait_host."""
+    started = time.monotonic()
     timeout = TIMEOUT if timeout is None else timeout
-    until = time.monotonic() + timeout
     head = at.refresh().head
-    found = find_host(at, text, environment)
     woken = threading.Event()
-    stop = at.store.watch(f"hosts/{found.environment}/", woken.set)
+    stop = at.store.watch(f"hosts/{environment}/", woken.set)
     try:
         while True:
             woken.clear()
-            why = _missing(found, head)
+            state = at.refresh()
+            report = next((report for report, _ in read_reports(at.store, environment, [host])), None)
+            name = (report.hostname if report is not None else "") or host
+            left = host not in state.hosts
+            _check(state, host, name, drained=drained, left=left)
+            why = "" if left else _missing(report, head, drained)
             if not why:
-                return found
-            left = until - time.monotonic()
-            if left <= 0:
+                return HostWaited(
+                    store=at.settings.store, host=host, hostname=name, environment=environment, left=left,
+                    drained=drained, seconds=round(time.monotonic() - started, 3),
+                )  # fmt: skip
+            if time.monotonic() - started >= timeout:
                 raise WaitTimeoutError(
-                    f"{found.hostname or found.host} {why} after {timeout:g} s",
-                    f"it may still happen; {command(f'why {found.host}', found.environment)} says more",
+                    f"{name} {why} after {timeout:g} s",
+                    "it may still happen; `mldeploy host list` shows when it reported last",
                 )
-            reporter.step(f"{found.hostname or found.host} {why}")
-            woken.wait(min(POLL, left))
-            found = find_host(at, found.host, environment)
+            reporter.step(f"{name} {why}")
+            woken.wait(POLL)
     finally:
         if stop is not None:
             stop()
 
 
-def _missing(host: HostEntry, head: int) -> str:
-    """What the host has not done; "" where it has done all."""
-    if host.head is None or not host.live:
-        return "does not report"
-    if host.head < head:
-        return f"has read {host.head} of {head} records"
-    if host.ready == (host.drained is None):
-        return ""
-    return "is not ready" if host.drained is None else "is still ready"
+def _check(state: State, host: str, name: str, *, drained: bool, left: bool) -> None:
+    """Raise where what is waited for cannot come any more."""
+    if left and not drained:
+        raise NotFoundError(f"{name} has left", "start its mldeployd: it joins by itself")
+    if not left and (host in state.drained) != drained:
+        by = "takes traffic again" if drained else "is drained again"
+        raise NotAllowedError(
+            f"{name} {by}: somebody wrote so meanwhile", "`mldeploy history` says who, and when"
+        )
+
+
+def _missing(report: HostReport | None, head: int, drained: bool) -> str:
+    """What the host has not said; "" where it has said all."""
+    if report is None:
+        return "has not reported"
+    if report.head < head:
+        return f"has read {report.head} of {head} records"
+    if report.ready == drained:
+        return "is still ready" if drained else "is not ready"
+    return ""

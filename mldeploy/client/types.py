@@ -189,6 +189,18 @@ class Waited(_Result, frozen=True, kw_only=True):
     steps: tuple[WaitedStep, ...] = ()
 
 
+class HostWaited(_Result, frozen=True, kw_only=True):
+    """A host said that it is `drained`, or that it is ready; or it `left`. `seconds`: how long that took."""
+
+    store: str
+    host: str
+    hostname: str
+    environment: str
+    drained: bool
+    left: bool
+    seconds: float
+
+
 class Prediction(_Result, frozen=True, kw_only=True):
     """An answer: `response` is the body (Open Inference Protocol v2)."""
 

@@ -79,7 +79,10 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
     lifecycle.retire(draft, action, told)
     if before.retired:
         return  # it was told when it was retired; now it is cut off where it still went on
-    open_notice(draft, "retired", action.model, action.version, told, reason=action.reason)
+    open_notice(
+        draft, "retired", action.model, action.version, told,
+        environment=_concerned(draft, action.model), reason=action.reason,
+    )  # fmt: skip
 
 
 def notified(draft: Draft, action: records.Notified, told: Context) -> None:
@@ -100,6 +103,16 @@ def notified(draft: Draft, action: records.Notified, told: Context) -> None:
     if day <= version.warned:
         refuse(f"{model}@{number} was warned of up to {version.warned}", "there is nothing to do")
     draft.put_version(model, msgspec.structs.replace(version, warned=day))
+
+
+def _concerned(draft: Draft, model: str) -> str:
+    """Whose people are told of what is done in every environment: the store's (""); where its policy names
+    nobody, those of the first environment by name that has the model and names somebody.
+    """
+    if _anybody(draft, ""):
+        return ""
+    having = (where for where in draft.environments() if draft.serving(where, model) != Serving())
+    return min((where for where in having if _anybody(draft, where)), default="")
 
 
 def _anybody(draft: Draft, environment: str) -> bool:

@@ -205,6 +205,8 @@ def title(subject: Subject, outcome: str, beside: int | None) -> str:
     if outcome in ("halted", "rolled back"):
         back = f"; {subject.model}@{beside} serves" if beside is not None else ""
         return f"{ref} was {outcome}{where}{back}"
+    if outcome == "retired":  # everywhere, whoever is told
+        return f"{ref} was retired"
     if outcome == "ended":
         return f"the shadow {ref} ended{where}"
     return f"{ref} was {outcome}{where}"

@@ -138,4 +138,5 @@ def test_a_store_with_a_blank_is_quoted_and_one_that_is_named_stays() -> None:
     assert with_store("run `mldeploy gc`", "a b") == "run `mldeploy gc --store 'a b'`"
     for said in ("`mldeploy init --help` and `mldeployd --store x`", "`mldeploy gc --store x`", "a `word`"):
         assert with_store(said, r"s3://b/\1") == said
+    assert with_store("`mldeploy gc`", "sftp://me:secret@host/x") == "`mldeploy gc`"
     assert with_store("`mldeploy gc`", r"s3://b/\1") == r"`mldeploy gc --store 's3://b/\1'`"

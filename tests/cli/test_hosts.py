@@ -10,6 +10,7 @@ import pytest
 from mldeploy.client import Client
 from mldeploy.core.records import Drain, Join, Leave, Promote
 from mldeploy.core.routing import choose
+from mldeploy.errors import NotAllowedError, NotFoundError
 from mldeploy.store.reports import report_key
 
 from .conftest import Ran, World
@@ -225,7 +226,8 @@ def test_a_drain_is_waited_for_until_the_host_says_so(world: World, cli: Cli) ->
     there = cli("host", "drain", "h1", "--wait")
     assert (there.code, "h1.example says that it is not ready any more" in there.err) == (0, True)
     document = cli("host", "drain", "h1", "--wait", "--json").document
-    assert (document["schema"], document["waited"]["ready"]) == ("mldeploy.host-drain/1", False)
+    assert document["schema"] == "mldeploy.host-drain/1"
+    assert (document["waited"]["drained"], document["waited"]["left"]) == (True, False)
 
 
 def test_its_end_is_waited_for_too(world: World, cli: Cli) -> None:
@@ -244,9 +246,42 @@ def test_its_end_is_waited_for_too(world: World, cli: Cli) -> None:
 def test_what_cannot_be_waited_for_is_said(world: World, cli: Cli) -> None:
     world.join()
     silent = cli("host", "drain", "h1", "--wait", "--timeout", "1s")
-    assert (silent.code, "does not report" in silent.err) == (7, True)
+    assert (silent.code, "has not reported" in silent.err) == (7, True)
     head = world.head()
     alone = cli("host", "drain", "h1", "--undo", "--timeout", "1s")
     assert (alone.code, "--timeout is of a wait" in alone.err) == (2, True)
     assert world.head() == head
     assert cli("host", "drain", "h1", "--undo", "--wait", "--dry-run").code == 0
+
+
+def test_a_host_that_leaves_while_it_is_drained_takes_no_traffic(world: World, cli: Cli) -> None:
+    world.join()
+    world.report("h1", ready=True)
+    assert cli("host", "drain", "h1").code == 0
+    world.append(Leave(host="h1"))
+    client = Client(world.url)
+    assert client.wait_host("h1", environment="production", drained=True, timeout=1).left
+    with pytest.raises(NotFoundError, match="has left"):
+        client.wait_host("h1", environment="production", drained=False, timeout=1)
+
+
+def test_a_drain_that_is_taken_back_meanwhile_is_no_success(world: World, cli: Cli) -> None:
+    world.join()
+    cli("host", "drain", "h1")
+    cli("host", "drain", "h1", "--undo")
+    world.report("h1", ready=True)
+    with pytest.raises(NotAllowedError, match="takes traffic again: somebody wrote so meanwhile"):
+        Client(world.url).wait_host("h1", environment="production", drained=True, timeout=1)
+
+
+def test_an_interrupted_wait_says_that_the_drain_is_written(
+    world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.join()
+
+    def interrupt(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mldeploy.client.host_waiting.wait_for_host", interrupt)
+    ran = cli("host", "drain", "h1", "--wait")
+    assert (ran.code, f"record {world.head()} is written, and the host goes on" in ran.err) == (130, True)

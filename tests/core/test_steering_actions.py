@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mldeploy.core import records
@@ -141,6 +142,24 @@ def test_a_completed_ramp_a_halt_a_rollback_and_a_retirement_open_one() -> None:
     assert (notice(back).kind, notice(back).version) == ("rolled back", 3)
     gone = after(retire(3), state=NOTIFIED)
     assert (notice(gone).kind, notice(gone).environment) == ("retired", "")
+
+
+def test_a_retirement_is_told_to_an_environments_people_where_the_store_has_none() -> None:
+    ours, theirs = {"notify": {"us": "json://us"}}, {"notify": {"them": "json://them"}}
+    alone = after(
+        records.Policy(environment="staging", settings=ours),
+        records.Policy(environment="production", settings=theirs),
+        records.Policy(environment="elsewhere", settings=ours),
+        state=THREE,
+    )
+    assert notice(after(retire(3), state=alone)).environment == "production"
+    both = after(promote(2, 9, environment="staging"), state=alone)
+    both = msgspec.structs.replace(both, notices={})
+    assert notice(after(retire(3), state=both)).environment == "production"
+    store = after(records.Policy(settings=ours), state=both)
+    assert notice(after(retire(3), state=store)).environment == ""
+    elsewhere = after(records.Policy(environment="elsewhere", settings=ours), state=THREE)
+    assert after(retire(3), state=elsewhere).notices == {}
 
 
 def test_with_nobody_to_notify_nothing_is_opened() -> None:
