@@ -28,14 +28,14 @@ def wait_for_host(
     timeout = TIMEOUT if timeout is None else timeout
     head = at.refresh().head
     woken = threading.Event()
-    stop = at.store.watch(f"hosts/{environment}/", woken.set)
+    stop = at.store.watch(f"hosts/{environment}/" if environment else "hosts/", woken.set)
     try:
         while True:
             woken.clear()
             state = at.refresh()
-            report = next((report for report, _ in read_reports(at.store, environment, [host])), None)
-            name = (report.hostname if report is not None else "") or host
             left = host not in state.hosts
+            report = None if left else _report(at, environment, host)
+            name = (report.hostname if report is not None else "") or host
             _check(state, host, name, drained=drained, left=left)
             why = "" if left else _missing(report, head, drained)
             if not why:
@@ -53,6 +53,11 @@ def wait_for_host(
     finally:
         if stop is not None:
             stop()
+
+
+def _report(at: Connection, environment: str, host: str) -> HostReport | None:
+    """What it said last."""
+    return next((report for report, _ in read_reports(at.store, environment, [host])), None)
 
 
 def _check(state: State, host: str, name: str, *, drained: bool, left: bool) -> None:

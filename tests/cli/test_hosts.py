@@ -263,6 +263,8 @@ def test_a_host_that_leaves_while_it_is_drained_takes_no_traffic(world: World, c
     assert client.wait_host("h1", environment="production", drained=True, timeout=1).left
     with pytest.raises(NotFoundError, match="has left"):
         client.wait_host("h1", environment="production", drained=False, timeout=1)
+    gone = cli("host", "drain", "h1", "--undo", "--wait")
+    assert (gone.code, "h1 has left" in gone.err) == (1, True)
 
 
 def test_a_drain_that_is_taken_back_meanwhile_is_no_success(world: World, cli: Cli) -> None:
