@@ -24,6 +24,7 @@ BLOCK = re.compile(r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.D
 DEADLINE = 600
 
 
+@pytest.mark.full  # scikit-learn is installed, and once more for the host
 @pytest.mark.timeout(DEADLINE + 60)
 def test_the_walk_through_works_as_it_is_written(tmp_path: Path) -> None:
     _environment(tmp_path / ".venv")
