@@ -63,7 +63,7 @@ def run(rounds: int = ROUNDS) -> Iterator[str]:
         folder = Path(name)
         _make(folder / "data")
         with _server(folder) as server:
-            env = _kept() | server.environ | {
+            env = _with_bytecode() | server.environ | {
                 "AWS_ENDPOINT_URL": server.endpoint, "S3_ENDPOINT_URL": server.endpoint,
                 "AWS_DEFAULT_REGION": "us-east-1", "BENCH_FOLDER": name,
             }  # fmt: skip
@@ -71,7 +71,7 @@ def run(rounds: int = ROUNDS) -> Iterator[str]:
             yield from _told(_rounds(folder, env, rounds))
 
 
-def _kept() -> dict[str, str]:
+def _with_bytecode() -> dict[str, str]:
     """The environment, without what keeps Python from keeping bytecode: what is installed has it."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
 

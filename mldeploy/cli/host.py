@@ -9,12 +9,12 @@ import typer
 from mldeploy.cli.arguments import DryRun, Reason, new_group, wait_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.output import Cell, ago
-from mldeploy.cli.session import Session
+from mldeploy.cli.session import Session, written
 from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
-    from mldeploy.client.types import Change, HostEntry, HostWaited
+    from mldeploy.client.types import HostChange, HostEntry, HostWaited
 
 Host = Annotated[
     str, typer.Argument(metavar="HOST", help="A hostname, or the start of an id.", show_default=False)
@@ -90,20 +90,18 @@ def drain(
     client, where = session.client(), session.options.environment
     if undo and reason:
         raise UsageError("--reason says why a host is drained", "leave it out with --undo")
-    # by its id from here on: another host may come to be called so
-    found = client.find_host(host, environment=where)
     if undo:
-        change = client.undrain_host(found.host, environment=where, dry_run=dry_run)
+        change = client.undrain_host(host, environment=where, dry_run=dry_run)
         done = f"{host} takes traffic again", f"{host} takes traffic"
     else:
-        change = client.drain_host(found.host, environment=where, reason=reason, dry_run=dry_run)
+        change = client.drain_host(host, environment=where, reason=reason, dry_run=dry_run)
         done = f"{host} is drained", f"{host} is drained"
     waits = wait and not dry_run
     if not (waits and session.output.json):  # which has one document, at the end
         session.changed("host-drain", change, *done)
     if not waits:
         return
-    waited = _waited(session, client, found, change, drained=not undo, limit=limit)
+    waited = _waited(session, client, change, drained=not undo, limit=limit)
     if session.output.json:
         session.changed("host-drain", change, *done, waited=waited)
     elif waited.left:
@@ -113,16 +111,14 @@ def drain(
 
 
 def _waited(
-    session: Session, client: Client, found: HostEntry, change: Change, *, drained: bool, limit: float | None
+    session: Session, client: Client, change: HostChange, *, drained: bool, limit: float | None
 ) -> HostWaited:
     try:
         with session.output.reporter() as reporter:
-            return client.wait_host(
-                found.host, environment=found.environment, drained=drained, timeout=limit, reporter=reporter
-            )
+            return client.wait_host(change.host, drained=drained, timeout=limit, reporter=reporter)
     except KeyboardInterrupt:
-        written = f"record {change.seq} is written" if change.seq is not None else "it was so already"
-        raise KeyboardInterrupt(f"{written}, and the host goes on: `mldeploy host list` shows it") from None
+        stands = f"{written(change)}, and the host goes on: `mldeploy host list` shows it"
+        raise KeyboardInterrupt(stands) from None
 
 
 @app.command(cls=Command)

@@ -12,7 +12,7 @@ from mldeploy.cli.options import Command
 from mldeploy.cli.output import size
 from mldeploy.cli.rollout_options import named, with_rollout_options
 from mldeploy.cli.rollouts import note_steps
-from mldeploy.cli.session import Session
+from mldeploy.cli.session import Session, written
 from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -200,11 +200,10 @@ def _goes_on(client: Client, change: Change, back: bool) -> str:
     """What an interrupted wait leaves: the record stands, and the hosts do as it says."""
     from mldeploy.client.hints import command
 
-    written = f"record {change.seq} is written" if change.seq is not None else "it was so already"
     record = f" --record {change.seq}" if change.seq is not None else ""
     wait = command(f"wait {change.model}{record}", client.environment)
     undo = f", {command(f'rollback {change.model}', client.environment)} undoes it" if back else ""
-    return f"{written}, and the hosts go on: {wait} follows it{undo}"
+    return f"{written(change)}, and the hosts go on: {wait} follows it{undo}"
 
 
 def _wait(session: Session, client: Client, change: Change, limit: float | None) -> Waited:

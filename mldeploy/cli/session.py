@@ -63,6 +63,11 @@ class Session:
             self.output.note(f"{done} (record {change.seq})")
 
 
+def written(change: Change) -> str:
+    """What of an interrupted command stands."""
+    return f"record {change.seq} is written" if change.seq is not None else "it was so already"
+
+
 def _log_to_stderr() -> None:
     import logging
 

@@ -21,7 +21,7 @@ from mldeploy.client.types import (
     Applied,
     Change,
     Collected,
-    HostEntry,
+    HostChange,
     HostWaited,
     Packed,
     Promoted,
@@ -276,7 +276,7 @@ class Client(Observer):
 
     # --- hosts
 
-    def forget_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> Change:
+    def forget_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> HostChange:
         """Take a host (a hostname, or the start of an id; of `environment`, if given) out of the members.
 
         Raises NotAllowedError for a live one, which would join again, and NotFoundError.
@@ -287,7 +287,7 @@ class Client(Observer):
 
     def drain_host(
         self, host: str, *, environment: str | None = None, reason: str = "", dry_run: bool = False
-    ) -> Change:
+    ) -> HostChange:
         """Have a host (as in `forget_host`) take no traffic, until `undrain_host`.
 
         It says so to load balancers, and answers what still comes. Rollouts and `wait` do not wait for it. It
@@ -297,23 +297,16 @@ class Client(Observer):
 
         return hosting.drain(self._at, host, reason, dry_run, environment)
 
-    def undrain_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> Change:
+    def undrain_host(self, host: str, *, environment: str | None = None, dry_run: bool = False) -> HostChange:
         """Have a host (as in `forget_host`) take traffic again. Raises NotFoundError."""
         from mldeploy.client import hosting
 
         return hosting.undrain(self._at, host, dry_run, environment)
 
-    def find_host(self, host: str, *, environment: str | None = None) -> HostEntry:
-        """The host that is meant (as in `forget_host`). Raises NotFoundError, also where several are."""
-        from mldeploy.client import hosting
-
-        return hosting.find_host(self._at, host, environment)
-
     def wait_host(
         self,
         host: str,
         *,
-        environment: str,
         drained: bool,
         timeout: float | None = None,
         reporter: Reporter | None = None,
@@ -325,7 +318,7 @@ class Client(Observer):
         """
         from mldeploy.client.host_waiting import wait_for_host
 
-        return wait_for_host(self._at, host, environment, drained, timeout, reporter or Silent())
+        return wait_for_host(self._at, host, drained, timeout, reporter or Silent())
 
 
 def _model_or_all(model: str | None) -> str:

@@ -21,29 +21,31 @@ from mldeploy.store.reports import HostReport, read_reports
 
 
 def wait_for_host(
-    at: Connection, host: str, environment: str, drained: bool, timeout: float | None, reporter: Reporter
+    at: Connection, host: str, drained: bool, timeout: float | None, reporter: Reporter
 ) -> HostWaited:
     """See Client.wait_host."""
     started = time.monotonic()
     timeout = TIMEOUT if timeout is None else timeout
-    head = at.refresh().head
+    state = at.refresh()
+    head, member = state.head, state.hosts.get(host)
+    environment = member.environment if member is not None else at.environment
+    name = (member.hostname if member is not None else "") or host
     woken = threading.Event()
-    stop = at.store.watch(f"hosts/{environment}/" if environment else "hosts/", woken.set)
+    stop = at.store.watch(f"hosts/{environment}/", woken.set)
     try:
         while True:
             woken.clear()
             state = at.refresh()
             left = host not in state.hosts
-            report = None if left else _report(at, environment, host)
-            name = (report.hostname if report is not None else "") or host
             _check(state, host, name, drained=drained, left=left)
-            why = "" if left else _missing(report, head, drained)
+            why = "" if left else _missing(_report(at, environment, host), head, drained)
+            waited = time.monotonic() - started
             if not why:
                 return HostWaited(
-                    store=at.settings.store, host=host, hostname=name, environment=environment, left=left,
-                    drained=drained, seconds=round(time.monotonic() - started, 3),
+                    store=at.settings.store, host=host, hostname=name, drained=drained, left=left,
+                    seconds=round(waited, 3),
                 )  # fmt: skip
-            if time.monotonic() - started >= timeout:
+            if waited >= timeout:
                 raise WaitTimeoutError(
                     f"{name} {why} after {timeout:g} s",
                     "it may still happen; `mldeploy host list` shows when it reported last",

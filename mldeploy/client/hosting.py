@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from mldeploy.client import fleet
-from mldeploy.client.connection import Connection
+from mldeploy.client.connection import Connection, Written
 from mldeploy.client.environments import find_environment
-from mldeploy.client.types import Change, HostEntry, Hosts
+from mldeploy.client.types import HostChange, HostEntry, Hosts
 from mldeploy.core.records import Action, Drain, Forget, Undrain
 from mldeploy.core.state import Host, State
 from mldeploy.core.types import format_age
@@ -63,9 +65,9 @@ class ForgetHost:
         return (*member, *UndrainHost(self.host)(state))
 
 
-def forget(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
+def forget(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> HostChange:
     """See Client.forget_host."""
-    found = find_host(at, text, environment)
+    found = _named(_hosts(at, environment), text)
     if found.live:
         age = format_age(found.age or 0)
         raise NotAllowedError(
@@ -73,7 +75,7 @@ def forget(at: Connection, text: str, dry_run: bool, environment: str | None = N
             "stop its mldeployd, which leaves by itself",
         )
     written = at.change(ForgetHost(found.host), dry_run=dry_run)
-    return at.told(written, dry_run, model="", version=None, environment=found.environment)
+    return _told(at, written, dry_run, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,9 @@ class UndrainHost:
         return (Undrain(host=self.host),) if self.host in state.drained else ()
 
 
-def drain(at: Connection, text: str, reason: str, dry_run: bool, environment: str | None = None) -> Change:
+def drain(
+    at: Connection, text: str, reason: str, dry_run: bool, environment: str | None = None
+) -> HostChange:
     """See Client.drain_host."""
     everyone = _hosts(at, environment)
     found = _named(everyone, text)
@@ -117,22 +121,23 @@ def drain(at: Connection, text: str, reason: str, dry_run: bool, environment: st
         and each.live and each.ready and each.drained is None
     ]  # fmt: skip
     alone = () if others else (f"no other host of {found.environment} is ready to take its traffic",)
-    return at.told(
-        written, dry_run, model="", version=None, environment=found.environment,
-        warnings=alone if written.actions else (),
-    )  # fmt: skip
+    return _told(at, written, dry_run, found, alone if written.actions else ())
 
 
-def undrain(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> Change:
+def undrain(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> HostChange:
     """See Client.undrain_host."""
-    found = find_host(at, text, environment)
+    found = _named(_hosts(at, environment), text)
     written = at.change(UndrainHost(found.host), dry_run=dry_run)
-    return at.told(written, dry_run, model="", version=None, environment=found.environment or None)
+    return _told(at, written, dry_run, found)
 
 
-def find_host(at: Connection, text: str, environment: str | None) -> HostEntry:
-    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
-    return _named(_hosts(at, environment), text)
+def _told(
+    at: Connection, written: Written, dry_run: bool, host: HostEntry, warnings: tuple[str, ...] = ()
+) -> HostChange:
+    told = at.told(
+        written, dry_run, model="", version=None, environment=host.environment or None, warnings=warnings
+    )
+    return HostChange(**structs.asdict(told), host=host.host)
 
 
 def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
@@ -142,6 +147,7 @@ def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
 
 
 def _named(everyone: Sequence[HostEntry], text: str) -> HostEntry:
+    """The host of that hostname, or whose id begins so. Raises NotFoundError, also where several do."""
     named = fleet.matching([(each.hostname, each.host) for each in everyone], text)
     hosts = [each for each in everyone if each.host in named]
     return fleet.one_of(hosts, everyone, text, lambda each: f"{each.hostname} ({each.host})")

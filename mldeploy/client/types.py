@@ -56,6 +56,12 @@ class Change(_Result, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
+class HostChange(Change, frozen=True, kw_only=True):
+    """What was done to one host: its id."""
+
+    host: str
+
+
 class Promoted(Change, frozen=True, kw_only=True):
     """What a promote did. `steps` are the shares the version takes: where nothing is stable, all at once."""
 
@@ -195,7 +201,6 @@ class HostWaited(_Result, frozen=True, kw_only=True):
     store: str
     host: str
     hostname: str
-    environment: str
     drained: bool
     left: bool
     seconds: float

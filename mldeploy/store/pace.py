@@ -92,7 +92,7 @@ class Gate:
         self._pace = pace or Pace()
         self._monotonic = monotonic
         self._inside, self._bytes = 0, 0
-        self._most = 1  # inside at once, since it was slowed last
+        self._peak = 1  # inside at once, since it was slowed last
         self._turn = threading.Condition()
 
     @property
@@ -135,9 +135,9 @@ class Gate:
         """The store has asked for fewer, or did not answer in time: a request that was sent then (`now`)."""
         with self._turn:
             now = self._monotonic()
-            slower = self._pace.throttled(now, now if sent is None else sent, self._most)
+            slower = self._pace.throttled(now, now if sent is None else sent, self._peak)
             if slower is not self._pace:
-                self._pace, self._most = slower, max(self._inside, 1)
+                self._pace, self._peak = slower, max(self._inside, 1)
 
     def _room(self, count: int) -> bool:
         return not self._inside or (self._inside < self._pace.limit and self._bytes + count <= self._budget)
@@ -148,5 +148,5 @@ class Gate:
 
     def _let_in(self, count: int) -> None:
         self._inside += 1
-        self._most = max(self._most, self._inside)
+        self._peak = max(self._peak, self._inside)
         self._bytes += count

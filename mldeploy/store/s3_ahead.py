@@ -42,7 +42,7 @@ class Early:
             try:
                 self._asked = self._wire.requests.begin(key)
             except Failed as error:
-                self._wire.judge(error)
+                self._wire.judge(error, self._sent)
                 self.end()
         return self._inside
 

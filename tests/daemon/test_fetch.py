@@ -64,15 +64,15 @@ class Resuming(MemoryStore):
 
 
 class Ahead(Resuming):
-    """Asks for short ones ahead, as S3's driver does; `threads` counts those that do so."""
+    """Asks for short ones ahead, as S3's driver does; who begins waits for `together`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.threads: set[int] = set()
+        self.together = threading.Barrier(1)
 
     def fetch_each(self, wanted: Iterable[Wanted]) -> Generator[str]:
+        self.together.wait(30)
         for each in wanted:
-            self.threads.add(threading.get_ident())
             yield self.fetch(each.key, each.target, size=each.size)
 
 
@@ -226,18 +226,19 @@ def test_few_threads_go_on_with_short_ones_where_the_store_asks_ahead(
 ) -> None:
     monkeypatch.setattr(fetching, "SHORT", 100)
     store = Ahead()
+    store.together = threading.Barrier(SHORTS)  # of more, some would wait in vain
     datas = [os.urandom(1000) for _ in range(BLOBS)] + [os.urandom(10 + n) for n in range(60)]
     source, wanted = filled(store, *datas)
     bring_blobs(source, disk, wanted)
     assert all(disk.has_blob(sha256, size) for sha256, size in wanted.items())
-    assert 1 <= len(store.threads) <= SHORTS
 
 
 def test_a_short_one_that_fails_ends_it(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "SHORT", 100)
     store = Ahead()
     source, wanted = filled(store, *(os.urandom(10 + n) for n in range(60)))
-    store.delete(blob_key(list(wanted)[30], PUSH))
-    with pytest.raises(AssertionError):  # of `fetch` above
+    store.together = threading.Barrier(SHORTS)
+    store.cut = 5
+    with pytest.raises(StoreError, match="the connection broke"):
         bring_blobs(source, disk, wanted)
     assert not list((disk.root / "staging").iterdir())

@@ -277,7 +277,7 @@ def test_a_drained_host_is_not_ready_and_answers_what_still_comes(place: Place, 
         # and it goes on with what is promoted meanwhile: undrained, it is up to date at once
         place.push(2.0)
         daemon.wait_answer(2.0)
-        client.wait_host(host, environment="production", drained=True, timeout=60)
+        client.wait_host(host, drained=True, timeout=60)
     assert load.failed == []
     assert len(client.wait("answer", timeout=60).hosts) == 1, "with all of them drained it is waited for"
     # over a restart of everything: the keeper starts, and says that it has
@@ -285,12 +285,12 @@ def test_a_drained_host_is_not_ready_and_answers_what_still_comes(place: Place, 
     assert state_of(place).drained == {host: "new disk"}
     daemon.start()
     daemon.wait_answer(2.0)
-    client.wait_host(host, environment="production", drained=True, timeout=60)  # it has come to the head
+    client.wait_host(host, drained=True, timeout=60)  # it has come to the head
     assert not daemon.ready()
     until(lambda: daemon.text().count("ready: serving") == 2, "the keeper says that it has started")
     client.undrain_host(host)
     daemon.wait_ready()
-    client.wait_host(host, environment="production", drained=False, timeout=60)
+    client.wait_host(host, drained=False, timeout=60)
 
 
 def test_a_bundle_altered_on_the_disk_is_noticed_and_fetched_again(place: Place, start: Start) -> None:

@@ -91,8 +91,6 @@ def test_the_next_ones_are_on_their_way_before_the_first_is_answered(
 def test_connections_are_made_one_after_the_other_while_answers_come(
     store: S3Store, bucket: Bucket, tmp_path: Path
 ) -> None:
-    begun: list[int] = []  # how many were asked for when each was answered
-    bucket.fault = lambda asked, _: begun.append(bucket.did["get"])
     fetched(store, tmp_path, BLOBS[:1])
     assert bucket.did["get"] == 1
     with closing(fetch_blobs(store, short(tmp_path, BLOBS[1:]))) as coming:
