@@ -131,6 +131,13 @@ def run(args: list[str]) -> int:
     before = args[: args.index("--")] if "--" in args else args
     output = Output(options, json="--json" in before, verbose=bool({"--verbose", "-v"} & set(before)))
     try:
+        return _run(args, options, output)
+    except OSError as error:  # what went wrong could not be told there
+        return _unwritable(error)
+
+
+def _run(args: list[str], options: Options, output: Output) -> int:
+    try:
         with _ended_by_signals():
             code = _invoke(args, options)
         sys.stdout.flush()
@@ -217,12 +224,15 @@ def _refused(error: OSError, output: Output) -> int:
     told = DiskError(
         f"{where}: {said}", "look at its disk and your rights to it; --verbose says where it was"
     )
-    try:
-        return output.failure(told, cause=error)
-    except OSError:  # then there is no place for a document either
-        _drop_output()
-        two_lines(f"standard output: {said}", "free some space, or write it to another place")
-        return exits.FAILED
+    sys.stdout.flush()  # what it still holds would be tried again, and complained of, as Python ends
+    return output.failure(told, cause=error)
+
+
+def _unwritable(error: OSError) -> int:
+    """Standard output takes nothing, a document least of all."""
+    _drop_output()
+    two_lines(f"standard output: {error.strerror or error}", "free some space, or write it to another place")
+    return exits.FAILED
 
 
 def _drop_output() -> None:

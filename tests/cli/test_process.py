@@ -175,13 +175,15 @@ def test_an_interrupt_is_130_and_a_reader_that_left_is_no_error(world: World, pr
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("options", [(), ("--json",)])
-def test_a_full_disk_below_standard_output(world: World, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # "": Python holds what it could not write until its end
+@pytest.mark.parametrize("options", [(), ("--json",), ("--json", "nobody")])
+def test_a_full_disk_below_standard_output(world: World, options: tuple[str, ...], unbuffered: str) -> None:
     world.publish()
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "mldeploy.cli.main", "history", *options],
             stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     first, second = done.stderr.splitlines()
     assert (done.returncode, "No space left" in first, second[:6]) == (1, True, "hint: ")
