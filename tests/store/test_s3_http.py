@@ -215,8 +215,18 @@ def test_an_answer_that_is_less_than_it_says_or_makes_no_sense(answer: bytes) ->
         assert got(client) == b"next"  # over another connection
 
 
-def test_what_came_before_a_cut_is_given_out() -> None:
-    with Server([says(BODY[:1000], length=5000)]) as server, http(server).send("GET", "/", {}) as answer:
+def reset(made: socket.socket) -> None:
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    made.close()
+
+
+@pytest.mark.parametrize("end", [lambda made: None, reset], ids=["closed", "reset"])
+def test_what_came_before_a_cut_is_given_out(end: Callable[[socket.socket], None]) -> None:
+    def cut(made: socket.socket) -> None:
+        made.sendall(says(BODY[:1000], length=5000))
+        end(made)
+
+    with Server([cut]) as server, http(server).send("GET", "/", {}) as answer:
         buffer = memoryview(bytearray(3000))
         assert answer.readinto(buffer) == 1000
         assert bytes(buffer[:1000]) == BODY[:1000]
@@ -246,11 +256,6 @@ def test_a_connection_that_the_server_will_close(line: str) -> None:
         client = http(server)
         assert got(client) == b"first"
         assert got(client) == b"next"
-
-
-def reset(made: socket.socket) -> None:
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    made.close()
 
 
 @pytest.mark.parametrize("end", [lambda made: None, reset], ids=["closed", "reset"])

@@ -38,7 +38,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
     for module, names in ((s3_upload, ("PART", "SINGLE")), (s3_download, ("RANGE",))):
         for name in names:
             monkeypatch.setattr(module, name, PART)
-    monkeypatch.setattr(s3_download, "PIECE", PART // 8)
+    for name in ("PIECE", "LONG"):
+        monkeypatch.setattr(s3_download, name, PART // 8)
     with Saying() as server:
         use(Server(server.endpoint), monkeypatch)
         server.answer = bucket = Bucket()
