@@ -29,7 +29,7 @@ from mldeploy.core.host import (
     StopWorker,
     StopZygote,
 )
-from mldeploy.errors import MldeployError, StoreError
+from mldeploy.errors import IntegrityError, MldeployError, NotFoundError, StoreError
 from mldeploy_daemon import fetch
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.disk import Disk
@@ -41,6 +41,8 @@ from mldeploy_daemon.zygotes import Zygotes
 logger = logging.getLogger(__name__)
 #: Fetches, builds and removals at the same time.
 THREADS = 3
+#: What says that the store did not give a file, or gave another: no fault of what was to be built of it.
+LACKING = (StoreError, NotFoundError, IntegrityError)
 #: Not the very idlest: the threads share the agent's interpreter lock.
 NICE = 10
 
@@ -151,7 +153,7 @@ class Hands:
             await work
         except MldeployError as error:
             text = f"{error}" + (f" ({error.hint})" if error.hint else "")
-            self._failed(action, text, lacking=isinstance(error, StoreError))
+            self._failed(action, text, lacking=isinstance(error, LACKING))
         except Exception as error:
             logger.exception("%s", action)
             self._failed(action, f"unexpected: {error!r}")
@@ -162,7 +164,7 @@ class Hands:
             self.changed()
 
     def _failed(self, action: Action, reason: str, *, lacking: bool = False) -> None:
-        """`lacking`: the store did not give a file; that is no fault of what was to be built of it."""
+        """`lacking`: for want of a file."""
         match action:
             case FetchBundle():
                 self.book.failed(f"{action.model}@{action.version}", action.digest, "fetch", reason)

@@ -65,6 +65,7 @@ class Journal:
         self._path, self._fd = path, fd
         self._store, self._bundle = store, bundle
         self._lock = threading.Lock()
+        self._spoilt = False
         self.begun: Begun | None = None
         self.sent: set[str] = set()  # sha256 of the blobs that the store has acknowledged
         self.tokens: dict[str, str] = {}  # by sha256, of uploads in parts that were begun
@@ -91,8 +92,10 @@ class Journal:
             head_sha256=state.head_sha256,
         )
         self.sent.clear()
-        with contextlib.suppress(OSError):
+        try:
             os.ftruncate(self._fd, 0)
+        except OSError:
+            self._spoilt = True  # what is written now would be taken for the earlier push's
         self._append(self.begun)
 
     def give_up(self, store: ObjectStore) -> None:
@@ -131,6 +134,8 @@ class Journal:
 
     def _append(self, line: msgspec.Struct) -> None:
         # a push is not worth less because its journal cannot be written: it would only begin anew
+        if self._spoilt:
+            return
         with self._lock, contextlib.suppress(OSError):
             os.write(self._fd, msgspec.json.encode(line) + b"\n")
 

@@ -77,7 +77,8 @@ def fetch_blob(
     """Stream a blob into the new file `target`, durable and verified; on any error there is no `target`.
 
     With `resume`, and a `size`, the file may be there with the beginning of the blob, and stays with what has
-    come when the store does not answer: the next call goes on from there. Raises IntegrityError for other
+    come when the store does not answer: the next call goes on from there. One that turns out to be the
+    beginning of something else, as after a power cut, is fetched again whole. Raises IntegrityError for other
     bytes than the digest's, NotFoundError, StoreError, DiskError.
     """
     key = blob_key(sha256, push)
@@ -86,8 +87,16 @@ def fetch_blob(
     try:
         if existed:
             raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
-        found = _download(store, key, target, size, progress, resume)
-        _verify(store.url, key, target, found, sha256, size)
+        begun = resume and target.exists() and target.stat().st_size > 0
+        try:
+            found = _download(store, key, target, size, progress, resume)
+            _verify(store.url, key, target, found, sha256, size)
+        except IntegrityError:
+            if not begun:
+                raise
+            target.unlink(missing_ok=True)
+            found = _download(store, key, target, size, progress, resume)
+            _verify(store.url, key, target, found, sha256, size)
     except BaseException as error:
         # what another has made is not touched, and a beginning is kept for the next call
         if not existed and not (resume and _may_go_on(error)):

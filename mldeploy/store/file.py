@@ -30,6 +30,8 @@ STALE = 3600.0
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+#: What says that certainly nothing was done.
+_REFUSED = {*_FULL, *_FORBIDDEN, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ENOMEM}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
@@ -112,7 +114,9 @@ class FileStore:
             except OSError as error:
                 if error.errno in _NO_LINKS:
                     raise _no_links(self._root, error) from error
-                raise
+                if error.errno in _REFUSED:
+                    raise
+                raise _not_known(path, error) from error  # NFS may have made it all the same
             self._unlink(name)
             self._confirm(path.parent)
         return True
@@ -230,10 +234,7 @@ class FileStore:
         try:
             self._sync_folder(folder)
         except OSError as error:
-            raise OutcomeUnknownError(
-                f"what was written to {folder} may not survive: {error.strerror}",
-                "check the disk, then look whether it is there before writing again",
-            ) from error
+            raise _not_known(folder, error) from error
 
     def _sync_folder(self, folder: Path) -> None:
         if not self._durable:
@@ -278,18 +279,21 @@ class FileStore:
                     entries = [entry for entry in scan if not entry.name.startswith(".")]
             except (FileNotFoundError, NotADirectoryError):
                 return
-        # "a-b" sorts before "a/b", which plain sorting by name would turn round
-        named = {f"{entry.name}/" if entry.is_dir() else entry.name: entry for entry in entries}
+            # "a-b" sorts before "a/b", which plain sorting by name would turn round
+            named = {f"{entry.name}/" if entry.is_dir() else entry.name: entry for entry in entries}
         for name in sorted(named):
             key = base + name
             if name.endswith("/"):
                 if key.startswith(prefix) or prefix.startswith(key):
                     yield from self._walk(Path(named[name].path), key, prefix)
                 continue
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                status = named[name].stat()
-                if stat.S_ISREG(status.st_mode):
-                    yield Entry(key, status.st_size, status.st_mtime)
+            with self._told(folder):
+                try:
+                    status = named[name].stat()
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+            if stat.S_ISREG(status.st_mode):
+                yield Entry(key, status.st_size, status.st_mtime)
 
     @contextlib.contextmanager
     def _told(self, path: Path) -> Iterator[None]:
@@ -326,6 +330,13 @@ def disk_error(error: OSError, path: Path) -> FolderError:
     if error.errno == errno.ENOTDIR:
         return FolderError(f"{path} lies below something that is no folder", "name another folder")
     return FolderError(f"cannot use {path}: {said}", "check the disk, then run it again")
+
+
+def _not_known(path: Path, error: OSError) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"what was written to {path} may not be there, or may not survive: {error.strerror}",
+        "check the disk, then look whether it is there before writing again",
+    )
 
 
 def _no_links(root: Path, error: OSError) -> StoreError:

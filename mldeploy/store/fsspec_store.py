@@ -84,7 +84,7 @@ class FsspecStore:
             raise StoreError(
                 f"cannot open {scheme}://: {error}", "check the URL and the credentials"
             ) from error
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"
+        shown = f"{scheme}://{_without_password(rest)}"
         if not options:
             return cls(filesystem, str(root), shown)
         filesystem.retries = 1  # s3fs's own, on top of botocore's
@@ -272,6 +272,13 @@ class FsspecStore:
                 f"{self._url} does not answer for {key}: {type(error).__name__}: {error}",
                 "check the network, the URL and the credentials",
             ) from error
+
+
+def _without_password(rest: str) -> str:
+    """A URL's part after ://, without who asks; a container before an @, as abfs:// has it, stays."""
+    place, slash, path = rest.partition("/")
+    who, at, host = place.rpartition("@")
+    return f"{host if ':' in who else who + at + host}{slash}{path}"
 
 
 def _s3_options(environ: Mapping[str, str]) -> dict[str, Any]:

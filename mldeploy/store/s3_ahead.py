@@ -44,6 +44,9 @@ class Early:
             except Failed as error:
                 self._wire.judge(error, self._sent)
                 self.end()
+            except BaseException:
+                self.end()
+                raise
         return self._inside
 
     def answer(self) -> Answer | None:

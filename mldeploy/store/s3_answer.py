@@ -28,9 +28,12 @@ class Answer:
 
     def __init__(self, source: Input, method: str, release: Callable[[bool], None]) -> None:
         self._source, self._release = source, release
-        self.status = 100
-        while self.status < 200:
+        for _ in range(_LINES):
             self.status, self.headers, newer = head_of(source)
+            if self.status >= 200:
+                break
+        else:
+            raise cut("heads without end, and no answer")
         said = self.headers.get("connection", "").lower()
         self._kept = said != "close" if newer else said == "keep-alive"
         self.length: int | None = None
@@ -95,8 +98,8 @@ class Answer:
         if self._chunked and not self._left:
             self._left = _number(_line(self._source).partition(";")[0].strip(), 16)
             if not self._left:
-                while _line(self._source):
-                    pass  # trailers
+                if all(_line(self._source) for _ in range(_LINES)):
+                    raise cut("trailers without end")
                 self._ended = True
                 return 0
         wanted = view if self._left < 0 else view[: self._left]

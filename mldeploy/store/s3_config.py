@@ -74,8 +74,11 @@ class Settings:
         return endpoint, False
 
     def shown(self) -> str:
-        """The endpoint for people."""
-        return self.endpoint or f"S3 in {self.region or DEFAULT_REGION}"
+        """The endpoint for people, without a password."""
+        scheme, colon, rest = self.endpoint.partition("://")
+        place, slash, path = rest.partition("/")
+        shown = f"{scheme}{colon}{place.rpartition('@')[2]}{slash}{path}"
+        return shown or f"S3 in {self.region or DEFAULT_REGION}"
 
 
 def place_of(url: str) -> Place:

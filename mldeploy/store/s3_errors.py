@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from mldeploy.errors import StoreError
 from mldeploy.store.retry import Verdict
+from mldeploy.store.s3_config import DEFAULT_REGION
 from mldeploy.store.s3_heard import Failure
 
 #: Codes by which a server says "slower".
@@ -114,7 +115,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "InvalidBucketName": ("{bucket} cannot be the name of a bucket", "correct the name in {url}"),
     "NoSuchKey": ("there is no {key} in {url}", "it may have been collected: look at the log"),
     "AccessDenied": (
-        "{endpoint} does not allow {right} on {key} in {url}",
+        "{endpoint} does not allow {right} on {key} in {url}: {said}",
         "grant {right} on arn:aws:s3:::{path} to these credentials, and s3:ListBucket on the bucket: without "
         "that S3 says forbidden also of a key that is not there. docs/s3.md has the policies",
     ),
@@ -141,6 +142,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "Elsewhere": (
         "bucket {bucket} is not in region {region}",
         "set AWS_REGION to the bucket's region; `aws s3api get-bucket-location --bucket {bucket}` names it",
+    ),
+    "AuthorizationHeaderMalformed": (
+        "{endpoint} cannot read who asks: {said}",
+        "correct AWS_ACCESS_KEY_ID or the profile: an access key is empty, or holds what is none",
     ),
     "Found": (
         "bucket {bucket} is in region {right_region}, not in {region}",
@@ -220,7 +225,10 @@ def told(failure: Failure, where: Where) -> StoreError:
 
 def _word(failure: Failure, where: Where) -> str:
     if elsewhere(failure):
-        return "Found" if failure.region and failure.region != where.region else "Elsewhere"
+        if failure.region and failure.region != (where.region or DEFAULT_REGION):
+            return "Found"
+        # S3 says so of the region, which it then names, and of an access key that is none
+        return failure.code if failure.code in _WORDS else "Elsewhere"
     if throttled(failure):
         return "Throttled"
     if failure.status == 0 and failure.cause:

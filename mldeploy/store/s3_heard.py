@@ -166,7 +166,12 @@ def _cause_in_words(text: str) -> str:
 
 def _tag(name: str, text: str) -> str:
     found = re.search(rf"<{name}>([^<]*)</{name}>", text)
-    return found[1].strip() if found else ""
+    text = found[1].strip() if found else ""
+    if "&" not in text:
+        return text
+    from html import unescape
+
+    return unescape(text)
 
 
 def _first_line(text: str) -> str:

@@ -130,13 +130,18 @@ class _Connection:
             return False
         if not self._secure:
             return True
+        import ssl
+
         self._socket.settimeout(0)
         try:
-            return not self._input.wait()
-        except OSError:  # TLS says so that there is nothing to read
+            self._input.wait()  # or the end
+        except ssl.SSLWantReadError:
             return True
+        except OSError:
+            return False
         finally:
             self._socket.settimeout(SILENCE)
+        return False
 
     def send(self, head: bytes, body: bytes) -> None:
         """Send a request. Where the connection breaks meanwhile there may be an answer all the same: a server

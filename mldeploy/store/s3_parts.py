@@ -55,10 +55,10 @@ class Multipart:
     def sent(self, key: str, upload: str) -> dict[int, Sent]:
         """The parts that the store has, by number."""
         found: dict[int, Sent] = {}
-        marker = "0"
+        marker = 0
         while True:
-            query = {"part-number-marker": marker, "uploadId": upload}
-            root = _xml(self._ask("GET", key, query)[1])
+            query = {"part-number-marker": str(marker), "uploadId": upload}
+            root = _xml(self._ask("GET", key, query, headers=self._extra.content)[1])
             if root is None:
                 raise Failed(answered(200, "the answer to a question for parts is not XML"))
             for part in root.iter("Part"):
@@ -69,8 +69,8 @@ class Multipart:
                     sha256=part.findtext("ChecksumSHA256") or "",
                 )
                 found[one.number] = one
-            marker = root.findtext("NextPartNumberMarker") or ""
-            if (root.findtext("IsTruncated") or "").lower() != "true" or not marker.isdecimal():
+            last, marker = marker, int(root.findtext("NextPartNumberMarker") or 0)
+            if (root.findtext("IsTruncated") or "").lower() != "true" or marker <= last:
                 return found
 
     def complete(self, key: str, upload: str, parts: Sequence[Sent]) -> None:
@@ -84,7 +84,7 @@ class Multipart:
         )
         space = "http://s3.amazonaws.com/doc/2006-03-01/"
         body = f'<CompleteMultipartUpload xmlns="{space}">{said}</CompleteMultipartUpload>'.encode()
-        _, answer = self._ask("POST", key, {"uploadId": upload}, body)
+        _, answer = self._ask("POST", key, {"uploadId": upload}, body, headers=self._extra.content)
         # S3 answers 200 before it begins to put the parts together, and an error may follow
         root = _xml(answer)
         if root is None or root.tag == "Error":

@@ -18,7 +18,7 @@ from typing import Any
 
 from mldeploy.store.s3_answer import Answer
 from mldeploy.store.s3_config import DEFAULT_REGION, Place, Settings
-from mldeploy.store.s3_heard import Failed, answered
+from mldeploy.store.s3_heard import Failed, Failure, answered, heard
 from mldeploy.store.s3_http import Asked, Http
 from mldeploy.store.s3_sign import EMPTY, Credentials, path_of, query_of, sign
 from mldeploy.store.s3_way import Way
@@ -134,8 +134,7 @@ class Requests:
         path, asked = path_of(self._root, self._prefix, key), query_of(query)
         sent = {**headers, **self.extra.always}
         if self._credentials is not None:
-            given = self._credentials()
-            who = Credentials(given["access_key_id"], given["secret_access_key"], given.get("token") or "")
+            who = _who(self._credentials)
             sent["host"] = self._http.host
             when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
             sent = sign(who, self._region, when, method, path, asked, sent, sha256)
@@ -146,15 +145,32 @@ class Requests:
         return self._http.begin(method, f"{path}?{asked}" if asked else path, sent, body)
 
 
+def _who(credentials: Callable[[], Any]) -> Credentials:
+    """Who signs. Raises Failed: what goes wrong in getting to know it says nothing of this request."""
+    try:
+        given = credentials()
+    except Exception as error:  # of the program, the file or the service that gives them
+        raise Failed(Failure(cause="credentials", said=heard(error).said)) from error
+    return Credentials(given["access_key_id"], given["secret_access_key"], given.get("token") or "")
+
+
 def answered_well(asked: Asked) -> Answer:
     """The answer to a request, if it is a success. Raises Failed."""
     answer = asked.answer()
     if 200 <= answer.status < 300:
         return answer
     with answer:
-        failure = answered(answer.status, answer.read().decode(errors="replace"))
+        failure = answered(answer.status, _said(answer))
     region = failure.region or answer.headers.get("x-amz-bucket-region", "")
     raise Failed(replace(failure, region=region))
+
+
+def _said(answer: Answer) -> str:
+    """The body of an error; without it, the status says what there is to say."""
+    try:
+        return answer.read().decode(errors="replace")
+    except Failed:
+        return ""
 
 
 def _true(environ: Mapping[str, str], name: str) -> bool:

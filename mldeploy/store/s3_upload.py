@@ -115,11 +115,11 @@ class _Upload:
         return upload
 
     def _sent(self, upload: str) -> dict[int, Sent] | None:
-        """The parts that are there; None where the store does not know the upload."""
+        """The parts that are there; None where the store does not know the upload, or may not say."""
         try:
             return self._wire.ask(lambda: self._wire.multipart.sent(self._key, upload))
         except Exception as error:
-            if _unknown(error):
+            if _unknown(error) or heard(error).code == "AccessDenied":
                 return None
             raise
 

@@ -9,6 +9,7 @@ Left out: HTTP (`store/s3_http.py`), proxies of other kinds.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 from collections.abc import Mapping
@@ -54,7 +55,7 @@ class Way:
 
     def connect(self, silence: float) -> socket.socket:
         """A new connection, bounded by `silence` seconds (`store/s3_input.py`). Raises Failed."""
-        made = _connect(*(self._proxy.address if self._proxy else self._address))
+        made = self._proxy.connect() if self._proxy else _connect(*self._address)
         try:
             with Hearing():
                 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -91,10 +92,21 @@ class _Proxy:
         if parts.scheme != "http":
             why = f"proxies that speak {parts.scheme} cannot be used for transfers"
             raise Failed(Failure(cause="unreachable", said=why))
-        self.address = parts.hostname or "", parts.port or 80
+        try:
+            self.address = parts.hostname or "", parts.port or 80
+        except ValueError as error:
+            raise Failed(Failure(cause="unreachable", said=f"the proxy's URL: {error}")) from error
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else ""
         told = {"proxy-authorization": "Basic " + base64.b64encode(user.encode()).decode()}
         self.headers = told if user else {}
+
+    def connect(self) -> socket.socket:
+        """A new connection to it. Raises Failed, which names it."""
+        try:
+            return _connect(*self.address)
+        except Failed as error:
+            why = f"the proxy {error.failure.said}"
+            raise Failed(Failure(cause="unreachable", said=why)) from error
 
 
 def _proxy_of(scheme: str, netloc: str) -> _Proxy | None:
@@ -106,7 +118,21 @@ def _proxy_of(scheme: str, netloc: str) -> _Proxy | None:
     url = proxies.get(scheme) or proxies.get("all")
     if not url or request.proxy_bypass_environment(netloc, proxies):  # type: ignore[attr-defined]
         return None
-    return _Proxy(url)
+    host = urlsplit(f"//{netloc}").hostname or ""
+    return None if _in_networks(host, proxies.get("no", "")) else _Proxy(url)
+
+
+def _in_networks(host: str, networks: str) -> bool:
+    """Whether the address `host` is one of `networks` (10.0.0.0/8, ::1), which urllib does not look for."""
+    import ipaddress
+
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(host)
+        for one in networks.split(","):
+            with contextlib.suppress(ValueError):  # a name
+                if address in ipaddress.ip_network(one.strip().strip("[]"), strict=False):
+                    return True
+    return False
 
 
 def _connect(host: str, port: int) -> socket.socket:

@@ -42,6 +42,7 @@ from .conftest import PLATFORM, PYTHON
 
 NOW = datetime.now(UTC)
 PART = 256 << 10
+PUSHES = ("01k9zq3v5w8x7c2m4n6b8d0f1g", "01k9zq3v5w8x7c2m4n6b8d0f1h")
 
 
 def bundle(folder: Path, weights: bytes, others: int = 4, wheel: bytes = b"") -> Path:
@@ -498,3 +499,25 @@ def test_killed_at_every_write_of_the_journal_it_claims_nothing_too_much(
             assert len(read.sent) <= max(whole_lines - 2, 0)
             assert read.sent <= {"a" * 64, "b" * 64}
             assert bool(read.tokens) == (2 <= whole_lines <= 3)
+
+
+def test_a_journal_that_cannot_be_cut_claims_nothing_for_the_push_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(fd: int, length: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    store = FileStore(tmp_path)
+    with journals.journal(tmp_path / "journals", "S", "D", print) as first:
+        assert first is not None
+        first.begin(PUSHES[0], State(), store)
+    with journals.journal(tmp_path / "journals", "S", "D", print) as second:
+        assert second is not None
+        monkeypatch.setattr(os, "ftruncate", broken)
+        second.begin(PUSHES[1], State(), store)
+        second.done("a" * 64)
+        second.resumption("b" * 64).note("8:upload")
+    with journals.journal(tmp_path / "journals", "S", "D", print) as third:
+        assert third is not None and third.begun is not None
+        assert third.begun.push == PUSHES[0]
+        assert third.sent == set() and third.tokens == {}

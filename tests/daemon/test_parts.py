@@ -13,7 +13,15 @@ import pytest
 from mldeploy.bundle.manifest_file import read_manifest as read_yaml
 from mldeploy.core.host import BuildEnvironment, Desired, ModelRoute, Worker
 from mldeploy.core.manifest import canonical, digest
-from mldeploy.errors import BuildError, DaemonError, DiskError, IntegrityError, ManifestError, StoreError
+from mldeploy.errors import (
+    BuildError,
+    DaemonError,
+    DiskError,
+    IntegrityError,
+    ManifestError,
+    NotFoundError,
+    StoreError,
+)
 from mldeploy.store.log import Log
 from mldeploy_daemon import config
 from mldeploy_daemon.book import Book, backoff
@@ -98,12 +106,18 @@ def test_an_environment_that_lacks_a_file_of_the_store_has_not_failed_to_build(d
     book = Book(disk, lambda: 100.0)
     hands = Hands(disk, None, Mock(busy=set()), None, None, book, lambda: None)  # type: ignore[arg-type]
     stages = []
-    for error in (StoreError("503 Slow Down", "later"), BuildError("no wheel fits", "lock it again")):
+    errors = (
+        StoreError("503 Slow Down", "later"),
+        NotFoundError("the wheel is gone", "push again"),
+        IntegrityError("the wheel was truncated", "put it back"),
+        BuildError("no wheel fits", "lock it again"),
+    )
+    for error in errors:
         action = BuildEnvironment(environment="e", model="m", version=1, digest="d")
         work = AsyncMock(side_effect=error)
         asyncio.run(hands._finish(action, work()))
         stages.append(book.bad["e"].stage)
-    assert stages == ["fetch", "install"]
+    assert stages == ["fetch", "fetch", "fetch", "install"]
 
 
 def test_what_is_no_longer_asked_for_or_could_not_be_fetched_is_forgotten(disk: Disk) -> None:

@@ -17,6 +17,7 @@ from mldeploy.store.ids import new_ulid
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import MARKER, check_key, open_store
 from mldeploy.store.probe import probe
+from mldeploy.store.s3_config import Settings
 from tests.store.stores import FaultyStore
 
 
@@ -70,7 +71,10 @@ def test_other_schemes_go_to_fsspec() -> None:
 
 
 def test_credentials_are_not_told() -> None:
-    assert "secret" not in FsspecStore.open("memory+fsspec://user:secret@host/prefix").url
+    assert FsspecStore.open("memory+fsspec://user:secret@host/a@b").url == "memory+fsspec://host/a@b"
+    for url in ("memory+fsspec://bucket/models@prod/x", "memory+fsspec://container@account.example/x"):
+        assert FsspecStore.open(url).url == url
+    assert Settings(endpoint="http://user:secret@host:9000/a@b").shown() == "http://host:9000/a@b"
 
 
 def test_an_unknown_scheme_is_a_usage_error() -> None:

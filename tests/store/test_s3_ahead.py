@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mldeploy.errors import DiskError, IntegrityError, NotFoundError, StoreError
+from mldeploy.store import s3_client
 from mldeploy.store.blobs import Short, blob_key, fetch_blobs
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.pace import START, Pace
 from mldeploy.store.retry import Patience
 from mldeploy.store.s3 import S3Store
 from mldeploy.store.s3_ahead import DEPTH
-from mldeploy.store.s3_config import place_of
+from mldeploy.store.s3_config import Settings, place_of
 from mldeploy.store.s3_transfer import BUDGET
 from tests.support.s3 import Server, use
 from tests.support.s3_bucket import Bucket, digest, when
@@ -159,6 +161,34 @@ def test_a_store_that_is_away_is_told_after_retries(store: S3Store, bucket: Buck
         list(fetch_blobs(store, short(tmp_path, BLOBS)))
     assert bucket.did["get"] > DEPTH
     assert nothing_is_held(store)
+
+
+def test_credentials_that_cannot_be_renewed_are_told_and_looked_for_again(
+    store: S3Store, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = s3_client.settings_of
+    failing = [RuntimeError("the role is gone")]
+
+    def settings_of(environ: Mapping[str, str]) -> tuple[Settings, Callable[[], Any] | None]:
+        settings, provider = made(environ)
+        assert provider is not None
+
+        def give() -> Any:
+            if failing:
+                raise failing[0]
+            return provider()
+
+        return settings, give
+
+    monkeypatch.setattr(s3_client, "settings_of", settings_of)
+    first = store._ready()
+    with pytest.raises(StoreError, match="no credentials for s3://bucket/a: RuntimeError: the role is gone"):
+        list(fetch_blobs(store, short(tmp_path, BLOBS)))
+    assert first.wire.gate.try_enter(BUDGET)
+    assert bucket.did["get"] == 0
+    failing.clear()
+    (tmp_path / "again").mkdir()
+    fetched(store, tmp_path / "again", BLOBS)
 
 
 def test_a_target_that_is_there_is_not_touched(store: S3Store, tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ TOLD = [
         "is in region eu-west-1, not in us-east-1",
         "AWS_REGION=eu-west-1",
     ),
+    (
+        error(
+            400, "AuthorizationHeaderMalformed", "a non-empty access key must be given", Region="us-east-1"
+        ),
+        "cannot read who asks: a non-empty access key must be given",
+        "AWS_ACCESS_KEY_ID",
+    ),
+    (
+        error(403, "AccessDenied", "no identity may kms:GenerateDataKey &amp; more"),
+        "no identity may kms:GenerateDataKey & more",
+        "s3:ListBucket",
+    ),
     (error(403, "InvalidObjectState"), "moved to an archive", "lifecycle"),
     (error(501, "NotImplemented"), "cannot do what a store needs", "conditional writes"),
     (Say(404, b"<html>nginx</html>"), "answers 404", "check the URL"),

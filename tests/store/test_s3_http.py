@@ -192,6 +192,8 @@ def test_a_head_has_no_body() -> None:
         chunked(end=b"2\r\nabcd\r\n0\r\n\r\n"),
         chunked(end=b"x\r\nab\r\n"),
         chunked(end=b"-1\r\nab\r\n"),
+        chunked(BODY, end=b"0\r\n" + b"a: b\r\n" * 300 + b"\r\n"),
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 300,
         says(b"", "Content-Length: 5"),
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1_0\r\n\r\n0123456789",
@@ -431,7 +433,42 @@ def test_hosts_that_need_no_proxy(environ: pytest.MonkeyPatch) -> None:
         environ.setenv("NO_PROXY", "localhost,127.0.0.1")
         assert got(http(server)) == BODY
         environ.delenv("NO_PROXY")
-        assert failed(http(server))[0] == "refused"
+        assert failed(http(server))[0] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("host", "excepted", "proxied"),
+    [
+        ("10.1.2.3:9000", "10.0.0.0/8", False),
+        ("10.1.2.3", "localhost, 10.1.2.0/24", False),
+        ("11.1.2.3", "10.0.0.0/8,nonsense/8", True),
+        ("[::1]:9000", "::1", False),
+        ("[fd00::5]", "fd00::/8", False),
+        ("[fd00::5]", "10.0.0.0/8", True),
+        ("s3.example", "10.0.0.0/8", True),
+        ("s3.example", ".example", False),
+    ],
+)
+def test_networks_that_need_no_proxy(
+    environ: pytest.MonkeyPatch, host: str, excepted: str, proxied: bool
+) -> None:
+    environ.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    environ.setenv("NO_PROXY", excepted)
+    assert bool(Way(f"http://{host}").prefix) is proxied
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "nobody.invalid:3128"])
+def test_a_proxy_out_of_reach_is_named(environ: pytest.MonkeyPatch, host: str) -> None:
+    environ.setenv("HTTP_PROXY", f"http://{host}")
+    cause, said = failed(Http(Way("http://bucket.example:9000")))
+    assert cause == "unreachable"
+    assert said.startswith(f"the proxy {host.partition(':')[0]}")
+
+
+def test_a_proxy_whose_port_is_none(environ: pytest.MonkeyPatch) -> None:
+    environ.setenv("HTTP_PROXY", "http://127.0.0.1:port")
+    with pytest.raises(Failed, match="the proxy's URL"):
+        Way("http://bucket.example:9000")
 
 
 def test_tls_goes_through_a_proxy(environ: pytest.MonkeyPatch, secure: ssl.SSLContext) -> None:
