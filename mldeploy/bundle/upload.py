@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from mldeploy.store.objects import ObjectStore, Progress
 THREADS = 32
 #: Seconds between two moves of the bar.
 TICK = 0.1
+#: Seconds after a Ctrl-C from which on what is still on its way is spoken of.
+GRACE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,14 @@ def upload(
         if there := sum(pieces[sha256].size for sha256 in sent):
             advance(there)
         missing = {sha256: piece for sha256, piece in pieces.items() if sha256 not in sent}
-        _Sending(store, push, journal).run(missing, advance, pool)
+        sending = _Sending(store, push, journal)
+        try:
+            sending.run(missing, advance, pool)
+        except KeyboardInterrupt:
+            if not sending.ends(GRACE):
+                reporter.info("ending what is on its way; Ctrl-C again leaves at once")
+                sending.ends(None)
+            raise
 
 
 class _Sending:
@@ -64,23 +73,31 @@ class _Sending:
         self._store, self._push, self._journal = store, push, journal
         self._moved: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._given_up = threading.Event()
+        self._running: set[Future[None]] = set()
 
     def run(self, pieces: Mapping[str, Piece], advance: Progress, pool: Callable[[int], Executor]) -> None:
         left = iter(pieces.items())  # shared: what one thread takes no other gets
-        with pool(THREADS) as threads:
-            try:
-                running = {threads.submit(self._send_all, left) for _ in range(min(THREADS, len(pieces)))}
-                while running:
-                    # the bar moves now and then: for each file it would cost as much as the file
-                    done, running = wait(running, TICK, FIRST_COMPLETED)
-                    self._tell(advance)
-                    for future in done:
-                        future.result()
-            except BaseException:
-                self._given_up.set()  # or a Ctrl-C would wait for whole files
-                threads.shutdown(wait=True, cancel_futures=True)
-                raise
+        threads = pool(THREADS)
+        try:
+            self._running = {threads.submit(self._send_all, left) for _ in range(min(THREADS, len(pieces)))}
+            while self._running:
+                # the bar moves now and then: for each file it would cost as much as the file
+                done, self._running = wait(self._running, TICK, FIRST_COMPLETED)
+                self._tell(advance)
+                for future in done:
+                    future.result()
+        except BaseException as error:
+            self._given_up.set()  # or it would wait for whole files
+            # for a Ctrl-C the caller waits, who can say so
+            threads.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+        threads.shutdown()
         self._tell(advance)
+
+    def ends(self, seconds: float | None) -> bool:
+        """Wait so long, None for as long as it takes, for what is on its way; whether it has ended."""
+        # one that was cancelled before it began is done, and `wait` would wait for it for ever
+        return not wait([future for future in self._running if not future.done()], seconds).not_done
 
     def _tell(self, advance: Progress) -> None:
         if moved := sum(self._moved.get() for _ in range(self._moved.qsize())):

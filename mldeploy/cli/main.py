@@ -11,10 +11,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.main import get_command, get_group
@@ -121,7 +121,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code (`exits.py`)."""
     streams.mend()
     args = list(sys.argv[1:] if argv is None else argv)
-    sys.exit(run(args))
+    code = run(args)
+    if code == exits.INTERRUPTED:
+        _leave(code)
+    sys.exit(code)
 
 
 def run(args: list[str]) -> int:
@@ -233,6 +236,14 @@ def _unwritable(error: OSError) -> int:
     _drop_output()
     two_lines(f"standard output: {error.strerror or error}", "free some space, or write it to another place")
     return exits.FAILED
+
+
+def _leave(code: int) -> NoReturn:
+    """Now: the interpreter's own end would wait for threads that still send, until a server answers them."""
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _drop_output() -> None:

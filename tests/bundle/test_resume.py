@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
 import signal
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 
 from mldeploy.bundle import journal as journals
+from mldeploy.bundle import upload as uploads
 from mldeploy.bundle.files import sha256_file
 from mldeploy.bundle.journal import Journal
 from mldeploy.bundle.manifest_file import read_manifest, write_manifest
@@ -521,3 +523,31 @@ def test_a_journal_that_cannot_be_cut_claims_nothing_for_the_push_before(
         assert third is not None and third.begun is not None
         assert third.begun.push == PUSHES[0]
         assert third.sent == set() and third.tokens == {}
+
+
+def test_a_ctrl_c_waits_for_what_is_on_its_way_and_says_so(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "GRACE", 0.01)
+    answered = threading.Event()
+    ended: list[str] = []
+
+    class Slow(Counting):
+        def upload(self, key: str, source: Path, progress: Progress | None = None) -> None:
+            _thread.interrupt_main()
+            assert answered.wait(60)
+            super().upload(key, source)
+            ended.append(key)
+
+    class Telling(Said):
+        def info(self, text: str) -> None:
+            super().info(text)
+            answered.set()
+
+    said, store = Telling(), counting(tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt):
+        pushed(Slow(tmp_path / "store"), folder, tmp_path / "journals", progress=said, pool=_one)
+    assert said.lines[-1] == "ending what is on its way; Ctrl-C again leaves at once"
+    assert len(ended) == 1  # it was waited for, and no other was begun
+    pushed(store, folder, tmp_path / "journals")
+    assert ended[0] not in store.sent  # its answer is in the journal

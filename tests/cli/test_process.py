@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -173,6 +174,34 @@ def test_an_interrupt_is_130_and_a_reader_that_left_is_no_error(world: World, pr
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_second_ctrl_c_leaves_at_once(world: World, tmp_path: Path) -> None:
+    """Also where a server does not answer what was sent."""
+    code = (
+        "import sys, threading; from pathlib import Path; import mldeploy.cli.main as main\n"
+        "from mldeploy.bundle.upload import Piece, upload; from mldeploy.client import Client\n"
+        "from mldeploy.progress import Silent\n"
+        "class Never:\n"
+        "    def upload(self, *_): print('sending', flush=True); threading.Event().wait()\n"
+        "class Told(Silent):\n"
+        "    def info(self, text): print(text, flush=True)\n"
+        "def stuck(self, **_): upload(Never(), {sha256: Piece(Path(path), 0)}, '0', Told())\n"
+        "path, sha256 = sys.argv[1:]; Client.status = stuck; main.main(['status'])"
+    )
+    (tmp_path / "empty").write_bytes(b"")
+    nothing = hashlib.sha256(b"").hexdigest()
+    sending = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "empty"), nothing],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert sending.stdout is not None
+    assert sending.stdout.readline() == "sending\n"
+    sending.send_signal(signal.SIGINT)
+    assert sending.stdout.readline() == "ending what is on its way; Ctrl-C again leaves at once\n"
+    sending.send_signal(signal.SIGINT)
+    _, said = sending.communicate(timeout=30)
+    assert (sending.returncode, said.splitlines()[0]) == (130, "error: interrupted")
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # "": Python holds what it could not write until its end
