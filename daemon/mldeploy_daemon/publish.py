@@ -62,6 +62,10 @@ class Publisher:
                 self.table = read_table(path)
             except (OSError, msgspec.MsgspecError):
                 continue
+            if self.table.environment != self.environment:
+                # nobody promoted here what another environment served: only the count of tables goes on
+                self.table = Table(generation=self.table.generation)
+                return
             self.own = own
             models = self.table.models
             self.routes = {name: _route(model, keep_workers=own) for name, model in models.items()}

@@ -241,6 +241,23 @@ def test_a_table_is_published_when_it_says_something_new(
     assert fresh.routed() == {}, "the model is not wanted here any more"
 
 
+def test_a_host_that_moves_to_another_environment_serves_nothing_it_served_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    staging = Publisher("staging", "h", lambda: 7.0)
+    routes = {"m": ModelRoute(stable=9, workers={9: ("w9",)})}
+    assert staging.publish(routes, Desired(), {}, lambda _: None, True)
+    (tmp_path / "run/routes.json").rename(tmp_path / "run/routes.last.json")  # as the keeper's start does
+    for environment, served in (("staging", {"m": 9}), ("production", {})):
+        publisher = Publisher(environment, "h", lambda: 9.0)
+        publisher.load()
+        assert publisher.routed() == served
+        assert publisher.routes.keys() == publisher.table.models.keys() == served.keys()
+        assert publisher.table.generation == 1, "a later table is one in any environment"
+
+
 def test_the_configuration_of_a_child_comes_from_its_environment() -> None:
     made = config.load({"MLDEPLOYD": '{"store": "s", "state": "/x", "future": 1, "limits": {}}'})
     assert (made.store, made.poll) == ("s", 1.0)
