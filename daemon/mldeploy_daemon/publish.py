@@ -133,6 +133,7 @@ class Publisher:
             models=models,
         )
         if table == self.table and self.own:
+            self.routes = routes  # as read from the disk, they lack what fronts need not know: shadows
             if self.unwritten is not None and time.monotonic() - self._tried > AGAIN:
                 self._write()
             return False
