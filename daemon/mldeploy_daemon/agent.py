@@ -28,10 +28,11 @@ from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
-from mldeploy_daemon.book import YOUNG, Book
+from mldeploy_daemon.book import Book
 from mldeploy_daemon.chronicle import Chronicle
 from mldeploy_daemon.config import Config, load
 from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.fates import Fates
 from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.fronts import Fronts
 from mldeploy_daemon.hands import Hands
@@ -47,7 +48,7 @@ from mldeploy_daemon.steer import Steerer
 from mldeploy_daemon.system import RUNTIME, processes_in
 from mldeploy_daemon.uses import Uses
 from mldeploy_daemon.worker_files import statuses
-from mldeploy_daemon.workers import Ending, Workers
+from mldeploy_daemon.workers import Workers
 from mldeploy_daemon.zygotes import Zygotes
 
 logger = logging.getLogger(__name__)
@@ -123,6 +124,7 @@ class Agent:
         self.fronts = Fronts(config.fronts, wake, self.measures.heard)
         self.fronts.generation = self.publisher.table.generation
         self.workers = Workers(wake, self.now)
+        self.fates = Fates(self.workers, self.publisher, self.book, self.measures, self.now)
         self.zygotes = Zygotes(config.confine, wake)
         self.ledger = Ledger(config, self.disk, self.now, wake)
         self.ledger.load()
@@ -166,7 +168,10 @@ class Agent:
     async def _tick(self) -> float:
         """Look, plan, do. Returns how long nothing needs to be done unless something happens, seconds."""
         state = self.follower.state
-        self._judge()
+        if self.follower.recovered:
+            self.follower.recovered = False
+            self.book.try_fetching()
+        self.fates.note()
         if state is None:
             return LONGEST
         try:
@@ -200,36 +205,6 @@ class Agent:
             if not self.leased:
                 logger.warning("no fresh head for %g s: rollouts have no traffic here", LEASE)
         return desired if self.leased else without_lease(desired)
-
-    def _judge(self) -> None:
-        """What came up and what ended since the last look goes into the book."""
-        if self.follower.recovered:
-            self.follower.recovered = False
-            self.book.try_fetching()
-        for live in self.workers.came_up:
-            logger.info("%s is loaded: worker %s", live.ref, live.id)
-            self.book.came_up(live.ref)
-        self.workers.came_up.clear()
-        for ending in self.workers.endings:
-            self._mourn(ending)
-        self.workers.endings.clear()
-        now = self.now()
-        for live in self.workers.live.values():
-            bad = self.book.bad.get(live.ref)
-            if bad is not None and live.state == "ready" and now - live.ready_at > YOUNG:
-                self.book.grew_old(live.ref)
-
-    def _mourn(self, ending: Ending) -> None:
-        live = ending.worker
-        self.publisher.forget(live.id)
-        if ending.asked:
-            logger.info("%s: worker %s is stopped", live.ref, live.id)
-            return
-        if ending.lived is None:
-            self.book.failed(live.ref, live.digest, ending.stage, ending.reason, ending.log_tail)
-        else:
-            self.measures.crashed(self.publisher.table, live.model, live.version, idle=live.idle)
-            self.book.died(live.ref, live.digest, ending.lived, ending.reason, ending.log_tail)
 
     def _publish(self, desired: Desired, observed: Observed, actions: tuple[Action, ...]) -> None:
         """Routes first, then readiness: the table is told to the fronts if it says anything new."""

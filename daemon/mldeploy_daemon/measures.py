@@ -21,7 +21,7 @@ from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, every
-from mldeploy_daemon.table import Table, scopes_of
+from mldeploy_daemon.table import Scopes, Table, scopes_in
 
 logger = logging.getLogger(__name__)
 #: Seconds for which a scope is kept after its end, and between two writings.
@@ -60,19 +60,18 @@ class Measures:
             self.kept.heard[who] = Heard(instance, same)
             self._changed = True
 
-    def crashed(self, table: Table, model: str, version: int, *, idle: bool) -> None:
-        """A worker of that version has ended unasked."""
-        self._add(table, model, version, idle=idle, tally=Tally(crashes=1))
+    def crashed(self, scopes: Scopes, model: str, version: int, *, idle: bool) -> None:
+        """A worker of that version, which had its part in these scopes, has ended unasked."""
+        self._add(scopes, model, version, idle=idle, tally=Tally(crashes=1))
 
     def weighed(self, table: Table, model: str, version: int, private: int, *, idle: bool) -> None:
         """A worker of that version was seen with so many bytes of its own."""
-        self._add(table, model, version, idle=idle, tally=Tally(memory=private))
+        self._add(scopes_in(table, model, version), model, version, idle=idle, tally=Tally(memory=private))
 
-    def _add(self, table: Table, model: str, version: int, *, idle: bool, tally: Tally) -> None:
-        routes = table.models.get(model)
+    def _add(self, scopes: Scopes, model: str, version: int, *, idle: bool, tally: Tally) -> None:
         found = [
             Measure(model=model, version=version, scope=scope, role=role, tally=tally)
-            for scope, role in (scopes_of(routes, version) if routes else ())
+            for scope, role in scopes
             if (role == "shadow") == idle
         ]
         if not found:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,11 +24,13 @@ from mldeploy.errors import DiskError
 from mldeploy_daemon.table import (
     ROUTES,
     ModelRoutes,
+    Scopes,
     ShadowRoute,
     Table,
     VersionRoutes,
     WorkerRoute,
     read_table,
+    scopes_in,
     write_table,
 )
 from mldeploy_daemon.worker_files import socket_of
@@ -38,6 +41,14 @@ LAST = Path("run/routes.last.json")
 AGAIN = 5.0
 
 
+class Left(NamedTuple):
+    """A worker that was in a table and is no more."""
+
+    generation: int  # the last that had it
+    when: float
+    scopes: Scopes  # in which it had its part there
+
+
 class Publisher:
     """What the fronts were told last."""
 
@@ -46,9 +57,7 @@ class Publisher:
         self.table = Table()
         self.routes: dict[str, ModelRoute] = {}
         self.last: dict[str, int] = {}  # of models that are wanted
-        self.left: dict[
-            str, tuple[int, float]
-        ] = {}  # worker -> last generation that had it, and when it left
+        self.left: dict[str, Left] = {}  # by worker
         self.slept: Counter[tuple[str, int]] = Counter()
         self.woken: Counter[tuple[str, int]] = Counter()
         self.own = False  # whether this run of the keeper published self.table
@@ -78,7 +87,9 @@ class Publisher:
         if self.own:
             for worker in workers:
                 if not any(route.has(worker.id) for route in self.routes.values()):
-                    self.left.setdefault(worker.id, (self.table.generation - 1, self.now()))
+                    scopes = scopes_in(self.table, worker.model, worker.version)
+                    left = Left(self.table.generation - 1, self.now(), scopes)
+                    self.left.setdefault(worker.id, left)
 
     def overtaken(self, fronts: Iterable[Front]) -> None:
         """A front knows a later table than this agent: one that a former agent could not write. It may name
@@ -87,11 +98,12 @@ class Publisher:
         newest = max((front.generation for front in fronts), default=0)
         if newest > self.table.generation:
             self.table, self.own = msgspec.structs.replace(self.table, generation=newest), False
-            self.left = {worker: (newest, self.now()) for worker in self.left}
+            self.left = {worker: Left(newest, self.now(), left.scopes) for worker, left in self.left.items()}
 
     def placed(self, worker: Worker, oldest_ms: float) -> Worker:
         """The worker with what the tables and the fronts say of it."""
-        generation, until = self.left.get(worker.id, (None, 0.0))
+        left = self.left.get(worker.id)
+        generation, until = (left.generation, left.when) if left is not None else (None, 0.0)
         if any(route.has(worker.id) for route in self.routes.values()):
             generation = self.table.generation
         return msgspec.structs.replace(
@@ -168,16 +180,29 @@ class Publisher:
         return +slept, +woken
 
     def _note(self, routes: dict[str, ModelRoute]) -> None:
-        before = {worker for route in self.routes.values() for worker in route.all_workers()}
         after = {worker for route in routes.values() for worker in route.all_workers()}
-        for worker in before - after:
-            self.left[worker] = (self.table.generation, self.now())
+        for name, route in self.routes.items():
+            for version, worker in _pairs(route):
+                if worker not in after:
+                    scopes = scopes_in(self.table, name, version)
+                    self.left[worker] = Left(self.table.generation, self.now(), scopes)
         for worker in after:
             self.left.pop(worker, None)
+
+    def scopes(self, worker: str, model: str, version: int) -> Scopes:
+        """Where what becomes of a worker is evidence: by the last table that had it, or could have it."""
+        left = self.left.get(worker)
+        return left.scopes if left is not None else scopes_in(self.table, model, version)
 
     def forget(self, worker: str) -> None:
         """It has ended."""
         self.left.pop(worker, None)
+
+
+def _pairs(route: ModelRoute) -> Iterator[tuple[int, str]]:
+    """Every version with each of its workers, those of shadows too."""
+    for part in (route.workers, route.idle):
+        yield from ((version, worker) for version, workers in part.items() for worker in workers)
 
 
 def _route(model: ModelRoutes, *, keep_workers: bool) -> ModelRoute:

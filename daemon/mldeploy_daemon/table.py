@@ -26,6 +26,8 @@ ROUTES = Path("run/routes.json")
 STABLE, CANDIDATE, SHADOW = "stable", "candidate", "shadow"
 #: What VersionRoutes.platform says unless told otherwise.
 PLATFORM = "mldeploy-python"
+#: (scope, role): in which something is evidence.
+Scopes = tuple[tuple[int, str], ...]
 
 
 class WorkerRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +98,7 @@ class Table(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, ModelRoutes] = {}
 
 
-def scopes_of(routes: ModelRoutes, version: int) -> tuple[tuple[int, str], ...]:
+def scopes_of(routes: ModelRoutes, version: int) -> Scopes:
     """(scope, role) in which what becomes of a version's requests, or of its copies, is evidence.
 
     Stable counts in the scope of every shadow too: a shadow is judged beside it over the same time.
@@ -108,6 +110,12 @@ def scopes_of(routes: ModelRoutes, version: int) -> tuple[tuple[int, str], ...]:
     if version == routes.candidate and routes.scope:
         return ((routes.scope, CANDIDATE), *shadows)
     return tuple(shadows)
+
+
+def scopes_in(table: Table, model: str, version: int) -> Scopes:
+    """The same, of a model that the table may not have."""
+    routes = table.models.get(model)
+    return scopes_of(routes, version) if routes is not None else ()
 
 
 _decoder = msgspec.json.Decoder(Table)

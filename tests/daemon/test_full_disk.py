@@ -271,7 +271,7 @@ def agent(publisher: Publisher, observed: Callable[[], Observed], state: State) 
     )  # fmt: skip
     made.publisher, made.observer = publisher, SimpleNamespace(look=look, manifest=lambda _: None)
     made.book = SimpleNamespace(keep=lambda _: None, bad={})
-    made.workers = SimpleNamespace(came_up=[], endings=[], live={})
+    made.fates = SimpleNamespace(note=lambda: None)
     made.fronts = SimpleNamespace(tell=lambda number: done.append(("tell", number)), unwritten=None)
     made.chronicle = Chronicle()
     made.hands = SimpleNamespace(do=lambda actions: done.extend(actions))

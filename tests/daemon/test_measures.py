@@ -10,7 +10,7 @@ from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.measure_file import read_measures
 from mldeploy_daemon.measures import KEPT, Measures
-from mldeploy_daemon.table import ModelRoutes, ShadowRoute, Table
+from mldeploy_daemon.table import ModelRoutes, ShadowRoute, Table, scopes_in
 
 
 def measure(requests: int, scope: int = 5, role: str = "stable", version: int = 1) -> Measure:
@@ -81,10 +81,10 @@ def test_crashes_and_memory_belong_to_the_role_of_the_worker(disk):
     routes = ModelRoutes(stable=1, candidate=2, scope=5, shadows=(shadow,))
     table = Table(models={"m": routes})
     measures = loaded(disk)
-    measures.crashed(table, "m", 2, idle=False)
-    measures.crashed(table, "m", 2, idle=False)
-    measures.crashed(table, "m", 3, idle=True)
-    measures.crashed(table, "m", 7, idle=False)  # nobody's
+    measures.crashed(scopes_in(table, "m", 2), "m", 2, idle=False)
+    measures.crashed(scopes_in(table, "m", 2), "m", 2, idle=False)
+    measures.crashed(scopes_in(table, "m", 3), "m", 3, idle=True)
+    measures.crashed(scopes_in(table, "m", 7), "m", 7, idle=False)  # nobody's
     measures.weighed(table, "m", 2, 500, idle=False)
     measures.weighed(table, "m", 2, 300, idle=False)
     found = {(each.version, each.scope, each.role): each.tally for each in measures.all()}

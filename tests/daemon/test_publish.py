@@ -20,7 +20,12 @@ from mldeploy.core.host import (
 )
 from mldeploy.core.plan import plan
 from mldeploy.core.standing import standings
+from mldeploy_daemon.book import Book
+from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.fates import Fates
+from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.publish import Publisher
+from mldeploy_daemon.workers import Ending, Live, Workers
 from tests.core.hosts import LIMITS, NOW, wanted, worker
 
 IDLE = msgspec.structs.replace(wanted(2), idle=True)
@@ -67,3 +72,40 @@ def test_an_agent_that_is_started_again_while_a_shadow_runs_has_nothing_to_do_fo
     look(second, SHADOWED, *there)
     assert second.table == first.table, "nothing new for the fronts"
     assert not look(second, SHADOWED, *there)
+
+
+RAMPED = Wish(stable=wanted(1), candidate=wanted(2), share=1_000, scope=5)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["fronts told first", "last words first"])
+@pytest.mark.parametrize(
+    ("asked", "version", "counted"),
+    [
+        (RAMPED, 2, {(2, 5, "candidate"): 1}),
+        (RAMPED, 1, {(1, 5, "stable"): 1}),
+        (SHADOWED, 2, {(2, 7, "shadow"): 1}),
+        (Wish(stable=wanted(1), previous=wanted(2)), 1, {}),
+    ],
+)
+def test_a_crash_counts_where_the_worker_had_its_part_whenever_its_last_words_come(
+    asked: Wish, version: int, counted: dict[tuple[int, int, str], int], told: bool, tmp_path: Path
+) -> None:
+    idle = asked is SHADOWED
+    there = worker(1), worker(2, idle=idle)
+    publisher = publisher_of()
+    look(publisher, asked, *there)
+    if told:
+        gone = [msgspec.structs.replace(w, state="gone") if w.version == version else w for w in there]
+        assert any(isinstance(action, PublishTable) for action in look(publisher, asked, *gone))
+    disk = Disk(tmp_path)
+    disk.prepare()
+    workers, measures = Workers(lambda: None), Measures(disk, lambda: NOW)
+    live = Live(
+        id=f"w{version}.0", model="m", version=version, digest=f"m{version}", environment="e", replica=0,
+        state="gone", since=NOW, idle=idle and version == 2, ready_at=NOW,
+    )  # fmt: skip
+    workers.endings.append(Ending(worker=live, lived=9.0, asked=False, stage="serve", reason="", log_tail=""))
+    Fates(workers, publisher, Book(disk, lambda: NOW), measures, lambda: NOW).note()
+    found = {(each.version, each.scope, each.role): each.tally.crashes for each in measures.all()}
+    assert found == counted
+    assert workers.endings == [] and live.id not in publisher.left
