@@ -1,7 +1,8 @@
 """Lets this host steer: `steering.py` in a thread, and what it proposes appended in the log's own thread.
 
 Rules: as the follower's, nothing here ends the agent: a store that cannot be reached is asked again, and a
-proposal that came too late writes nothing. Left out: what is proposed, and when (`steering.py`).
+proposal that came too late writes nothing. One that cannot be appended keeps no other back.
+Left out: what is proposed, and when (`steering.py`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import logging
 
 from mldeploy.core.records import Action
 from mldeploy.core.state import State
+from mldeploy.errors import MldeployError, StoreError
 from mldeploy.store.fleet import Fleet
 from mldeploy.store.objects import ObjectStore
-from mldeploy_daemon.duties import Duty
+from mldeploy_daemon.duties import AGAIN, Duty
 from mldeploy_daemon.steering import Steering, Turn, still
 
 logger = logging.getLogger(__name__)
@@ -31,9 +33,16 @@ class Steerer(Duty):
             self._steering = Steering(self.config.environment, self.host, Fleet(store), self.config.report)
         loop = asyncio.get_running_loop()
         turn: Turn = await loop.run_in_executor(self.pool, self._steering.look, state)
+        pause = turn.pause
         for action in turn.actions:
-            await self._append(action, state)
-        return turn.pause
+            try:
+                await self._append(action, state)
+            except StoreError:
+                raise  # it takes none of the others either
+            except MldeployError as error:
+                logger.warning("%s cannot be appended: %s", type(action).__name__.lower(), error)
+                pause = min(pause, AGAIN)
+        return pause
 
     async def _append(self, action: Action, seen: State) -> None:
         def intent(state: State) -> tuple[Action, ...]:
