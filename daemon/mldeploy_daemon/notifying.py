@@ -101,7 +101,9 @@ class Notifying:
         # the day by this host's clock, a day ahead to be sure, says whether to ask for the store's time
         perhaps = duty.pending_for(state, self.environment, self.clock() + _DAY)
         if not any(self._concerns(state, notice) for notice in perhaps):
-            self._forget(perhaps)
+            # a warning that tomorrow's takes the place of is pending today: another may be about to send it
+            today = duty.pending_for(state, self.environment, self.clock()) if self.told.reached else ()
+            self._forget((*perhaps, *today))
             return Plan((), self._rest(QUIET))
         now = self._now()
         if not now:

@@ -201,6 +201,24 @@ def test_a_winner_that_is_drained_leaves_it_to_the_others_and_what_it_reached_is
     assert world.outbox[-1][0] != "h1" and world.pending == []
 
 
+def test_a_drained_host_goes_on_saying_whom_it_warned_today(world: World) -> None:
+    world.launch("h1")
+    world.run(60)
+    world.outbox.clear()
+    world.store.clock = datetime(2027, 6, 1, 0, 1, tzinfo=UTC).timestamp()  # a day past the expiry
+    world.down = {"hook"}
+    world.report()
+    first = next(name for name in world.names if world.look(name) and world.outbox)
+    assert world.outbox[0][2].identity.startswith("expiry.churn.8.2027-06-01@")
+    world.say(records.Drain(host=first))
+    world.look(first)
+    world.report(first)
+    world.down = set()
+    world.run(600)
+    assert len(world.sent("ops")) == 1 and len(world.sent("hook")) == 1
+    assert world.outbox[-1][0] != first
+
+
 def test_one_that_said_what_it_had_reached_before_it_died_is_not_repeated(world: World) -> None:
     world.down = {"hook"}
     world.launch("h1")
