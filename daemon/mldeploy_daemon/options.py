@@ -43,6 +43,9 @@ FILE_ONLY: dict[str, type] = {
     "access_log": bool,
 }
 _NUMBERS = ("drain", "poll", "report", "grace", "hang", "load_timeout", "drain_deadline", "idle", "awake")
+#: Seconds at the most. Looks at the log: three of them within the lease of rollouts, so that one may fail.
+#: Reports: merged or not they are to be fresh for those who steer, which is two minutes in a small fleet.
+_AT_MOST = {"poll": 30.0, "report": 60.0}
 #: Options that are one of a few words.
 _WORDS = {
     "confine": ("require", "best-effort", "off"),
@@ -115,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="of all workers together, such as 8GiB; 0 for no limit (90 %% of the machine's)",
     )
-    add("--poll", metavar="SECONDS", type=float, help="between looks at the log (1)")
-    add("--report", metavar="SECONDS", type=float, help="between reports of this host (10)")
+    add("--poll", metavar="SECONDS", type=float, help="between looks at the log (1; at most 30)")
+    add("--report", metavar="SECONDS", type=float, help="between reports of this host (10; at most 60)")
     add("--log-level", choices=_WORDS["log_level"], help="what is logged (info)")
     add("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
@@ -184,6 +187,10 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
             raise Refused(f"{name} is {options[name]:g}", "give a number of seconds, 0 or more", 2)
     if options["poll"] <= 0 or options["report"] <= 0:
         raise Refused("poll and report must be more than 0 seconds", "leave them out for the defaults", 2)
+    for name, most in _AT_MOST.items():
+        if options[name] > most:
+            hint = f"give at most {most:g} seconds: rollouts wait for what is heard more rarely"
+            raise Refused(f"{name} is {options[name]:g}", hint, 2)
     if options["fronts"] < 0 or options["fronts"] > 64:
         raise Refused(f"--fronts {options['fronts']} is out of range", "give 1 to 64", 2)
     options["memory"] = _size(options["memory"]) if options["memory"] else memory_limit() * 9 // 10

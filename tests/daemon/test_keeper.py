@@ -68,6 +68,8 @@ def test_help_is_for_operators() -> None:
         (["--store", "s", "--state", "t", "--fronts", "-1"], "out of range"),
         (["--store", "s", "--state", "t", "--drain", "-1"], "drain is -1"),
         (["--store", "s", "--state", "t", "--poll", "0"], "poll and report"),
+        (["--store", "s", "--state", "t", "--poll", "30.1"], "at most 30 seconds"),
+        (["--store", "s", "--state", "t", "--report", "300"], "at most 60 seconds"),
         (["--store", "s", "--state", "t", "--environment", "Bad X"], "is not a valid environment name"),
         (["--store", "s", "--state", "t", "--environment", ""], "is not a valid environment name"),
         (["--store", "s", "--state", "t", "--config", "/nowhere.toml"], "cannot be read"),
