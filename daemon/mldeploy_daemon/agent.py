@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
-from mldeploy.core.standing import standings
+from mldeploy.core.standing import Standings, standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
 from mldeploy_daemon.book import Book
@@ -181,13 +181,14 @@ class Agent:
             self.book.keep(desired.refs)
             observed = await self.observer.look(desired)
             actions = plan(desired, observed, self.now(), self.limits)
-            self._publish(desired, observed, actions)
+            told = standings(desired, observed, self.now())
+            self._publish(desired, observed, actions, told)
         except MldeployError as error:
             logger.error("%s", error)
             self._troubled(error)
             return 1.0
         self.hands.do(actions)
-        self._tell(desired, observed, actions, state.head)
+        self._tell(desired, observed, actions, told, state.head)
         # what was just done may call for more
         return SOON if actions else self._pause(observed)
 
@@ -206,7 +207,9 @@ class Agent:
                 logger.warning("no fresh head for %g s: rollouts have no traffic here", LEASE)
         return desired if self.leased else without_lease(desired)
 
-    def _publish(self, desired: Desired, observed: Observed, actions: tuple[Action, ...]) -> None:
+    def _publish(
+        self, desired: Desired, observed: Observed, actions: tuple[Action, ...], told: Standings
+    ) -> None:
         """Routes first, then readiness: the table is told to the fronts if it says anything new."""
         routes = observed.routes
         for action in actions:
@@ -215,7 +218,6 @@ class Agent:
         known = self.follower.read_head or self.follower.unreachable
         if not self.ready and known and settled(desired, observed, self.now()):
             self.ready = True
-        told = standings(desired, observed, self.now())
         drained, before = self.follower.drained, self.publisher.unwritten
         news = self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready, drained)
         error = self.publisher.unwritten
@@ -247,8 +249,10 @@ class Agent:
             with contextlib.suppress(OSError):
                 os.write(self.config.ready_fd, b"ready\n")
 
-    def _tell(self, desired: Desired, observed: Observed, actions: tuple[Action, ...], head: int) -> None:
-        hurry = self._draining(observed) or self.ledger.waited()
+    def _tell(
+        self, desired: Desired, observed: Observed, actions: tuple[Action, ...], told: Standings, head: int
+    ) -> None:
+        hurry = observed.draining or self.ledger.waited()
         if time.monotonic() - self._asked > (SHORT if hurry else STATS):
             self._asked = time.monotonic()
             self.fronts.ask()
@@ -264,7 +268,7 @@ class Agent:
             desired=desired,
             observed=observed,
             actions=actions,
-            standings=standings(desired, observed, self.now()),
+            standings=told,
             head=head,
             ready=self.ready and not self.follower.drained,
             errors=tuple(self.follower.errors),
@@ -279,19 +283,9 @@ class Agent:
         self.steerer.look()
         self.notifier.look()
 
-    @staticmethod
-    def _draining(observed: Observed) -> bool:
-        """Whether a worker has left the table and is still waited for."""
-        return any(
-            worker.routed_last is not None
-            and worker.state == "ready"
-            and not any(route.has(worker.id) for route in observed.routes.values())
-            for worker in observed.workers
-        )
-
     def _pause(self, observed: Observed) -> float:
         """Until the next moment that no event tells of."""
-        if self._draining(observed) or self.workers.waiting() or self.ledger.waited():
+        if observed.draining or self.workers.waiting() or self.ledger.waited():
             return SHORT
         now = self.now()
         moments = [bad.retry_at - now for bad in observed.bad.values() if bad.retry_at > now]

@@ -30,19 +30,10 @@ class Kept(msgspec.Struct):
     ended: dict[str, float] = {}  # "model scope" -> when it left the table, by the host's clock
 
 
-def every(kept: Kept) -> tuple[Measure, ...]:
-    """The past and every last word, not added up."""
-    return (*kept.past, *(measure for each in kept.heard.values() for measure in each.measures))
-
-
-def total(kept: Kept) -> tuple[Measure, ...]:
-    """The past and every last word, added up."""
-    return merge(every(kept))
-
-
 def read_measures(path: Path) -> tuple[Measure, ...]:
     """What a measures.json says, added up; nothing where it cannot be read."""
     try:
-        return total(msgspec.json.decode(path.read_bytes(), type=Kept))
+        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
     except (OSError, msgspec.MsgspecError):
         return ()
+    return merge((*kept.past, *(measure for each in kept.heard.values() for measure in each.measures)))

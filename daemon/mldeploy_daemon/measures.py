@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from operator import is_not
 
 import msgspec
@@ -20,10 +20,12 @@ import msgspec
 from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, every
+from mldeploy_daemon.measure_file import MEASURES, Heard, Kept
 from mldeploy_daemon.table import Scopes, Table, scopes_in
 
 logger = logging.getLogger(__name__)
+#: What `Measure.key` is.
+Key = tuple[str, int, int, str]
 #: Seconds for which a scope is kept after its end, and between two writings.
 KEPT, WRITE = 3600.0, 2.0
 
@@ -36,10 +38,11 @@ class Measures:
     ) -> None:
         self.disk, self.now, self.monotonic = disk, now, monotonic
         self.kept = Kept()
+        self._past: dict[Key, Measure] = {}  # as `kept` has it when it is written
         self._changed = False
         self._written = 0.0
         # by the key of a measure: what it was added up from, and the sum; most have ended and stay so
-        self._sums: dict[tuple[str, int, int, str], tuple[tuple[Measure, ...], Measure]] = {}
+        self._sums: dict[Key, tuple[tuple[Measure, ...], Measure]] = {}
 
     def load(self) -> None:
         """Go on from measures.json."""
@@ -47,12 +50,13 @@ class Measures:
         if data is not None:
             with contextlib.suppress(msgspec.MsgspecError):
                 self.kept = msgspec.json.decode(data, type=Kept)
+        self._past = {measure.key: measure for measure in merge(self.kept.past)}
 
     def heard(self, who: str, instance: str, measures: tuple[Measure, ...]) -> None:
         """`who` (a front, or the mirror) is the process `instance`, and has counted this since its start."""
         before = self.kept.heard.get(who)
         if before is not None and before.instance != instance:
-            self.kept.past = merge((*self.kept.past, *before.measures))
+            self._take(before.measures)
             self._written = 0.0  # soon on the disk: its source is gone
         if before is None or before.instance != instance or before.measures != measures:
             known = {each.key: each for each in before.measures} if before is not None else {}
@@ -69,16 +73,25 @@ class Measures:
         self._add(scopes_in(table, model, version), model, version, idle=idle, tally=Tally(memory=private))
 
     def _add(self, scopes: Scopes, model: str, version: int, *, idle: bool, tally: Tally) -> None:
-        found = [
+        self._take(
             Measure(model=model, version=version, scope=scope, role=role, tally=tally)
             for scope, role in scopes
             if (role == "shadow") == idle
-        ]
-        if not found:
-            return
-        merged = merge((*self.kept.past, *found))
-        if merged != self.kept.past:
-            self.kept.past, self._changed = merged, True
+        )
+
+    def _take(self, measures: Iterable[Measure]) -> None:
+        """Add these to the past. Most say nothing new: a worker is weighed at every look."""
+        for measure in measures:
+            before = self._past.get(measure.key)
+            now = measure if before is None else before.merge(measure)
+            if now != before:
+                self._past[measure.key], self._changed = now, True
+
+    def _every(self) -> Iterator[Measure]:
+        """The past and every last word, not added up."""
+        yield from self._past.values()
+        for each in self.kept.heard.values():
+            yield from each.measures
 
     def all(self) -> tuple[Measure, ...]:
         """Everything, of scopes under way and of those that ended within the hour."""
@@ -87,8 +100,8 @@ class Measures:
 
     def _total(self) -> tuple[Measure, ...]:
         """`total`, added up anew only where something has changed."""
-        parts: dict[tuple[str, int, int, str], list[Measure]] = {}
-        for measure in every(self.kept):
+        parts: dict[Key, list[Measure]] = {}
+        for measure in self._every():
             parts.setdefault(measure.key, []).append(measure)
         sums = {}
         for key in sorted(parts):
@@ -106,11 +119,11 @@ class Measures:
             for scope in (routes.scope, *(shadow.scope for shadow in routes.shadows))
         }
         now = self.now()
-        known = {_key(measure.model, measure.scope) for measure in every(self.kept)}
+        known = {_key(measure.model, measure.scope) for measure in self._every()}
         self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
         gone = {key for key, when in self.kept.ended.items() if now - when > KEPT}
         if gone:
-            self.kept.past = _without(self.kept.past, gone)
+            self._past = {measure.key: measure for measure in _without(self._past.values(), gone)}
             for each in self.kept.heard.values():
                 each.measures = _without(each.measures, gone)
             self._changed = True
@@ -120,6 +133,7 @@ class Measures:
     def write(self) -> None:
         """Now."""
         self._changed, self._written = False, self.monotonic()
+        self.kept.past = tuple(self._past.values())
         try:
             self.disk.write(str(MEASURES), msgspec.json.encode(self.kept))
         except DiskError as error:

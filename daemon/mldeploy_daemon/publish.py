@@ -86,7 +86,7 @@ class Publisher:
         """Of workers of a former agent it is not known which front still has them: the table before had."""
         if self.own:
             for worker in workers:
-                if not any(route.has(worker.id) for route in self.routes.values()):
+                if not self._routes_to(worker):
                     scopes = scopes_in(self.table, worker.model, worker.version)
                     left = Left(self.table.generation - 1, self.now(), scopes)
                     self.left.setdefault(worker.id, left)
@@ -104,11 +104,14 @@ class Publisher:
         """The worker with what the tables and the fronts say of it."""
         left = self.left.get(worker.id)
         generation, until = (left.generation, left.when) if left is not None else (None, 0.0)
-        if any(route.has(worker.id) for route in self.routes.values()):
+        if self._routes_to(worker):
             generation = self.table.generation
         return msgspec.structs.replace(
             worker, routed_last=generation, routed_until=until, oldest_ms=oldest_ms
         )
+
+    def _routes_to(self, worker: Worker) -> bool:
+        return self.routes.get(worker.model, ModelRoute()).has(worker.id)
 
     def routed(self) -> dict[str, int]:
         """What each model's stable share went to last, over restarts, also while nothing serves."""

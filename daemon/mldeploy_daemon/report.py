@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from pathlib import Path
 from mldeploy.core.controller import report_pause
 from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Action, Desired, ModelRoute, Observed, Wish
-from mldeploy.core.standing import Standing, come_up, failing, next_step
+from mldeploy.core.standing import Standing, Standings, by_digest, come_up, failing, next_step
 from mldeploy.errors import MldeployError
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.reports import HostReport, ModelReport, VersionReport, WorkerReport, write_report
@@ -46,7 +46,7 @@ class Seen:
     desired: Desired
     observed: Observed
     actions: tuple[Action, ...]
-    standings: dict[str, tuple[Standing, ...]]
+    standings: Standings
     head: int
     ready: bool
     errors: tuple[str, ...]
@@ -116,7 +116,6 @@ class Reporter:
             logger.exception("the report")
 
     def _build(self, seen: Seen) -> HostReport:
-        models = {name: self._model(name, asked, seen) for name, asked in sorted(seen.desired.models.items())}
         return HostReport(
             host=self.host,
             environment=self.config.environment,
@@ -131,7 +130,7 @@ class Reporter:
             ready=seen.ready,
             pythons=tuple(sorted(seen.observed.pythons)),
             platform=seen.observed.platform,
-            models=models,
+            models=self._models(seen),
             errors=seen.errors,
             failed=failing(seen.standings),
             up=come_up(seen.standings),
@@ -141,31 +140,48 @@ class Reporter:
             measures=seen.measures,
         )
 
-    def _model(self, name: str, asked: Wish, seen: Seen) -> ModelReport:
-        route = seen.observed.routes.get(name, ModelRoute())
-        return ModelReport(
-            stable=route.stable,
-            candidate=route.candidate,
-            previous=route.previous,
-            serving={each.version: self._version(name, each, seen) for each in seen.standings.get(name, ())},
-            next=next_step(asked, route, seen.actions, seen.observed, time.time()),
-        )
+    def _models(self, seen: Seen) -> dict[str, ModelReport]:
+        """What is said of each model; what it is looked up in is made once for all of them."""
+        doing, pids, now = by_digest((*seen.observed.busy, *seen.actions)), self._pids(), time.time()
 
-    def _version(self, model: str, standing: Standing, seen: Seen) -> VersionReport:
-        total = seen.totals.get((model, standing.version), Total())
-        pids = [w.pid for w in list(self.workers.live.values()) if w.digest == standing.digest and w.pid]
-        return VersionReport(
-            state=standing.state,
-            reason=standing.reason,
-            stage=standing.stage,
-            attempts=standing.attempts,
-            retry_at=standing.retry_at,
-            workers=tuple(_memory(pid) for pid in pids),
-            requests=total.requests,
-            failures=total.failures,
-            last_used=total.last_used,
-            log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
-        )
+        def of_version(name: str, standing: Standing) -> VersionReport:
+            total = seen.totals.get((name, standing.version), Total())
+            return _version_report(standing, total, pids.get(standing.digest, ()))
+
+        def of_model(name: str, asked: Wish) -> ModelReport:
+            route = seen.observed.routes.get(name, ModelRoute())
+            return ModelReport(
+                stable=route.stable,
+                candidate=route.candidate,
+                previous=route.previous,
+                serving={each.version: of_version(name, each) for each in seen.standings.get(name, ())},
+                next=next_step(asked, route, doing, seen.observed, now),
+            )
+
+        return {name: of_model(name, asked) for name, asked in sorted(seen.desired.models.items())}
+
+    def _pids(self) -> dict[str, list[int]]:
+        """The processes of workers, by the digest of their bundle."""
+        found: dict[str, list[int]] = {}
+        for live in list(self.workers.live.values()):
+            if live.pid:
+                found.setdefault(live.digest, []).append(live.pid)
+        return found
+
+
+def _version_report(standing: Standing, total: Total, pids: Sequence[int]) -> VersionReport:
+    return VersionReport(
+        state=standing.state,
+        reason=standing.reason,
+        stage=standing.stage,
+        attempts=standing.attempts,
+        retry_at=standing.retry_at,
+        workers=tuple(_memory(pid) for pid in pids),
+        requests=total.requests,
+        failures=total.failures,
+        last_used=total.last_used,
+        log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
+    )
 
 
 def _memory(pid: int) -> WorkerReport:

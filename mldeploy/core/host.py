@@ -221,6 +221,31 @@ class Observed(_Value, frozen=True, kw_only=True, dict=True):
         return self._by_version.get((version.model, version.version, version.digest, version.idle), ())
 
     @cached_property
+    def draining(self) -> bool:
+        """Whether a worker has left the table and is still waited for."""
+        return any(
+            worker.routed_last is not None
+            and worker.state == "ready"
+            and not self.routes.get(worker.model, ModelRoute()).has(worker.id)
+            for worker in self.workers
+        )
+
+    @cached_property
+    def fetching(self) -> frozenset[str]:
+        """The digests of the bundles that are being fetched."""
+        return frozenset(action.digest for action in self.busy if isinstance(action, FetchBundle))
+
+    @cached_property
+    def building(self) -> frozenset[str]:
+        """The environments that are being built."""
+        return frozenset(action.environment for action in self.busy if isinstance(action, BuildEnvironment))
+
+    @cached_property
+    def running(self) -> frozenset[str]:
+        """The digests of the bundles that some worker runs, or loads."""
+        return frozenset(worker.digest for worker in self.workers if worker.state != "stopping")
+
+    @cached_property
     def _by_version(self) -> dict[tuple[str, int, str, bool], list[Worker]]:
         # made once: a look at a host with a thousand workers asks for them ten thousand times
         found: dict[tuple[str, int, str, bool], list[Worker]] = {}

@@ -178,17 +178,13 @@ def _files(version: Wanted, observed: Observed, now: float) -> Iterator[Action]:
         return
     if bundle is None:
         yield FetchBundle(model=version.model, version=version.version, digest=version.digest)
-    elif bundle.environment not in observed.environments and not _building(bundle.environment, observed):
+    elif bundle.environment not in observed.environments and bundle.environment not in observed.building:
         yield BuildEnvironment(
             environment=bundle.environment,
             model=version.model,
             version=version.version,
             digest=version.digest,
         )
-
-
-def _building(environment: str, observed: Observed) -> bool:
-    return any(isinstance(a, BuildEnvironment) and a.environment == environment for a in observed.busy)
 
 
 def references(desired: Desired, observed: Observed, now: float) -> frozenset[str]:

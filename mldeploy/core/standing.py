@@ -6,7 +6,7 @@ installing, loading, ready, failed, sleeping (on the disk, with no process).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -45,6 +45,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     up: bool = False
 
 
+#: By model.
+Standings = dict[str, tuple[Standing, ...]]
+
+
 def come_up(told: Mapping[str, Sequence[Standing]]) -> tuple[str, ...]:
     """For the report: the versions of rollouts that have come up here, as `churn@7`."""
     return tuple(f"{name}@{each.version}" for name in sorted(told) for each in told[name] if each.up)
@@ -64,7 +68,7 @@ def failing(told: Mapping[str, Sequence[Standing]]) -> tuple[str, ...]:
     )
 
 
-def standings(desired: Desired, observed: Observed, now: float) -> dict[str, tuple[Standing, ...]]:
+def standings(desired: Desired, observed: Observed, now: float) -> Standings:
     """Every version each model has to do with, by model."""
     rest = resting(desired, observed, now)
     return {name: _of_model(asked, observed, now, rest) for name, asked in desired.models.items()}
@@ -120,23 +124,31 @@ def _say(version: Wanted, state: str, bad: Bad | None) -> Standing:
 def _progress(version: Wanted, observed: Observed, *, active: bool) -> str:
     bundle = observed.bundles.get(version.digest)
     if bundle is None:
-        fetching = any(isinstance(a, FetchBundle) and a.digest == version.digest for a in observed.busy)
-        return "fetching" if fetching else "absent"
+        return "fetching" if version.digest in observed.fetching else "absent"
     if bundle.environment not in observed.environments:
         return "installing"
-    mine = [w for w in observed.workers if w.digest == version.digest and w.state != "stopping"]
-    return "loading" if mine or active else "sleeping"
+    return "loading" if version.digest in observed.running or active else "sleeping"
+
+
+def by_digest(actions: Iterable[Action]) -> dict[str, list[Action]]:
+    """Actions about a bundle, by its digest: once for all models, which may have thousands under way."""
+    found: dict[str, list[Action]] = {}
+    for action in actions:
+        digest = getattr(action, "digest", None)
+        if digest is not None:
+            found.setdefault(digest, []).append(action)
+    return found
 
 
 def next_step(
-    asked: Wish, route: ModelRoute, actions: tuple[Action, ...], observed: Observed, now: float
+    asked: Wish, route: ModelRoute, doing: Mapping[str, Sequence[Action]], observed: Observed, now: float
 ) -> str:
-    """What the plan does next for a model, in one line; "" when there is nothing to do."""
-    steps: list[str] = []
-    for action in (*observed.busy, *actions):
-        text = _step(action, asked)
-        if text and text not in steps:
-            steps.append(text)
+    """What is done next for a model, in one line; "" when there is nothing to do. `doing`: what is under way
+    and what the plan gave, `by_digest`.
+    """
+    named = {version.digest: version for version in reversed(asked.versions)}  # the most important of each
+    texts = (_step(action, named[digest]) for digest in reversed(named) for action in doing.get(digest, ()))
+    steps = [text for text in dict.fromkeys(texts) if text]
     for version in (asked.stable, asked.candidate, *asked.idle):
         bad = failure(version, observed, now) if version is not None else None
         if version is not None and bad is not None and bad.retry_at > now:
@@ -148,10 +160,7 @@ def next_step(
     return ", ".join(steps)
 
 
-def _step(action: Action, asked: Wish) -> str:
-    version = next((v for v in asked.versions if v.digest == getattr(action, "digest", None)), None)
-    if version is None:
-        return ""
+def _step(action: Action, version: Wanted) -> str:
     match action:
         case FetchBundle():
             return f"fetch {version.ref}"

@@ -212,7 +212,7 @@ def test_a_host_without_the_interpreter_says_so_and_does_nothing() -> None:
     assert standing.state == "failed"
     assert "Python 3.99" in standing.reason
     assert "Python 3.99" in why_unserved(ask.models["m"], (standing,))
-    assert next_step(ask.models["m"], ModelRoute(), (), seen, NOW).startswith("wait: Python 3.99")
+    assert next_step(ask.models["m"], ModelRoute(), {}, seen, NOW).startswith("wait: Python 3.99")
 
 
 def test_two_versions_with_one_lock_build_it_once_and_share_a_zygote() -> None:

@@ -94,6 +94,18 @@ def test_crashes_and_memory_belong_to_the_role_of_the_worker(disk):
     }
 
 
+def test_weighing_a_worker_looks_at_nothing_but_its_own(disk, monkeypatch):
+    measures = loaded(disk)
+    table = Table(models={f"m{n}": ModelRoutes(stable=1, candidate=2, scope=5) for n in range(100)})
+    key, looks = Measure.key.fget, []
+    monkeypatch.setattr(Measure, "key", property(lambda self: looks.append(self) or key(self)))
+    for _ in range(2):
+        for name in table.models:
+            measures.weighed(table, name, 2, 500, idle=False)
+    assert 0 < len(looks) <= 10 * len(table.models)
+    assert {each.tally.memory for each in measures.all()} == {500}
+
+
 def test_a_scope_is_kept_for_an_hour_after_its_end(disk):
     clock = Clock()
     measures = loaded(disk, clock)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from mldeploy.core.host import (
     Bundle,
     Desired,
     Mirroring,
+    ModelRoute,
     Observed,
     PublishTable,
     Wanted,
@@ -72,6 +74,28 @@ def test_an_agent_that_is_started_again_while_a_shadow_runs_has_nothing_to_do_fo
     look(second, SHADOWED, *there)
     assert second.table == first.table, "nothing new for the fronts"
     assert not look(second, SHADOWED, *there)
+
+
+class Unscanned(dict[str, ModelRoute]):
+    """A table of which no more than one model at a time is looked at."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError("all models for one worker")
+
+    __iter__ = items = values  # type: ignore[assignment]
+
+
+def test_where_a_worker_is_routed_is_looked_up_by_its_model() -> None:
+    publisher = publisher_of()
+    look(publisher, Wish(stable=wanted(1)), worker(1))
+    routes = publisher.routes = Unscanned(publisher.routes)
+    routed, left = worker(1), worker(2, ident="w2")
+    publisher.adopted([routed, left])
+    assert publisher.left.keys() == {"w2"}
+    there = tuple(publisher.placed(each, 0.0) for each in (routed, left))
+    assert [each.routed_last for each in there] == [1, 0]
+    assert Observed(workers=there, routes=routes).draining
+    assert not Observed(workers=there[:1], routes=routes).draining
 
 
 RAMPED = Wish(stable=wanted(1), candidate=wanted(2), share=1_000, scope=5)
