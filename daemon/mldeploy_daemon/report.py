@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from mldeploy.core.controller import report_pause
 from mldeploy.core.evidence import Measure
@@ -29,6 +28,7 @@ from mldeploy.store.objects import ObjectStore
 from mldeploy.store.reports import HostReport, ModelReport, VersionReport, WorkerReport, write_report
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.fronts import Total
+from mldeploy_daemon.ledger import weight
 from mldeploy_daemon.system import boot_id
 from mldeploy_daemon.workers import Workers
 
@@ -185,18 +185,9 @@ def _version_report(standing: Standing, total: Total, pids: Sequence[int]) -> Ve
 
 
 def _memory(pid: int) -> WorkerReport:
-    fields: dict[str, int] = {}
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return WorkerReport(pid=pid)
-    for line in lines:
-        name, _, rest = line.partition(":")
-        if rest.endswith("kB"):
-            fields[name] = int(rest.split()[0]) * 1024
-    # what ending the process gives back: clean private pages are of mapped files, and stay in the cache
-    private = fields.get("Private_Dirty", 0) + fields.get("SwapPss", 0)
-    return WorkerReport(pid=pid, private_bytes=private, pss_bytes=fields.get("Pss", 0))
+    """As the budget counts it."""
+    total, private = weight(pid)
+    return WorkerReport(pid=pid, private_bytes=private, pss_bytes=total)
 
 
 def _version() -> str:
