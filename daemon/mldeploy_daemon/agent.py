@@ -52,8 +52,9 @@ from mldeploy_daemon.workers import Workers
 from mldeploy_daemon.zygotes import Zygotes
 
 logger = logging.getLogger(__name__)
-#: Seconds the loop sleeps at most; and while it waits for requests in flight, or for an adopted worker.
-LONGEST, SHORT = 5.0, 0.05
+#: Seconds the loop sleeps while nothing of the log is known; and while it waits for requests in flight, or
+#: for an adopted worker.
+BLIND, SHORT = 5.0, 0.05
 #: Seconds after which it looks again once it has done something.
 SOON = 0.01
 #: Seconds between questions to the fronts.
@@ -173,7 +174,7 @@ class Agent:
             self.book.try_fetching()
         self.fates.note()
         if state is None:
-            return LONGEST
+            return BLIND
         try:
             desired = self._leased(
                 wish(state, self.config.environment, self.config.labels, self.publisher.routed())

@@ -19,8 +19,8 @@ from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
 
 logger = logging.getLogger(__name__)
-SHORTEST = 5.0
-LONGEST = 600.0
+#: Seconds after the first failure; each further one doubles them, up to the second number.
+FIRST_BACKOFF, LONGEST_BACKOFF = 5.0, 600.0
 #: A worker that was ready for less than this many seconds died young.
 YOUNG = 60.0
 #: So many young deaths take a version out of rotation.
@@ -29,7 +29,7 @@ TOO_MANY = 5
 
 def backoff(attempts: int) -> float:
     """Seconds after the n-th failure in a row."""
-    return min(LONGEST, SHORTEST * 2.0 ** min(attempts - 1, 20))
+    return min(LONGEST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempts - 1, 20))
 
 
 class Book:

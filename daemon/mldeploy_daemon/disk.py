@@ -41,6 +41,8 @@ _FOLDERS = (
 )
 #: Seconds after which nobody goes on with a blob that came in part.
 STALE = 86_400.0
+#: Seconds after which what a full disk has not taken is written again.
+REWRITE = 5.0
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from mldeploy_daemon.follow import Follower
 
 logger = logging.getLogger(__name__)
 #: Seconds until the next look where one failed.
-AGAIN = 10.0
+RETRY = 10.0
 
 
 class Duty(ABC):
@@ -58,11 +58,11 @@ class Duty(ABC):
     async def _safely(self) -> float:
         state, store = self.follower.state, self.follower.store
         if state is None or store is None or not self.follower.read_head:
-            return AGAIN
+            return RETRY
         try:
             return await self.once(state, store)
         except MldeployError as error:
             logger.info("%s: %s", self.name, error)
         except Exception:
             logger.exception("%s", self.name)
-        return AGAIN
+        return RETRY

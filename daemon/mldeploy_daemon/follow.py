@@ -39,7 +39,7 @@ from mldeploy.store.log import Appended, Intent, Log, record_key
 from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.desired import Kept
-from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.disk import REWRITE, Disk
 
 logger = logging.getLogger(__name__)
 #: Touched when the head was read, so that a lease outlives the agent.
@@ -56,8 +56,6 @@ LEASE, NOTE = 120.0, 10.0
 REJOIN, LONGEST_REJOIN = 300.0, 86_400.0
 #: Records that a host waits for those before it to leave a checkpoint.
 TURN = 64
-#: Seconds after which a state that could not be written is tried again: it is written whole then.
-AGAIN = 5.0
 
 
 class Follower:
@@ -205,8 +203,8 @@ class Follower:
             return  # read anew by another version, and stopped on the way: never back behind what was seen
         self.state = state  # first: a halt is heeded though there is no room to keep it
         now = time.monotonic()
-        if now - self._unsaved < AGAIN:
-            return
+        if now - self._unsaved < REWRITE:
+            return  # after that it is written whole
         try:
             self.kept.save(state)
         except DiskError as error:

@@ -21,6 +21,7 @@ from mldeploy.core.host import Desired, Front, Mirroring, ModelRoute, Worker
 from mldeploy.core.manifest import Manifest
 from mldeploy.core.standing import Standing, why_unserved
 from mldeploy.errors import DiskError
+from mldeploy_daemon.disk import REWRITE
 from mldeploy_daemon.table import (
     ROUTES,
     ModelRoutes,
@@ -37,8 +38,6 @@ from mldeploy_daemon.worker_files import socket_of
 
 #: What a former run of the keeper published; its fronts are gone.
 LAST = Path("run/routes.last.json")
-#: Seconds after which a table that could not be written is tried again.
-AGAIN = 5.0
 
 
 class Left(NamedTuple):
@@ -149,7 +148,7 @@ class Publisher:
         )
         if table == self.table and self.own:
             self.routes = routes  # as read from the disk, they lack what fronts need not know: shadows
-            if self.unwritten is not None and time.monotonic() - self._tried > AGAIN:
+            if self.unwritten is not None and time.monotonic() - self._tried > REWRITE:
                 self._write()
             return False
         self._note(routes)

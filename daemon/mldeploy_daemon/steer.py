@@ -15,7 +15,7 @@ from mldeploy.core.state import State
 from mldeploy.errors import MldeployError, StoreError
 from mldeploy.store.fleet import Fleet
 from mldeploy.store.objects import ObjectStore
-from mldeploy_daemon.duties import AGAIN, Duty
+from mldeploy_daemon.duties import RETRY, Duty
 from mldeploy_daemon.steering import Steering, Turn, still
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Steerer(Duty):
                 raise  # it takes none of the others either
             except MldeployError as error:
                 logger.warning("%s cannot be appended: %s", type(action).__name__.lower(), error)
-                pause = min(pause, AGAIN)
+                pause = min(pause, RETRY)
         return pause
 
     async def _append(self, action: Action, seen: State) -> None:

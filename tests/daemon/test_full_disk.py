@@ -30,12 +30,12 @@ from mldeploy.errors import DiskError
 from mldeploy.store.log import Log
 from mldeploy.store.memory import MemoryStore
 from mldeploy_daemon import agent as agents
-from mldeploy_daemon import follow, publish
+from mldeploy_daemon import publish
 from mldeploy_daemon.agent import Agent
 from mldeploy_daemon.chronicle import Chronicle
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.desired import Kept
-from mldeploy_daemon.disk import Disk
+from mldeploy_daemon.disk import REWRITE, Disk
 from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.front.control import Control
 from mldeploy_daemon.fronts import Fronts
@@ -117,7 +117,7 @@ def test_a_record_that_cannot_be_kept_counts_and_is_kept_when_there_is_room(disk
     assert look().head == 3
     assert list(follower.errors) == ["desired.0.tail: No space left on device"], "said once"
     room.left = True
-    room.time += follow.AGAIN
+    room.time += REWRITE
     assert look() == Kept(disk).load()
     loop.close()
     follower.pool.shutdown()
@@ -145,7 +145,7 @@ def test_a_table_that_cannot_be_written_is_published_and_written_later(disk: Dis
     room.left = True
     assert not publishes(publisher, TWO)
     assert read_table().generation == 1, "not at every look"
-    room.time += publish.AGAIN + 1
+    room.time += REWRITE + 1
     assert not publishes(publisher, TWO)
     assert (publisher.unwritten, read_table()) == (None, publisher.table)
 
@@ -319,7 +319,7 @@ def test_with_the_disk_full_a_halt_reaches_the_fronts_and_what_nothing_needs_is_
     assert RemoveBundle(digest="old") in done
     assert "report" in done
     assert not any(isinstance(each, PublishTable) for each in done[done.index("report") :])
-    room.left, room.time = True, room.time + publish.AGAIN + 1
+    room.left, room.time = True, room.time + REWRITE + 1
     asyncio.run(made._tick())
     assert (made.fronts.unwritten, read_table()) == (None, publisher.table)
 

@@ -13,7 +13,7 @@ from mldeploy.core.state import State
 from mldeploy.errors import MldeployError, StoreError, UsageError
 from mldeploy.store.objects import open_store
 from mldeploy_daemon.config import Config
-from mldeploy_daemon.duties import AGAIN
+from mldeploy_daemon.duties import RETRY
 from mldeploy_daemon.steer import Steerer
 from mldeploy_daemon.steering import Turn
 from tests.core.test_actions import after
@@ -53,7 +53,7 @@ def once(made: Steerer) -> float:
 
 def test_a_proposal_that_cannot_be_appended_keeps_no_other_back() -> None:
     following = Following({"h0": UsageError("too long", "say less")})
-    assert once(steerer(following)) == AGAIN
+    assert once(steerer(following)) == RETRY
     assert following.tried == list(HOSTS)
     assert once(steerer(Following({}))) == 600.0
 

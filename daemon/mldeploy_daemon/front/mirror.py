@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mldeploy_daemon.front.feed import Feed, Shadow
 
 #: Seconds between two attempts to connect, and between two pulses.
-AGAIN = 0.25
+BEAT = 0.25
 #: While paused, seconds between two samples are so many times longer.
 PAUSED_RATE = 10
 #: While paused, one request in so many is looked at.
@@ -136,7 +136,7 @@ class Mirror(asyncio.Protocol):
             self._task = loop.create_task(self._connect())
         elif self._transport and not self._full:
             self._tell(self._transport)
-        self._timer = loop.call_later(AGAIN, self._tick)
+        self._timer = loop.call_later(BEAT, self._tick)
 
     async def _connect(self) -> None:
         try:

@@ -19,7 +19,7 @@ from mldeploy_daemon.front.exchange import Exchange
 #: Where the agent hears, relative to the state folder.
 AGENT = "run/agent.sock"
 #: Seconds between two words to the agent of one version.
-AGAIN = 0.5
+REMIND = 0.5
 
 log = logging.getLogger(__name__)
 _Key = tuple[str, int]
@@ -42,7 +42,7 @@ class Waiting:
         if len(held) == 1:
             self._tell((model, version))
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(AGAIN, self._ring)
+            self._timer = asyncio.get_running_loop().call_later(REMIND, self._ring)
         return True
 
     def drop(self, exchange: Exchange) -> bool:
@@ -89,7 +89,7 @@ class Waiting:
             else:
                 del self._held[key]
         if self._held:
-            self._timer = asyncio.get_running_loop().call_later(AGAIN, self._ring)
+            self._timer = asyncio.get_running_loop().call_later(REMIND, self._ring)
 
     @staticmethod
     def _tell(key: _Key) -> None:
