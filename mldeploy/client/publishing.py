@@ -58,9 +58,10 @@ def push_folder(at: Connection, folder: Path, made: Packed | None, how: How) -> 
 
     manifest = made.manifest if made is not None else read_manifest(folder)
     state = _state(at, how)
-    found = terms(how.wish, lambda: manifest.rollout, settings(state, at.environment))
+    found = None
     if how.promote:
         # better refused before the upload than after it
+        found = terms(how.wish, lambda: manifest.rollout, settings(state, at.environment))
         intents.refuse_frozen(state, at.environment, manifest.name)
         _refuse_unmeasured(folder, manifest, state, found)
     if how.dry_run:
@@ -109,20 +110,21 @@ def _judge(
         validate(folder, now=at.now(), progress=how.reporter).raise_findings()
 
 
-def _publish(at: Connection, folder: Path, found: Terms, how: How, before: State) -> Pushed:
+def _publish(at: Connection, folder: Path, found: Terms | None, how: How, before: State) -> Pushed:
+    """Publish it; `found` are the terms of its promote, None without one."""
     from mldeploy.bundle.push import push as publish
 
     def then(ref: ModelRef) -> Sequence[Action]:
         # published by the same record: there is no version yet to judge, and the fold judges the rest
-        return (_intent(at, ref, found).action(),)
+        return (_intent(at, ref, found).action(),) if found is not None else ()
 
     done = publish(
         at.store, folder, log=at.log, actor=at.actor, now=at.now(), progress=how.reporter,
-        then=then if how.promote else None, journals=state_folder() / "pushes",
+        then=then if found is not None else None, journals=state_folder() / "pushes",
     )  # fmt: skip
     seq = done.seq
     at.leave_checkpoint()
-    if how.promote and not done.new:
+    if found is not None and not done.new:
         # published before: the promote stands in a record of its own, if one is needed
         seq = at.change(_intent(at, done.ref, found), dry_run=False).seq
     state = at.log.state
@@ -133,7 +135,7 @@ def _publish(at: Connection, folder: Path, found: Terms, how: How, before: State
         environment=at.environment if how.promote else None, seq=seq, already=seq is None,
         digest=done.digest, new=done.new, promoted=how.promote, uploaded_bytes=done.uploaded_bytes,
         reused_bytes=done.reused_bytes, uploaded_blobs=done.uploaded_blobs, reused_blobs=done.reused_blobs,
-        warnings=skipped + (warnings_for(at, before, done.ref, version, found) if how.promote else ()),
+        warnings=skipped + (warnings_for(at, before, done.ref, version, found) if found is not None else ()),
     )  # fmt: skip
 
 
@@ -141,7 +143,7 @@ def _intent(at: Connection, ref: ModelRef, found: Terms) -> intents.PromoteTo:
     return intents.PromoteTo(ref, at.environment, found, new_ulid(), at.now().date())
 
 
-def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, how: How) -> Pushed:
+def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms | None, how: How) -> Pushed:
     from mldeploy.bundle.push import live_version, next_version
     from mldeploy.client.describe import describe, in_full
 
@@ -150,7 +152,7 @@ def _would_push(at: Connection, state: State, manifest: Manifest, found: Terms, 
     ref = live or next_version(state, manifest.name)
     warnings: tuple[str, ...] = ()
     said = [] if live else [f"publish {ref} ({bundle[:12]})"]
-    if how.promote:
+    if found is not None:
         intent = _intent(at, ref, found)
         warnings = warn_of_new(state, (at.environment,))
         warnings += ended_by(intents.serving(state, at.environment, ref.name), ref)

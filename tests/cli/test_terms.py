@@ -181,3 +181,15 @@ def test_a_guard_that_can_never_be_decided_is_refused(
     assert world.head() == head
     good = ("--guard", "metric(accuracy) > 1x", "--guard", "drift(x[0]) < 0.2")
     assert cli("promote", "churn@1", "--steps", "1,100", *good).code == 0
+
+
+def test_what_forbids_a_promote_forbids_no_push(world: World, cli: Cli) -> None:
+    """Neither the policy for promotes nor the bundle's own rollout is looked at where none is asked for."""
+    assert cli("policy", "set", "steps=1,10,100", "hold=2h").code == 0
+    soon = world.bundle(content="soon", rollout=Rollout(deadline=1_800))
+    compared = world.bundle(content="compared", rollout=Rollout(guards=("agreement > 95%",)))
+    for number, folder in ((1, soon), (2, compared)):
+        push(world.store, folder, log=world.log, actor="setup", now=datetime.now(UTC), validate=False)
+        pushed = cli("push", folder)
+        assert (pushed.code, pushed.out) == (0, f"churn@{number}\n"), pushed.err
+        assert cli("push", folder, "--promote").code == 2, "it counts where it is asked for"
