@@ -97,6 +97,7 @@ def drain(
         change = client.drain_host(host, environment=where, reason=reason, dry_run=dry_run)
         done = f"{host} is drained", f"{host} is drained"
     waits = wait and not dry_run
+    session.output.wrote(change)
     if not (waits and session.output.json):  # which has one document, at the end
         session.changed("host-drain", change, *done)
     if not waits:

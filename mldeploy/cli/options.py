@@ -23,13 +23,14 @@ MAY_BE_EMPTY = frozenset(("reason",))
 
 @dataclass(slots=True)
 class Options:
-    """The global options of this call. None: not given."""
+    """The global options of this call (None: not given), and what it has written up to now."""
 
     store: str | None = None
     environment: str | None = None
     json: bool = False
     progress: bool = True
     verbose: bool = False
+    change: object = None
 
 
 def _setter(field: str, value: object = None) -> Callable[[Any, Any, Any], Any]:

@@ -61,6 +61,10 @@ class Output:
         # written here, so that a reader who is gone is noticed here
         print(fit_for(sys.stdout, data.decode()), flush=True)
 
+    def wrote(self, change: object) -> None:
+        """A change that is made, whatever comes of the rest: the document of an error has it as `change`."""
+        self.options.change = change
+
     def line(self, text: str) -> None:
         """Data."""
         print(harmless(text), flush=True)
@@ -116,6 +120,7 @@ class Output:
         hint = with_store(hint, self.options.store)
         if self.json:
             fields = {"error": message, "hint": hint, "code": code}
+            extra["change"] = self.options.change
             fields |= {key: value for key, value in extra.items() if value}
             self.document("mldeploy.error/1", fields)
             return

@@ -13,7 +13,7 @@ from mldeploy.cli.output import size
 from mldeploy.cli.rollout_options import named, with_rollout_options
 from mldeploy.cli.rollouts import note_steps
 from mldeploy.cli.session import Session, written
-from mldeploy.errors import UsageError
+from mldeploy.errors import NotAllowedError, UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
@@ -184,16 +184,28 @@ def _finish(
 ) -> None:
     """Show the change and wait; with --json wait first, so that the one document is the last word.
 
-    `back`: whether a rollback undoes it.
+    `back`: whether a rollback may undo it.
     """
+    session.output.wrote(change)
     if not session.output.json:
         show(None)
-    try:
-        waited = _wait(session, client, change, limit) if wait else None
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_goes_on(client, change, back)) from None
+    waited = None
+    if wait:
+        undone = back and _undone(client, change)
+        try:
+            waited = _wait(session, client, change, limit)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_goes_on(client, change, undone)) from None
     if session.output.json:
         show(waited)
+
+
+def _undone(client: Client, change: Change) -> bool:
+    """Whether a rollback would undo it: not the first version that takes traffic."""
+    try:
+        return not client.rollback(change.model, dry_run=True).already
+    except NotAllowedError:
+        return False
 
 
 def _goes_on(client: Client, change: Change, back: bool) -> str:

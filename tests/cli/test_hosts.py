@@ -222,6 +222,8 @@ def test_a_drain_is_waited_for_until_the_host_says_so(world: World, cli: Cli) ->
     late = cli("host", "drain", "h1", "--wait", "--timeout", "1s")
     assert (late.code, "is still ready after 1 s" in late.err) == (7, True)
     assert "is drained already" in late.err
+    change = cli("host", "drain", "h1", "--wait", "--timeout", "1s", "--json").document["change"]
+    assert (change["host"], change["already"]) == ("h1", True)
     world.report("h1", ready=False, head=world.head())
     there = cli("host", "drain", "h1", "--wait")
     assert (there.code, "h1.example says that it is not ready any more" in there.err) == (0, True)

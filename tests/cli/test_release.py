@@ -502,13 +502,30 @@ def test_an_interrupted_wait_says_what_stands_and_goes_on(
     assert "run it again" not in first.err
     assert first.err.splitlines()[-2:] == [
         "error: interrupted",
-        "hint: record 3 is written, and the hosts go on: `mldeploy wait churn --record 3` follows it, "
-        "`mldeploy rollback churn` undoes it",
+        "hint: record 3 is written, and the hosts go on: `mldeploy wait churn --record 3` follows it",
     ]
     assert "it was so already" in cli("promote", "churn@1", "--wait").err
     cli("promote", "churn@1", "-e", "staging")
     there = cli("promote", "churn@2", "--to", "20", "-e", "staging", "--wait", "--json").document
     assert (there["error"], there["code"]) == ("interrupted", 130)
-    assert "`mldeploy wait churn --record 5 --environment staging` follows it" in there["hint"]
+    assert there["hint"].endswith(
+        "`mldeploy wait churn --record 5 --environment staging` follows it, "
+        "`mldeploy rollback churn --environment staging` undoes it"
+    )
+    assert (there["change"]["seq"], there["change"]["version"], there["change"]["steps"]) == (5, 2, [2_000])
     back = cli("rollback", "churn", "-e", "staging", "--wait").err
     assert back.splitlines()[-1].endswith("`mldeploy wait churn --record 6 --environment staging` follows it")
+
+
+def test_what_was_written_before_an_error_stands_in_its_document(world: World, cli: Cli) -> None:
+    world.publish()
+    late = ("--wait", "--timeout", "1s", "--json")
+    promoted = cli("promote", "churn@1", *late)
+    assert (promoted.code, promoted.document["schema"]) == (7, "mldeploy.error/1")
+    change = promoted.document["change"]
+    assert (change["model"], change["version"], change["seq"], change["already"]) == ("churn", 1, 2, False)
+    assert change["steps"] == [10_000]
+    pushed = cli("push", world.root / "churn-1", "--promote", *late).document["change"]
+    assert (pushed["version"], pushed["seq"], pushed["new"], pushed["already"]) == (1, None, False, True)
+    assert "change" not in cli("wait", "churn", *late[1:]).document, "it writes nothing"
+    assert "change" not in cli("promote", "churn@7", *late).document, "it wrote nothing"
