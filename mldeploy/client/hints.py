@@ -6,6 +6,8 @@ MLDEPLOY_ENVIRONMENT, the nearest mldeploy.toml or the default. Left out: the st
 
 from __future__ import annotations
 
+import shlex
+
 from mldeploy.config import default_environment
 from mldeploy.core.types import PRODUCTION
 
@@ -17,6 +19,9 @@ def command(text: str, environment: str) -> str:
 
 
 def daemon(store: str, environment: str) -> str:
-    """The command that starts a daemon of the environment; what a shell means says nothing to mldeployd."""
+    """The command that starts a daemon of the environment; what a shell means says nothing to mldeployd.
+
+    DIR is for the reader to choose.
+    """
     option = "" if environment == PRODUCTION else f" --environment {environment}"
-    return f"`mldeployd --store {store}{option}`"
+    return f"`mldeployd --store {shlex.quote(store)} --state DIR{option}`"

@@ -128,3 +128,11 @@ def rollback(at: Connection, model: str, to: int | None, freeze: bool, reason: s
     if dry_run and any(isinstance(action, Rollback) for action in written.actions):
         after = rolled_back_to(to, now)
     return at.told(written, dry_run, model=model, version=after, environment=environment)
+
+
+def goes_back(at: Connection, model: str) -> bool:
+    """Whether a rollback of the model would take traffic from anything: what a hint may promise."""
+    try:
+        return not rollback(at, model, None, False, "", dry_run=True).already
+    except NotAllowedError:
+        return False

@@ -183,7 +183,10 @@ class WaitedStep(_Result, frozen=True, kw_only=True):
 
 
 class Waited(_Result, frozen=True, kw_only=True):
-    """Every live host arrived. `seconds`: how long that took. `steps`: of the rollout that was followed."""
+    """Every live host arrived. `seconds`: how long that took. `steps`: of the rollout that was followed.
+
+    `version` is stable, or that of a rollout which stays at its last step.
+    """
 
     store: str
     model: str

@@ -3,8 +3,9 @@
 Rules: the record waited for is folded before anything is judged; a live host that says the version failed
 ends the wait at once (RolloutHaltedError), as does a rollout that was halted, rolled back or superseded; at
 the deadline WaitTimeoutError names what has not arrived. A host that is drained is not waited for, unless
-all are. With no live host there is nobody to arrive, so it waits for one. A rollout whose last step is below
-100 %, or that is on some hosts alone, stays there, and is waited for no longer than that.
+all are. With no live host there is nobody to arrive, so it waits for one; where a rollout is on some hosts
+alone, for one of those. A rollout whose last step is below 100 %, or that is on some hosts alone, stays
+there, and is waited for no longer than that.
 Left out: how far one host is (`arrival.py`), and what the hosts make of the numbers (`underway.py`).
 """
 
@@ -19,11 +20,13 @@ from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.awaited import awaited
 from mldeploy.client.connection import Connection
 from mldeploy.client.hints import command, daemon
+from mldeploy.client.traffic import goes_back
 from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
 from mldeploy.client.underway import Underway, candidate_of, guard_numbers, requests_in
 from mldeploy.core.records import Advance, Complete, Promote, Record
-from mldeploy.core.state import Ended, Serving
+from mldeploy.core.state import Ended, Ramp, Serving
 from mldeploy.core.types import format_share
+from mldeploy.core.wish import meant
 from mldeploy.errors import NotFoundError, RolloutHaltedError, WaitTimeoutError
 from mldeploy.progress import Reporter, Standing
 from mldeploy.reporting.words import verdict
@@ -50,9 +53,20 @@ class _Look:
         return bool(self.far) and all(one.arrived for _, one in self.far)
 
     @property
+    def ramp(self) -> Ramp | None:
+        """The rollout that is followed, while it is under way."""
+        return self.now.ramp if self.candidate is not None else None
+
+    @property
+    def reached(self) -> bool:
+        """Whether there is a host that the rollout is meant for."""
+        ramp = self.ramp
+        return ramp is None or any(meant(ramp, host.report.labels) for host, _ in self.far)
+
+    @property
     def done(self) -> bool:
-        ramp = self.now.ramp if self.candidate is not None else None
-        return self.arrived and (ramp is None or (ramp.last and ramp.stays))
+        ramp = self.ramp
+        return self.arrived and self.reached and (ramp is None or (ramp.last and ramp.stays))
 
     @property
     def ended(self) -> Ended | None:
@@ -86,7 +100,7 @@ def wait(at: Connection, model: str, seq: int | None, timeout: float | None, rep
                 return _arrived(at, model, follow.seq, look, time.monotonic() - started)
             left = started + timeout - time.monotonic()
             if left <= 0:
-                raise _too_late(at, model, follow.seq, timeout, look)
+                raise _too_late(at, model, seq, timeout, look)
             _tell(reporter, model, look)
             # a watch may miss what a poll would see, so it only shortens the pause
             woken.wait(min(POLL if look.candidate is None else FOLLOW, left))
@@ -145,10 +159,11 @@ def _refuse_failed(at: Connection, model: str, look: _Look) -> None:
         )
     for host, one in look.far:
         if one.failed:
+            says = f"{command(f'why {host.report.hostname} {model}', at.environment)} says more"
+            back = f"; {command(f'rollback {model}', at.environment)} goes back"
             raise RolloutHaltedError(
                 f"{one.why} (on host {host.report.hostname})",
-                f"{command(f'why {host.report.hostname} {model}', at.environment)} says more; "
-                f"{command(f'rollback {model}', at.environment)} goes back",
+                says + (back if goes_back(at, model) else ""),
             )
 
 
@@ -157,16 +172,16 @@ def _stable(model: str, now: Serving) -> str:
 
 
 def _arrived(at: Connection, model: str, seq: int, look: _Look, seconds: float) -> Waited:
+    version = look.candidate.version if look.candidate is not None else look.now.stable
     return Waited(
-        store=at.settings.store, model=model, environment=at.environment, version=look.now.stable, seq=seq,
+        store=at.settings.store, model=model, environment=at.environment, version=version, seq=seq,
         hosts=_arrivals(look), seconds=round(seconds, 3), steps=_steps(at, look),
     )  # fmt: skip
 
 
 def _steps(at: Connection, look: _Look) -> tuple[WaitedStep, ...]:
     """The steps of the rollout that are over, as their verdicts stand in the log."""
-    under_way = look.now.ramp if look.candidate is not None else None
-    told = under_way or look.ended
+    told = look.ramp or look.ended
     found: list[WaitedStep] = []
     shares: tuple[int, ...] = ()
     for record, _ in records_at(at.store, told.trail if told is not None else ()):
@@ -194,13 +209,21 @@ def _arrivals(look: _Look) -> tuple[Arrival, ...]:
     )
 
 
-def _too_late(at: Connection, model: str, seq: int, timeout: float, look: _Look) -> WaitTimeoutError:
-    goes_on = command(f"wait {model} --record {seq}", at.environment)
+def _too_late(at: Connection, model: str, seq: int | None, timeout: float, look: _Look) -> WaitTimeoutError:
+    # the record at the head may be about something else: only one that was asked for is named
+    record = f" --record {seq}" if seq is not None else ""
+    goes_on = command(f"wait {model}{record}", at.environment)
     hint = f"it may still happen: {goes_on} goes on waiting"
     if not look.far:
         return WaitTimeoutError(
             f"no live host of {at.environment} has reported within {timeout:g} s",
             f"start one with {daemon(at.settings.store, at.environment)}; {hint}",
+        )
+    if look.ramp is not None and not look.reached:
+        on = ", ".join(look.ramp.on)
+        return WaitTimeoutError(
+            f"no live host of {at.environment} with {on} has reported within {timeout:g} s",
+            f"{command('host list', at.environment)} shows the labels; {hint}",
         )
     if look.arrived and look.candidate is not None:
         why = f": {'; '.join(look.candidate.waits)}" if look.candidate.waits else ""
@@ -213,7 +236,7 @@ def _too_late(at: Connection, model: str, seq: int, timeout: float, look: _Look)
 
 def _tell(reporter: Reporter, model: str, look: _Look) -> None:
     candidate = look.candidate
-    if candidate is None or not look.arrived:
+    if candidate is None or not (look.arrived and look.reached):
         reporter.step(_progress_line(model, look))
         return
     waits = f"; waits: {'; '.join(candidate.waits)}" if candidate.waits else ""
@@ -248,6 +271,8 @@ def _told(candidate: Candidate) -> str:
 def _progress_line(model: str, look: _Look) -> str:
     if not look.far:
         return "waiting for a live host"
+    if look.ramp is not None and not look.reached:
+        return f"{model}: waiting for a live host with {', '.join(look.ramp.on)}"
     late = next(f"{host.report.hostname}: {one.why}" for host, one in look.far if not one.arrived)
     there = sum(one.arrived for _, one in look.far)
     return f"{model}: {there} of {len(look.far)} hosts are there; {late}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mldeploy.cli.hinted import with_store
+from mldeploy.client.hints import daemon
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Promote
 from mldeploy.store.reports import ModelReport, VersionReport
@@ -86,14 +87,58 @@ def test_every_hint_that_acts_names_the_environment(world: World, cli: Cli) -> N
 
 
 def test_a_version_that_fails_in_staging_is_rolled_back_there(world: World, cli: Cli) -> None:
-    world.publish()
     world.join(environment="staging")
-    cli("promote", "churn@1", "-e", "staging")
-    broken = {"churn": ModelReport(serving={1: VersionReport(state="failed", stage="load", reason="x")})}
+    for content in "12":
+        world.publish(content=content)
+        cli("promote", f"churn@{content}", "-e", "staging")
+    broken = {"churn": ModelReport(serving={2: VersionReport(state="failed", stage="load", reason="x")})}
     world.report(environment="staging", models=broken)
     why, back = commands(cli("wait", "churn", "-e", "staging", "--timeout", "5s"))
     assert why == ["why", "h1.example", "churn", "--environment", "staging"]
     assert back == ["rollback", "churn", "--environment", "staging"]
+
+
+def test_a_rollback_is_hinted_at_only_where_it_would_do_something(world: World, cli: Cli) -> None:
+    def failing(number: int) -> list[list[str]]:
+        broken = {number: VersionReport(state="failed", stage="load", reason="x")}
+        world.report(models={"churn": ModelReport(serving=broken)})
+        ran = cli("wait", "churn", "--timeout", "5s")
+        assert ran.code == 6, ran.err
+        return commands(ran)
+
+    why, back = ["why", "h1.example", "churn"], ["rollback", "churn"]
+    world.join()
+    for content in "12":
+        world.publish(content=content)
+    cli("promote", "churn@1")
+    assert failing(1) == [why], "no version came before"
+    cli("promote", "churn@2")
+    assert failing(2) == [why, back]
+    assert cli(*back).code == 0
+    assert failing(1) == [why], "a second rollback changes nothing"
+
+
+def test_a_wait_that_ran_out_names_a_record_only_where_one_was_asked_for(world: World, cli: Cli) -> None:
+    world.publish()
+    cli("promote", "churn@1")
+    promoted = str(world.head())
+    world.publish("fraud")
+    world.join()
+    cli("promote", "fraud@1")
+    late = ("--timeout", "1s")
+    (again,) = commands(cli("wait", "churn", *late))[-1:]
+    assert again == ["wait", "churn"]
+    assert cli(*again, *late).code == 7, "it is about churn"
+    assert commands(cli("wait", "churn", "--record", promoted, *late))[-1] == [*again, "--record", promoted]
+    assert commands(cli("promote", "churn@1", "--wait", *late))[-1] == again, "nothing was written"
+
+
+def test_the_daemon_that_is_hinted_at_can_start(world: World, cli: Cli) -> None:
+    world.publish()
+    cli("promote", "churn@1")
+    for ran in (cli("wait", "churn", "--timeout", "1s"), cli("predict", "churn")):
+        assert ["--store", world.url, "--state", "DIR"] in commands(ran), ran.err
+    assert daemon("/a b", "staging") == "`mldeployd --store '/a b' --state DIR --environment staging`"
 
 
 def test_a_file_that_leaves_a_halted_version_alone_names_its_environment(world: World, cli: Cli) -> None:

@@ -128,3 +128,15 @@ def test_push_takes_every_option_of_promote(world: World, cli: Cli) -> None:
     now = Client(world.url).push(world.root / "churn-2", promote=True, to=30, on=["gpu=1"])
     assert now.promoted
     assert (ramp(world).steps, ramp(world).on) == ((3_000,), ("gpu=1",))
+
+
+def test_a_wait_for_labels_that_no_host_has_is_no_success(zones: World, cli: Cli) -> None:
+    ran = cli("promote", "churn@2", "--now", "--on", "zone=c", "--wait", "--timeout", "1s")
+    assert ran.code == 7
+    assert "no live host of production with zone=c has reported within 1 s" in ran.err
+    assert "hint: `mldeploy host list` shows the labels; it may still happen: `mldeploy wait" in ran.err
+    zones.append(Join(host="hc", hostname="hc.example", labels={"zone": "c"}))
+    for zone, candidate in (("a", None), ("b", None), ("c", 2)):
+        report(zones, zone, candidate)
+    waited = cli("wait", "churn", "--timeout", "30s", "--json").document
+    assert (waited["version"], len(waited["hosts"])) == (2, 3), "the one that was promoted, not stable"

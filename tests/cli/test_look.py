@@ -212,7 +212,7 @@ def test_wait_runs_out_of_time_naming_who_is_late(promoted: World, cli: Cli) -> 
     promoted.serve(1, state="loading")
     ran = cli("wait", "churn", "--timeout", "1s")
     assert (ran.code, "h1.example (churn@1 is loading" in ran.err) == (7, True)
-    assert "mldeploy wait churn --record 3" in ran.err
+    assert "`mldeploy wait churn` goes on waiting" in ran.err
     ran = cli("wait", "churn", "--timeout", "1s", "-e", "staging")
     assert (ran.code, "churn was never promoted in staging" in ran.err) == (1, True)
 

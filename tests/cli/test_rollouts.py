@@ -198,7 +198,7 @@ def test_time_runs_out_with_what_the_rollout_waits_for(ramping: World, cli: Cli)
     ran = cli("wait", "churn", "--timeout", "1s")
     assert ran.code == 7
     assert "churn@2 at 10%, step 1 of 3 after 1 s: its hold ends in" in ran.err
-    assert "mldeploy wait churn --record" in ran.err
+    assert "`mldeploy wait churn` goes on waiting" in ran.err
 
 
 def test_a_last_step_below_all_of_it_is_where_a_rollout_stays(ramping: World, cli: Cli) -> None:
