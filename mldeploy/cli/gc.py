@@ -50,11 +50,11 @@ def gc(
 
 def _show(session: Session, done: Collected) -> None:
     output = session.output
-    if done.already:
-        output.note("nothing to collect")
-        return
     for warning in done.warnings:
         output.warn(warning)
+    if not done.actions and done.seq is None:
+        output.note("nothing to collect" if done.already else "nothing else to collect")
+        return
     kinds = (
         ("blobs", done.blobs, done.blob_bytes),
         ("orphans", done.orphans, done.orphan_bytes),

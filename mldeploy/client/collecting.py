@@ -28,7 +28,7 @@ def collect(at: Connection, grace: str | timedelta, dry_run: bool, reporter: Rep
     return Collected(
         store=at.settings.store,
         seq=done.seqs[-1] if done.seqs else None,
-        already=not (done.seqs or _parts(done)),
+        already=not (done.seqs or _parts(done) or done.kept_reports),
         dry_run=dry_run,
         actions=_parts(done),
         warnings=_warnings(kept, done),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -10,8 +11,9 @@ import pytest
 from mldeploy.bundle.push import push
 from mldeploy.client import Client
 from mldeploy.core.collection import smallest_ulid
-from mldeploy.core.records import Action, Retire
-from mldeploy.errors import NotAllowedError, UsageError
+from mldeploy.core.records import Action, Forget, Retire
+from mldeploy.errors import NotAllowedError, StoreError, UsageError
+from mldeploy.store.file import FileStore
 
 from .conftest import Ran, World
 
@@ -77,6 +79,28 @@ def test_nothing_to_do_is_success_and_says_so(old: World, cli: Cli) -> None:
     assert cli("gc", "--dry-run").err == "nothing to collect\n"
     assert old.head() == head
     assert cli("gc", "--json").document["already"] is True
+
+
+def test_reports_that_may_not_be_deleted_are_told_of(
+    world: World, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.join()
+    world.report()
+    world.append(Forget(host="h1"))
+    path = world.path / "hosts" / "production" / "h1.json"
+    old = path.stat().st_mtime - 30 * 86_400
+    os.utime(path, (old, old))
+
+    def refuse(self: FileStore, key: str) -> None:
+        raise StoreError("access denied", "ask for s3:DeleteObject")
+
+    monkeypatch.setattr(FileStore, "delete", refuse)
+    ran = cli("gc")
+    assert ran.code == 0
+    assert "warning: reports of hosts that are gone stay below hosts/: of 1 objects" in ran.err
+    assert "access denied" in ran.err
+    assert ran.err.endswith("nothing else to collect\n")
+    assert cli("gc", "--json").document["already"] is False
 
 
 def test_one_document(old: World, cli: Cli) -> None:
