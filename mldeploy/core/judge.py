@@ -4,8 +4,10 @@ A verdict is one of four. **breached**: the evidence shows that the candidate is
 limit. **holds**: it shows that it is on the right side. **undecided**: neither, yet. **rests**: the guard
 has nothing to be judged by at this step (answers are compared at a shadow step alone; latency is not judged
 there, because copies run behind the primaries; at 100 % no stable version takes traffic to compare with).
-Below 100 % a comparison never rests: there was a stable version when the rollout began, and where it was
-retired since, the candidate must not go on unjudged.
+Below 100 % a comparison of what is measured never rests: there was a stable version when the rollout began,
+and where it was retired since, the candidate must not go on unjudged. A comparison of the bundles' own
+metrics needs no traffic: it is judged at 100 % as well, and rests at every step where stable was published
+without that metric.
 
 Rules: sound however often one looks (`core/sequential.py`), with the chance of each kind of mistake as
 `Doubt` says. What holds has been shown: a candidate that just was not caught does not go on. A multiple of a
