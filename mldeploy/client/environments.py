@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from mldeploy.client.intents import Intent
 from mldeploy.core.records import Action
 from mldeploy.core.state import Serving, State
 from mldeploy.core.types import PRODUCTION, check_name
 from mldeploy.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from mldeploy.client.connection import Connection
 
 
 def environments(state: State) -> list[str]:
@@ -39,6 +43,13 @@ def find_environment(state: State, name: str) -> str:
     near = _nearest(name, there)
     hint = f"did you mean {near!r}?" if near else f"environments here: {', '.join(there[:10])}"
     raise NotFoundError(f"there is no environment {name!r} in this store", hint)
+
+
+def looked_at(at: Connection) -> State:
+    """The state at the head, for what looks at the environment that is meant. Raises NotFoundError."""
+    state = at.refresh()
+    find_environment(state, at.environment)
+    return state
 
 
 def warn_of_new(state: State, names: Iterable[str]) -> tuple[str, ...]:

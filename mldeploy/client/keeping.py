@@ -6,15 +6,16 @@ Pure, as `intents.py`: actions to append, or none where it is so already.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from mldeploy.client.environments import find_environment
 from mldeploy.client.hints import command
 from mldeploy.client.intents import find_model, find_version, serving, uses
 from mldeploy.core.records import Action, Extend, Freeze, Pause, Restore, Resume, Retire, Unfreeze
 from mldeploy.core.state import Ramp, State
-from mldeploy.core.types import ModelRef
+from mldeploy.core.types import ModelRef, format_share
 from mldeploy.errors import NotAllowedError, UsageError
 
 #: The end of a freeze's reason that says until when.
@@ -42,12 +43,12 @@ class RetireVersion:
         return (Retire(model=self.ref.name, version=self.ref.version, force=self.force, reason=self.reason),)
 
 
-def breaks(state: State, ref: ModelRef) -> tuple[str, ...]:
-    """What retiring a version ends, environment by environment, in words."""
+def breaks(state: State, ref: ModelRef, besides: Collection[str] = ()) -> tuple[str, ...]:
+    """What retiring a version ends, environment by environment (`besides` these), in words."""
     found = []
     for environment, models in sorted(state.environments.items()):
         now = models.get(ref.name)
-        if now is None:
+        if now is None or environment in besides:
             continue
         if now.stable == ref.version:
             found.append(_silence(ref.name, environment, now.ramp))
@@ -66,7 +67,8 @@ def _silence(model: str, environment: str, ramp: Ramp | None) -> str:
     """What is left where stable is retired: the share of a rollout under way, and how to make it all."""
     if ramp is None or not ramp.share:
         return f"nothing answers {model} in {environment} any more"
-    candidate, share = f"{model}@{ramp.version}", f"{ramp.share / 100:g}%"
+    candidate, share = f"{model}@{ramp.version}", format_share(ramp.share)
+    share += f" on {', '.join(ramp.on)}" if ramp.on else ""
     return (
         f"nothing but {candidate}, with its {share}, answers {model} in {environment} any more: "
         f"{command(f'promote {candidate} --now', environment)} gives it the rest"
@@ -170,6 +172,7 @@ class HoldRollout:
     reason: str = ""
 
     def __call__(self, state: State) -> Sequence[Action]:
+        find_environment(state, self.environment)
         find_model(state, self.model)
         ramp = serving(state, self.environment, self.model).ramp
         if ramp is None:

@@ -24,10 +24,12 @@ from mldeploy.client.types import (
     WhyVersion,
 )
 from mldeploy.client.underway import Underway, candidate_of, shadows_of
+from mldeploy.core.host import Wanted, Wish
 from mldeploy.core.records import format_time
 from mldeploy.core.rollout import Decision
 from mldeploy.core.state import Model, Serving, State, Version
 from mldeploy.core.types import ModelRef
+from mldeploy.core.wish import wish
 from mldeploy.store.reports import ModelReport
 
 
@@ -233,25 +235,24 @@ def why(at: Connection, host: str, model: str | None, only: str | None = None) -
         name: now for name, now in state.environments.get(environment, {}).items()
         if now.stable is not None or now.ramp is not None or name in found.report.models
     }  # fmt: skip
+    asked = wish(state, environment, found.report.labels, {}).models
     names = [model] if model is not None else sorted({*wanted, *found.report.models})
     return Why(
         store=at.settings.store,
         host=found.status(),
         head=state.head,
-        models=tuple(
-            _why_model(name, intents.serving(state, environment, name), found.report.models.get(name))
-            for name in names
-        ),
+        models=tuple(_why_model(name, asked.get(name), found.report.models.get(name)) for name in names),
     )
 
 
-def _why_model(name: str, now: Serving, said: ModelReport | None) -> WhyModel:
+def _why_model(name: str, asked: Wish | None, said: ModelReport | None) -> WhyModel:
     roles = {said.stable: "stable", said.candidate: "candidate"} if said else {}
     versions = sorted(said.serving.items()) if said else []
     return WhyModel(
         model=name,
-        desired_stable=now.stable,
-        desired_candidate=now.ramp.version if now.ramp else None,
+        desired_stable=_number(asked.stable if asked else None),
+        desired_candidate=_number(asked.candidate if asked else None),
+        desired_shadows=tuple(shadow.version.version for shadow in asked.shadows) if asked else (),
         routed_stable=said.stable if said else None,
         routed_candidate=said.candidate if said else None,
         next=said.next if said else "the host says nothing of it yet",
@@ -272,3 +273,7 @@ def _why_model(name: str, now: Serving, said: ModelReport | None) -> WhyModel:
             for number, version in versions
         ),
     )
+
+
+def _number(wanted: Wanted | None) -> int | None:
+    return wanted.version if wanted is not None else None

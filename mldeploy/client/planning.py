@@ -22,6 +22,7 @@ from mldeploy.client.connection import Connection
 from mldeploy.client.describe import terms_of
 from mldeploy.client.environments import warn_of_new
 from mldeploy.client.hints import command
+from mldeploy.client.keeping import breaks
 from mldeploy.client.plan_file import Desired
 from mldeploy.client.shadowing import EndShadow, ShadowTo
 from mldeploy.client.terms import Terms, Wish, refuse_unmeasured, terms, terms_under_way
@@ -178,6 +179,9 @@ class ApplyFile:
             if now.stable is not None:
                 ref = ModelRef(model, now.stable)
                 _refuse_used(state, ref, places)
+                here = {environment for environment, name in places if name == model}
+                said = (f"{ref} is retired: {each}" for each in breaks(state, ref, besides=here))
+                self.warnings = tuple(dict.fromkeys((*self.warnings, *said)))
                 retire = Retire(model=model, version=ref.version, force=True, reason=_NOT_NAMED)
                 yield environment, model, _Step("-", f"{now.stable} is retired, nothing serves", (retire,))
 

@@ -208,11 +208,12 @@ class WhyVersion(_Result, frozen=True, kw_only=True):
 
 
 class WhyModel(_Result, frozen=True, kw_only=True):
-    """What the log wants of a model on a host, what the host has, and what it does next."""
+    """What the log wants of a model on a host with its labels, what the host has, and what it does next."""
 
     model: str
     desired_stable: int | None
-    desired_candidate: int | None
+    desired_candidate: int | None  # where it is to take traffic
+    desired_shadows: tuple[int, ...] = ()  # a candidate at its shadow step included
     routed_stable: int | None
     routed_candidate: int | None
     next: str

@@ -33,7 +33,7 @@ def of_notice(
     report = _report(state, subject, found, notice.previous, manifests)
     return msgspec.structs.replace(
         report,
-        title=title(subject, outcome, notice.previous),
+        title=title(subject, outcome, notice.previous, report.on),
         kind="retirement" if outcome == "retired" else report.kind,
         outcome=outcome,
         reason=notice.reason or report.reason,
@@ -68,7 +68,7 @@ def of_past(
     beside = _beside(found)
     report = _report(state, subject, found, beside, manifests)
     outcome = found.outcome or "launched"
-    return msgspec.structs.replace(report, title=title(subject, outcome, beside), outcome=outcome)
+    return msgspec.structs.replace(report, title=title(subject, outcome, beside, report.on), outcome=outcome)
 
 
 def of_present(
@@ -89,7 +89,7 @@ def of_present(
     seconds = live.end - found.begun.at if found.begun and live.end else None
     return msgspec.structs.replace(
         report,
-        title=_title_now(subject, running, now.stable),
+        title=_title_now(subject, running, now.stable, report.on),
         outcome="paused" if paused else "under way",
         steps=(*report.steps, step) if step is not None else report.steps,
         seconds=max(seconds, 0.0) if seconds is not None else None,
@@ -152,6 +152,7 @@ def _report(
         planned=promote.steps if promote else (),
         hold=promote.hold if promote else 0,
         min_requests=promote.min_requests if promote else 0,
+        on=promote.on if promote else (),
         where=shadow.where if shadow else "",
         candidate=_facts(state, subject.model, subject.version),
         stable=_facts(state, subject.model, beside) if beside is not None else None,
@@ -195,10 +196,10 @@ def _facts(state: State, model: str, number: int) -> VersionFacts | None:
     )
 
 
-def title(subject: Subject, outcome: str, beside: int | None) -> str:
+def title(subject: Subject, outcome: str, beside: int | None, on: Sequence[str] = ()) -> str:
     """One line for a subject of a mail: names are valid ones, so there is nothing to escape."""
     ref, where = f"{subject.model}@{subject.version}", f" in {subject.environment}"
-    where = where if subject.environment else ""
+    where = where + _on(on) if subject.environment else ""
     if outcome == "launched":
         instead = f", in place of {subject.model}@{beside}" if beside is not None else ""
         return f"{ref} is stable{where}{instead}"
@@ -228,8 +229,15 @@ def _days(count: int) -> str:
     return "1 day" if count == 1 else f"{count} days"
 
 
-def _title_now(subject: Subject, running: Ramp | Shadowing | None, stable: int | None) -> str:
-    ref, where = f"{subject.model}@{subject.version}", f"in {subject.environment}"
+def _on(on: Sequence[str]) -> str:
+    """The hosts that a rollout is for, where it is not for all."""
+    return f" on {', '.join(on)}" if on else ""
+
+
+def _title_now(
+    subject: Subject, running: Ramp | Shadowing | None, stable: int | None, on: Sequence[str]
+) -> str:
+    ref, where = f"{subject.model}@{subject.version}", f"in {subject.environment}{_on(on)}"
     beside = f" of {subject.model}@{stable}" if stable is not None else ""
     if isinstance(running, Ramp):
         if running.share:

@@ -24,6 +24,7 @@ def facts(report: LaunchReport) -> list[tuple[str, str]]:
     found = {
         "reason": clean(report.reason),
         "environment": report.environment,
+        "on": clean(", ".join(report.on)),
         "promoted": _by(report.promoted_by, report.promoted_at),
         "ended": _by(report.ended_by, report.ended_at) if ended else "",
         "took": words.duration(report.seconds) if report.seconds is not None and ended else "",

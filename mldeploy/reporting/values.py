@@ -143,6 +143,7 @@ class LaunchReport(_Value, frozen=True, kw_only=True):
     planned: tuple[int, ...] = ()  # every share the rollout was to take
     hold: int = 0
     min_requests: int = 0
+    on: tuple[str, ...] = ()  # a rollout's: the hosts with these labels; none: all
     where: str = ""  # a shadow's criterion
     waits: tuple[str, ...] = ()  # under way: what the next step waits for, in words
     candidate: VersionFacts | None = None

@@ -80,6 +80,32 @@ def test_at_its_last_step_it_is_done_for_those_hosts_and_for_no_others(zones: Wo
     assert (ramp(zones), zones.log.state.environments["production"]["churn"].stable) == (None, 2)
 
 
+def test_why_says_what_is_asked_of_the_host_itself(zones: World, cli: Cli) -> None:
+    def wants(zone: str) -> tuple[object, ...]:
+        (model,) = cli("why", f"h{zone}", "--json").document["models"]
+        return tuple(model[f"desired_{name}"] for name in ("stable", "candidate", "shadows"))
+
+    cli("promote", "churn@2", "--steps", "10,100", *ON)
+    assert (wants("a"), wants("b")) == ((1, 2, []), (1, None, []))
+    assert "churn: wants churn@1 and churn@2 as candidate, routes churn@1" in cli("why", "ha").out
+    assert "churn: wants churn@1, routes churn@1" in cli("why", "hb").out
+    cli("promote", "churn@2", "--steps", "shadow,100", *ON)
+    assert (wants("a"), wants("b")) == ((1, None, [2]), (1, None, []))
+    assert "churn: wants churn@1 and churn@2 as shadow, routes churn@1" in cli("why", "ha").out
+
+
+def test_reports_and_refusals_name_the_hosts(zones: World, cli: Cli) -> None:
+    cli("promote", "churn@2", "--to", "25%", *ON)
+    found = cli("report", "churn@2", "--json").document
+    assert (found["title"], found["on"]) == ("churn@2 takes 25% in production on zone=a", ["zone=a"])
+    assert "\non: zone=a\n" in cli("report", "churn@2").out
+    refused = cli("retire", "churn@1").err
+    assert "nothing but churn@2, with its 25% on zone=a, answers churn in production" in refused
+    cli("rollback", "churn")
+    over = cli("report", "churn@2", "--json").document
+    assert over["title"].startswith("churn@2 was rolled back in production on zone=a")
+
+
 def test_a_first_version_on_some_hosts(world: World, cli: Cli) -> None:
     world.publish()
     words = ("promote", "churn@1", "--steps", "1,10,100", *ON)

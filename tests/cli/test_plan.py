@@ -193,6 +193,18 @@ def test_prune_takes_out_what_the_file_does_not_name(
     assert serving(three).stable is None
 
 
+def test_prune_says_what_it_ends_where_the_file_does_not_reach(
+    three: World, cli: Cli, written: Callable[[str], Path]
+) -> None:
+    for call in (("churn@1",), ("churn@2", "-e", "staging"), ("fraud@1",)):
+        assert cli("promote", *call).code == 0
+    assert cli("shadow", "churn@1", "-e", "staging").code == 0
+    file = written("production: {fraud: 1}")
+    said = ["churn@1 is retired: its shadow in staging ends"]
+    assert cli("plan", file, "--prune", "--json").document["warnings"] == said
+    assert cli("apply", file, "--prune", "--json").document["warnings"] == said
+
+
 def test_prune_of_two_environments_retires_once_and_after_all_else(
     three: World, cli: Cli, written: Callable[[str], Path]
 ) -> None:
