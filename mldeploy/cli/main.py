@@ -27,7 +27,7 @@ from mldeploy.errors import DiskError, MldeployError
 #: Heading -> command -> (file in mldeploy/cli, one line of help).
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make a bundle": {
-        "init": ("init", "Write a small working model folder."),
+        "init": ("init", "Write a small working model folder, or make a store."),
         "pack": ("bundle", "Make a bundle out of a model folder."),
         "validate": ("bundle", "Run the three gates over a bundle."),
         "inspect": ("bundle", "Show what a bundle or a published version holds."),

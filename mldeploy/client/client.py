@@ -47,9 +47,14 @@ class Client(Observer):
     (default: user@host). Every method raises StoreError where the store cannot be reached.
     """
 
-    def create_store(self) -> None:
-        """Make the store if there is none yet; `push` does it by itself. Raises StoreError and DiskError."""
-        self._at.create_store()
+    def create_store(self, *, dry_run: bool = False, reporter: Reporter | None = None) -> Change:
+        """Make the store if there is none yet; `push` does it by itself, where it may.
+
+        Raises StoreError, for one that fails its probe as well, and DiskError.
+        """
+        made = self._at.create_store(reporter, dry_run=dry_run)
+        actions = (f"make the store {self.store}",) if made else ()
+        return Change(store=self.store, already=not made, dry_run=dry_run, actions=actions)
 
     # --- bundles
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,18 +81,23 @@ class Connection:
             first = "is it mounted?" if self.settings.store.startswith("file:") else "is the name right?"
             raise NotFoundError(
                 f"{error.message} (named by {self.settings.store_from})",
-                f"{first} A new one is made by the first `mldeploy push SOURCE`; --store names another",
+                f"{first} A new one is made by the first `mldeploy push SOURCE`, or by "
+                f"`mldeploy init --store {shlex.quote(self.settings.store)}`; --store names another",
             ) from error
 
-    def create_store(self, reporter: Reporter | None = None) -> ObjectStore:
-        """The store, made if there is none; `reporter` is told, for one may be there and not mounted."""
+    def create_store(self, reporter: Reporter | None = None, *, dry_run: bool = False) -> bool:
+        """Make the store if there is none: whether there was none. `reporter` is told, for one may be there
+        and not mounted.
+        """
         try:
-            return self.store
+            _ = self.store
         except NotFoundError:
-            self.__dict__["store"] = open_store(self.settings.store, create=True)
-        if reporter is not None:
-            reporter.info(f"made a new store: {self.settings.store}")
-        return self.store
+            if not dry_run:
+                self.__dict__["store"] = open_store(self.settings.store, create=True)
+                if reporter is not None:
+                    reporter.info(f"made a new store: {self.settings.store}")
+            return True
+        return False
 
     @cached_property
     def log(self) -> Log:

@@ -221,6 +221,20 @@ def test_the_first_push_says_that_it_made_the_store(world: World, cli: Cli, tmp_
     assert len(said.lines) == 1
     ran = cli("status", "--store", tmp_path / "gone")
     assert (ran.code, "is it mounted?" in ran.err) == (1, True)
+    assert f"`mldeploy init --store file://{tmp_path}/gone`" in ran.err
+
+
+def test_who_may_make_the_store_makes_it_without_a_push(world: World, cli: Cli, tmp_path: Path) -> None:
+    there = ("--store", tmp_path / "new")
+    for words, code in ((("init",), 2), (("init", "--name", "churn", *there), 2)):
+        ran = cli(*words)
+        assert (ran.code, len(ran.err.splitlines())) == (code, 2), ran
+    assert f"would make the store file://{tmp_path}/new" in cli("init", *there, "--dry-run").err
+    assert not (tmp_path / "new").exists()
+    made = cli("init", *there, "--json").document
+    assert (made["schema"], made["already"]) == ("mldeploy.init-store/1", False)
+    assert "is a store already; nothing written" in cli("init", *there).err
+    assert cli("policy", "set", "hold=1h", *there).code == 0
 
 
 class Said(Silent):
