@@ -23,7 +23,7 @@ MAY_BE_EMPTY = frozenset(("reason",))
 
 @dataclass(slots=True)
 class Options:
-    """The global options of this call (None: not given), and what it has written up to now."""
+    """The global options of this call (None: not given), and what it has made and printed up to now."""
 
     store: str | None = None
     environment: str | None = None
@@ -31,6 +31,7 @@ class Options:
     progress: bool = True
     verbose: bool = False
     change: object = None
+    printed: bool = False  # its one document
 
 
 def _setter(field: str, value: object = None) -> Callable[[Any, Any, Any], Any]:

@@ -59,6 +59,7 @@ class Output:
         if sys.stdout.isatty():
             data = msgspec.json.format(data, indent=2)
         # written here, so that a reader who is gone is noticed here
+        self.options.printed = True
         print(fit_for(sys.stdout, data.decode()), flush=True)
 
     def wrote(self, change: object) -> None:
@@ -116,9 +117,9 @@ class Output:
         return code
 
     def error(self, message: str, hint: str, code: int, **extra: object) -> None:
-        """Two lines, or the document."""
+        """Two lines, or the document where none was printed yet."""
         hint = with_store(hint, self.options.store)
-        if self.json:
+        if self.json and not self.options.printed:
             fields = {"error": message, "hint": hint, "code": code}
             extra["change"] = self.options.change
             fields |= {key: value for key, value in extra.items() if value}

@@ -20,7 +20,7 @@ PATIENCE = 1.0
 
 
 class Quiet(Silent):
-    """Says nothing; a context manager like the others."""
+    """Says nothing but what went wrong; a context manager like the others."""
 
     def __enter__(self) -> Quiet:
         return self
@@ -29,7 +29,8 @@ class Quiet(Silent):
         pass
 
     def problem(self, message: str, hint: str) -> None:
-        """Say nothing."""
+        """An error that does not end the command, in its two lines: it has no document of its own."""
+        out.two_lines(message, hint)
 
 
 class Notes(Quiet):
@@ -51,10 +52,6 @@ class Notes(Quiet):
     def warn(self, text: str) -> None:
         """One line, marked."""
         print(f"{out.paint(sys.stderr, 'warning', '1;33')}: {text}", file=sys.stderr, flush=True)
-
-    def problem(self, message: str, hint: str) -> None:
-        """An error that does not end the command, in its two lines."""
-        out.two_lines(message, hint)
 
 
 class Terminal(Notes):

@@ -50,6 +50,21 @@ def test_a_warning_and_a_note_are_words(capsys: pytest.CaptureFixture[str]) -> N
     assert not {"\x1b", "\x07", "\u202e"} & set(capsys.readouterr().err)
 
 
+def test_what_fails_after_the_document_is_two_lines_beside_it(capsys: pytest.CaptureFixture[str]) -> None:
+    options = Options(json=True)
+    Output(options).document("mldeploy.serve/1", {"url": "http://x"})
+    Output(options).error("the daemon ended", "start it again", 1)
+    Output(options).reporter().problem("does not pack", "mend it")
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    assert said.err.splitlines() == [
+        "error: the daemon ended",
+        "hint: start it again",
+        "error: does not pack",
+        "hint: mend it",
+    ]
+
+
 HEAD = ("MODEL", "ENVIRONMENT", "STABLE", "SHADOWS", "STATE")
 MODELS = [
     ["recommendation-ranker", "production", "12", "", "converging, frozen until the audit is over"],
