@@ -43,6 +43,7 @@ def demo(
     bad one is halted, and a version past its expiry is retired once nobody asks for it.
     """
     session = Session(ctx)
+    session.refuse("environment")
     if scenario is Scenario.ROLLOUT and keep:
         raise UsageError("--keep does not go with --scenario rollout", "leave one of them out")
     with session.output.reporter() as reporter:

@@ -26,14 +26,17 @@ app = new_group("host", "The hosts: list, drain, forget.")
 @app.command("list", cls=Command)
 def list_(ctx: typer.Context) -> None:
     """Every host, how old its last report is and how far behind the log; of --environment, or of all."""
+    from mldeploy.client.hints import daemon
+
     session = Session(ctx)
-    found = session.client().hosts(session.options.environment)
+    client = session.client()
+    found = client.hosts(session.options.environment)
     output = session.output
     if output.json:
         output.document("mldeploy.hosts/1", found)
         return
     if not found.hosts:
-        output.note("no host has joined yet; start one with `mldeployd`")
+        output.note(f"no host has joined yet; start one with {daemon(found.store, client.environment)}")
     columns = ("HOST", "ID", "ENVIRONMENT", "REPORTED", "READY", "HEAD", "LABELS", "VERSION")
     output.table(columns, [_row(host) for host in found.hosts])
 

@@ -168,7 +168,7 @@ def _show_detail(session: Session, detail: ModelDetail) -> None:
         note_rollout(session, model)
         show_rollout(session, model)
     output.table(
-        ("VERSION", "DIGEST", "PUBLISHED", "BY", "SIZE", "EXPIRES", "ROLES"),
+        ("VERSION", "DIGEST", "PUBLISHED (UTC)", "BY", "SIZE", "EXPIRES", "ROLES"),
         [
             [
                 (f"{detail.model}@{version.version}", "bold"),
@@ -203,7 +203,10 @@ def history(
     ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="This many records at the most.")] = 30,
 ) -> None:
-    """What was done, by whom, newest first; with --environment without what is about others alone."""
+    """What was done, by whom, newest first; with --environment without what is about others alone.
+
+    Times are those at which the store took a record, in UTC; --json has the writer's clock as well.
+    """
     session = Session(ctx)
     found = session.client().history(
         model, actor=actor, since=since, until=until, limit=limit, environment=session.options.environment
@@ -215,8 +218,8 @@ def history(
     for event in found.events:
         what = "; ".join(event.actions)
         shown = (f"{what} (void)", "dim") if event.void else what
-        rows.append([str(event.seq), event.time[:19].replace("T", " "), event.actor, shown])
-    session.output.table(("RECORD", "TIME", "BY", "WHAT"), rows)
+        rows.append([str(event.seq), event.stored[:19].replace("T", " "), event.actor, shown])
+    session.output.table(("RECORD", "TIME (UTC)", "BY", "WHAT"), rows)
     if found.more:
         more = f"--limit {limit * 10}" if len(found.events) >= limit else "--until with an earlier time"
         session.output.note(f"older records left out; {more} shows more")
@@ -262,6 +265,8 @@ def _show_why(session: Session, found: Why) -> None:
         wants = f"wants {_ref(model.model, model.desired_stable)}"
         if model.desired_candidate is not None:
             wants += f" and {_ref(model.model, model.desired_candidate)} as candidate"
+        for number in model.desired_shadows:
+            wants += f" and {_ref(model.model, number)} as shadow"
         output.line(f"\n{model.model}: {wants}, routes {_ref(model.model, model.routed_stable)}")
         if model.next:
             output.line(f"  next: {model.next}")

@@ -57,7 +57,11 @@ def set_(
     environment's own targets (notify.…) replace those of the store there.
     """
     session = Session(ctx)
-    said = dict(_pair(text) for text in settings)
+    pairs = [_pair(text) for text in settings]
+    said = dict(pairs)
+    twice = next((name for name, _ in pairs if sum(name == other for other, _ in pairs) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{twice} is set twice", "give it one value")
     where = _where(session, every)
     change = session.client().set_policy(said, environment=where, dry_run=dry_run)
     what = f"{', '.join(said)} for {where or 'every environment'}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mldeploy.cli.arguments import Model, new_app
+from mldeploy.cli.arguments import Model, new_app, time_limit
 from mldeploy.cli.options import Command
 from mldeploy.cli.session import Session
 
@@ -38,17 +38,21 @@ def predict(
     ] = None,
     curl: Annotated[bool, typer.Option("--curl", help="Print the curl line, and send nothing.")] = False,
     timeout: Annotated[
-        str, typer.Option("--timeout", metavar="TIME", help="How long to wait for an answer.")
-    ] = "30s",
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="TIME",
+            help="How long to wait for an answer. Default: 30s; of the curl line none.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Ask a model for a prediction; prints the answer (Open Inference Protocol v2)."""
-    from mldeploy.cli.arguments import seconds
-
     session = Session(ctx)
-    limit = seconds(timeout)
+    limit = time_limit(timeout)
     client = session.client()
     if curl:
-        line = client.curl(model, data=data, url=url, version=version)
+        line = client.curl(model, data=data, url=url, version=version, timeout=limit)
         if session.output.json:
             session.output.document("mldeploy.curl/1", {"curl": line})
         else:

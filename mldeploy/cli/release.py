@@ -51,6 +51,7 @@ def push(
     session = Session(ctx)
     limit = wait_limit(wait, timeout)
     alone = [*named(rollout), *(["--wait"] if wait else [])]
+    alone += ["--environment"] if session.options.environment is not None else []
     if alone and not promote:
         raise UsageError(
             f"{' and '.join(alone)} go{'es' if len(alone) == 1 else ''} with --promote",

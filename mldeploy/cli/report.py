@@ -11,6 +11,7 @@ import typer
 from mldeploy.cli.arguments import Ref, new_app
 from mldeploy.cli.options import Command
 from mldeploy.cli.session import Session
+from mldeploy.errors import UsageError
 
 if TYPE_CHECKING:
     from mldeploy.reporting.values import LaunchReport
@@ -50,6 +51,8 @@ def report(
     between the two bundles.
     """
     session = Session(ctx)
+    if session.output.json and out is None and form not in (None, Format.json):
+        raise UsageError(f"--json prints no {form}", f"leave it out, or write the {form} with --out FILE")
     chosen = form or _by_name(out)
     found = session.client().report(ref)
     if out is None and (chosen is Format.json or session.output.json):

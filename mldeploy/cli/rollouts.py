@@ -68,7 +68,7 @@ def show_rollout(session: Session, model: ModelStatus) -> None:
         output.table(GUARD_COLUMNS, [guard_row(verdict) for verdict in candidate.guards])
     if model.shadows:
         output.table(
-            ("SHADOW", "FRACTION", "WHERE", "SINCE", "COMPARED", "AGREEMENT", "DROPPED"),
+            ("SHADOW", "FRACTION", "WHERE", "SINCE (UTC)", "COMPARED", "AGREEMENT", "DROPPED"),
             [_shadow(model.model, shadow) for shadow in model.shadows],
         )
 

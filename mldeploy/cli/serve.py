@@ -26,6 +26,7 @@ def serve(
     from mldeploy.client.serving import serving
 
     session = Session(ctx)
+    session.refuse("store", "environment")
     output = session.output
     source = Path(folder).expanduser()
     with output.reporter() as reporter, serving(source, listen, reporter) as running:

@@ -40,6 +40,13 @@ class Session:
             )
         return self.client()
 
+    def refuse(self, *options: str) -> None:
+        """Raise UsageError for global options that were given, where the command makes its own."""
+        given = [f"--{name}" for name in options if getattr(self.options, name) is not None]
+        if given:
+            what = "its own" if len(given) == 1 else "its own of each"
+            raise UsageError(f"{' and '.join(given)}: this command makes {what}", "leave it out")
+
     def changed(
         self,
         command: str,

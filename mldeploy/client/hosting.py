@@ -26,6 +26,8 @@ from mldeploy.errors import NotAllowedError
 def list_hosts(at: Connection, environment: str | None) -> Hosts:
     """See Client.hosts."""
     state = at.refresh()
+    if environment is not None:
+        find_environment(state, environment)
     seen = {each.report.host: each for each in fleet.hosts(at, environment, everyone=True)}
     members = {host.id: host for host in state.hosts.values() if environment in (None, host.environment)}
     gone = set(state.drained) - set(state.hosts) if environment is None else set()
@@ -67,7 +69,7 @@ class ForgetHost:
 
 def forget(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> HostChange:
     """See Client.forget_host."""
-    found = _named(_hosts(at, environment), text)
+    found = _named(list_hosts(at, environment).hosts, text)
     if found.live:
         age = format_age(found.age or 0)
         raise NotAllowedError(
@@ -111,7 +113,7 @@ def drain(
     at: Connection, text: str, reason: str, dry_run: bool, environment: str | None = None
 ) -> HostChange:
     """See Client.drain_host."""
-    everyone = _hosts(at, environment)
+    everyone = list_hosts(at, environment).hosts
     found = _named(everyone, text)
     written = at.change(DrainHost(found.host, found.hostname, reason), dry_run=dry_run)
     others = [
@@ -126,7 +128,7 @@ def drain(
 
 def undrain(at: Connection, text: str, dry_run: bool, environment: str | None = None) -> HostChange:
     """See Client.undrain_host."""
-    found = _named(_hosts(at, environment), text)
+    found = _named(list_hosts(at, environment).hosts, text)
     written = at.change(UndrainHost(found.host), dry_run=dry_run)
     return _told(at, written, dry_run, found)
 
@@ -138,12 +140,6 @@ def _told(
         written, dry_run, model="", version=None, environment=host.environment or None, warnings=warnings
     )
     return HostChange(**structs.asdict(told), host=host.host)
-
-
-def _hosts(at: Connection, environment: str | None) -> tuple[HostEntry, ...]:
-    if environment is not None:
-        find_environment(at.refresh(), environment)
-    return list_hosts(at, environment).hosts
 
 
 def _named(everyone: Sequence[HostEntry], text: str) -> HostEntry:

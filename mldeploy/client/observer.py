@@ -212,22 +212,28 @@ class Observer:
         *,
         url: str | None = None,
         version: str | int | None = None,
-        timeout: float = 30.0,
+        timeout: float | None = None,
     ) -> Prediction:
         """Ask a daemon. `data`: a request (dict), rows (list or array), a file's path or "-"; None: the
         sample.
 
-        `url` is by default a live host's. Raises PredictionError.
+        `url` is by default a live host's; `timeout` in seconds, None: 30. Raises PredictionError.
         """
         from mldeploy.client import predicting
 
         call = predicting.prepare(self._at, check_name(model), data, url, version)
-        return predicting.send(call, timeout)
+        return predicting.send(call, predicting.TIMEOUT if timeout is None else timeout)
 
     def curl(
-        self, model: str, data: Any = None, *, url: str | None = None, version: str | int | None = None
+        self,
+        model: str,
+        data: Any = None,
+        *,
+        url: str | None = None,
+        version: str | int | None = None,
+        timeout: float | None = None,
     ) -> str:
-        """The curl line of that prediction."""
+        """The curl line of that prediction; None: it waits as long as it takes."""
         from mldeploy.client import predicting
 
-        return predicting.curl(predicting.prepare(self._at, check_name(model), data, url, version))
+        return predicting.curl(predicting.prepare(self._at, check_name(model), data, url, version), timeout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from mldeploy.client.connection import Connection
-from mldeploy.client.environments import Warned
+from mldeploy.client.environments import Warned, looked_at
 from mldeploy.client.setting_texts import NOTIFY, parse_setting, reader, text_of
 from mldeploy.client.types import Change, PolicySetting, PolicyShown
 from mldeploy.core.policy import Settings, setting_problem, settings
@@ -33,7 +33,7 @@ _PLAIN = ("mailto://", "mailtos://", "json://", "jsons://")
 
 def show(at: Connection) -> PolicyShown:
     """See Client.policy."""
-    state = at.refresh()
+    state = looked_at(at)
     counts = settings(state, at.environment)
     shown = []
     for name in Settings.__struct_fields__:

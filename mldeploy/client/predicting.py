@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 from mldeploy.bundle.published import fetch_manifest, fetch_sample
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import looked_at
 from mldeploy.client.hints import command, daemon
 from mldeploy.client.types import Prediction
 from mldeploy.core.manifest import Manifest
@@ -29,6 +30,8 @@ from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef
 from mldeploy.errors import NotFoundError, PredictionError, UsageError
 
+#: Seconds to wait for an answer where the caller does not say.
+TIMEOUT = 30.0
 #: Bytes of an answer that are read.
 MAX_ANSWER = 1 << 28
 _ROLES = ("stable", "candidate", "previous")
@@ -74,7 +77,7 @@ def send(call: Call, timeout: float) -> Prediction:
         why = str(error) or type(error).__name__
         raise PredictionError(
             f"{parts.netloc} did not answer: {why}",
-            "is mldeployd running there? `mldeploy status` lists live hosts",
+            "is mldeployd running there? `mldeploy host list` shows the live hosts",
         ) from error
     finally:
         connection.close()
@@ -90,9 +93,10 @@ def send(call: Call, timeout: float) -> Prediction:
     )
 
 
-def curl(call: Call) -> str:
-    """The same request as a line for a shell."""
-    head = "-H 'content-type: application/json'"
+def curl(call: Call, timeout: float | None = None) -> str:
+    """The same request as a line for a shell, with the `timeout` if there is one."""
+    limit = f"--max-time {timeout:g} " if timeout is not None else ""
+    head = f"{limit}-H 'content-type: application/json'"
     return f"curl -sS {head} -d {shlex.quote(call.body.decode())} {shlex.quote(call.url)}"
 
 
@@ -150,7 +154,7 @@ def _flatten(rows: Any) -> tuple[list[int], list[Any]]:
 
 
 def _ref(at: Connection, model: str, version: str | int | None) -> ModelRef:
-    number = _number(at.refresh(), at.environment, model, version)
+    number = _number(looked_at(at), at.environment, model, version)
     if number is None:
         where = f"{version} version" if version else "version that serves"
         raise NotFoundError(
@@ -175,7 +179,7 @@ def _number(state: State, environment: str, model: str, version: str | int | Non
 
 
 def _live_url(at: Connection, model: str) -> str:
-    at.refresh()
+    looked_at(at)
     live = [host for host in fleet.hosts(at, at.environment) if host.live and host.report.listen]
     live.sort(key=lambda host: (not host.report.ready, model not in host.report.models))
     if not live:

@@ -11,6 +11,7 @@ import contextlib
 from mldeploy.bundle.published import fetch_manifests, find_version
 from mldeploy.client import fleet
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import looked_at
 from mldeploy.client.hints import command
 from mldeploy.core.controller import decisions, on_duty
 from mldeploy.core.evidence import Evidence
@@ -27,7 +28,7 @@ from mldeploy.store.history import records_at
 
 def report(at: Connection, ref: ModelRef) -> LaunchReport:
     """See Client.report."""
-    state = at.refresh()
+    state = looked_at(at)
     find_version(state, ref.name, ref.version)
     now = state.environments.get(at.environment, {}).get(ref.name, Serving())
     running = _running(now, ref.version)

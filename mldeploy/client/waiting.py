@@ -19,6 +19,7 @@ from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
 from mldeploy.client.awaited import awaited
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import looked_at
 from mldeploy.client.hints import command, daemon
 from mldeploy.client.traffic import goes_back
 from mldeploy.client.types import Arrival, Candidate, Waited, WaitedStep
@@ -78,12 +79,12 @@ class _Look:
 def wait(at: Connection, model: str, seq: int | None, timeout: float | None, reporter: Reporter) -> Waited:
     """See Client.wait."""
     started = time.monotonic()
-    state = at.refresh()
+    state = looked_at(at)
     intents.find_model(state, model)
     if model not in state.environments.get(at.environment, {}):
         raise NotFoundError(
             f"{model} was never promoted in {at.environment}",
-            f"{command(f'promote {model}@1', at.environment)} gives it traffic",
+            f"{command(f'promote {model}@N', at.environment)} gives it traffic",
         )
     follow = _Follow(at, model, seq)
     if timeout is None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from mldeploy.bundle.published import fetch_manifests
 from mldeploy.client import intents
 from mldeploy.client.connection import Connection
+from mldeploy.client.environments import looked_at
 from mldeploy.client.hints import command
 from mldeploy.client.types import Which, WhichHost, WhichShadow
 from mldeploy.core.policy import Settings, settings
@@ -23,7 +24,7 @@ from mldeploy.errors import NotAllowedError
 
 def which(at: Connection, model: str, key: str, moment: datetime | None) -> Which:
     """See Client.which."""
-    state = at.refresh() if moment is None else _then(at, moment)
+    state = looked_at(at) if moment is None else _then(at, moment)
     intents.find_model(state, model)
     now = intents.serving(state, at.environment, model)
     if now.stable is None:

@@ -69,7 +69,23 @@ def test_a_host_of_one_environment(two: World, cli: Cli) -> None:
     assert cli("host", "forget", "aa1", "-e", "staging").code == 1
 
 
-@pytest.mark.parametrize("call", [("status",), ("status", "churn"), ("why", "vm"), ("host", "drain", "vm")])
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("status",),
+        ("status", "churn"),
+        ("why", "vm"),
+        ("host", "drain", "vm"),
+        ("host", "list"),
+        ("policy", "show"),
+        ("which", "churn", "--key", "k"),
+        ("report", "churn@1"),
+        ("predict", "churn"),
+        ("pause", "churn"),
+        ("resume", "churn"),
+        ("wait", "churn"),
+    ],
+)
 def test_an_environment_that_there_is_not(two: World, cli: Cli, call: tuple[str, ...]) -> None:
     ran = cli(*call, "-e", "prodution")
     assert ran.code == 1

@@ -87,3 +87,14 @@ def test_from_python_and_from_a_file(world: World, cli: Cli) -> None:
             call()
     world.root.joinpath("work", "mldeploy.toml").write_text('environment = ""')
     assert cli("promote", "churn@1").code == 2
+
+
+def test_what_means_nothing_to_a_command_is_refused(world: World, cli: Cli) -> None:
+    for call, said in (
+        (("push", "nowhere", "-e", "staging"), "--environment goes with --promote"),
+        (("serve", "nowhere", "--store", world.url), "--store: this command makes its own"),
+        (("serve", "nowhere", "-e", "x", "--store", world.url), "--store and --environment: this command"),
+        (("demo", "-e", "staging"), "--environment: this command makes its own"),
+    ):
+        ran = cli(*call)
+        assert (ran.code, said in ran.err) == (2, True), ran.err

@@ -76,7 +76,8 @@ def test_every_hint_that_acts_names_the_environment(world: World, cli: Cli) -> N
     for call in (("promote", "churn@1"), ("unfreeze", "churn")):
         assert commands(cli(*call, *there)) == [["unfreeze", "--all", *there]], call
     cli("unfreeze", "--all", *there)
-    assert commands(cli("wait", "churn", *there)) == [["promote", "churn@1", *there]]
+    cli("policy", "set", "hold=1m", *there)  # so that there is such an environment
+    assert commands(cli("wait", "churn", *there)) == [["promote", "churn@N", *there]]
     assert commands(cli("which", "churn", "--key", "k", *there)) == [["promote", "churn@N", *there]]
     cli("promote", "churn@1", *there)
     late = cli("promote", "churn@2", "--wait", "--timeout", "1s", *there)

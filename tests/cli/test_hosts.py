@@ -94,7 +94,9 @@ def test_which_of_nothing_is_refused(world: World, cli: Cli) -> None:
 
 
 def test_hosts_are_listed_with_what_they_said(ramping: World, cli: Cli) -> None:
-    assert "no host has joined yet" in cli("host", "list", "-e", "nowhere").err
+    cli("policy", "set", "hold=1m", "-e", "staging")
+    none = cli("host", "list", "-e", "staging").err
+    assert f"no host has joined yet; start one with `mldeployd --store {ramping.url} --state DIR" in none
     ramping.join("h1")
     ramping.append(Join(host="h2", hostname="h2.example", labels={"zone": "a"}))
     ramping.join("s1", environment="staging")

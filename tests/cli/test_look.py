@@ -213,6 +213,7 @@ def test_wait_runs_out_of_time_naming_who_is_late(promoted: World, cli: Cli) -> 
     ran = cli("wait", "churn", "--timeout", "1s")
     assert (ran.code, "h1.example (churn@1 is loading" in ran.err) == (7, True)
     assert "`mldeploy wait churn` goes on waiting" in ran.err
+    cli("policy", "set", "hold=1m", "-e", "staging")
     ran = cli("wait", "churn", "--timeout", "1s", "-e", "staging")
     assert (ran.code, "churn was never promoted in staging" in ran.err) == (1, True)
 

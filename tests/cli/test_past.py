@@ -56,6 +56,16 @@ def told(ran: Ran) -> list[int]:
     return [event["seq"] for event in ran.document["events"]]
 
 
+def test_history_shows_the_time_that_it_is_asked_by(world: World, cli: Cli) -> None:
+    """That of the store: a writer's clock may be anything."""
+    world.publish()
+    dated(world)
+    assert cli("history").out.split("\t")[:2] == ["1", "2026-11-01 01:00:00"]
+    assert cli("history", "--since", "2026-11-01T01:00Z").out
+    (event,) = cli("history", "--json").document["events"]
+    assert event["stored"] == "2026-11-01T01:00:00.000Z" != event["time"]
+
+
 @pytest.fixture
 def story(world: World, cli: Cli) -> World:
     """Two models; churn's second version takes 10 %, 50 %, and is halted; other's goes on."""

@@ -34,6 +34,11 @@ def test_every_default_has_a_text_that_is_read_back() -> None:
         assert parse_setting(name, text_of(name, value)) == value, name
 
 
+def test_a_setting_has_one_value(world: World, cli: Cli) -> None:
+    ran = cli("policy", "set", "hold=1h", "steps=10,100", "hold=2h")
+    assert (ran.code, "error: hold is set twice" in ran.err, policy(world)) == (2, True, {})
+
+
 def test_what_counts_and_where_it_is_from(world: World, cli: Cli) -> None:
     assert rows(cli("policy", "show"))["hold"] == ("10m", "default")
     assert cli("policy", "set", "hold=30m", "min_requests=500").code == 0

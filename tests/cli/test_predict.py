@@ -163,6 +163,9 @@ def test_the_curl_line_does_the_same(serving: Daemon, cli: Cli) -> None:
     assert serving.asked == []
     assert shlex.split(line)[0] == "curl"
     assert cli("predict", "churn", "--curl", "--json").document["curl"] == line
+    assert "--max-time" not in line
+    limited = cli("predict", "churn", "--curl", "--timeout", "1m30s").out
+    assert "curl -sS --max-time 90 -H" in limited
     done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["model_version"] == "1"
     assert serving.asked == [("/v2/models/churn/infer", SAMPLE)]

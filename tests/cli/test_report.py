@@ -103,6 +103,8 @@ def test_a_page_goes_to_a_file(ramping: World, cli: Cli, tmp_path: Path) -> None
     assert cli("report", "churn@2", "--out", other).code == 0
     assert json.loads(other.read_text())["schema"] == "mldeploy.report/1"
     assert cli("report", "churn@2", "--format", "text", "--out", tmp_path / "no" / "such").code == 1
+    both = cli("report", "churn@2", "--format", "html", "--json")
+    assert (both.code, both.document["error"]) == (2, "--json prints no html")
 
 
 def test_what_has_no_rollout_is_said(world: World, cli: Cli) -> None:
