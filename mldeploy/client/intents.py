@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from mldeploy.client.hints import command
 from mldeploy.client.terms import Terms, terms_under_way
@@ -210,24 +211,41 @@ def rolled_back_in(actions: Sequence[Action], model: str, environment: str) -> b
     )
 
 
-def uses(state: State, ref: ModelRef) -> list[str]:
-    """Where a version takes traffic, a copy of it, or stands ready to: "stable in production"."""
+class Use(NamedTuple):
+    """What a version does in one environment; as text "candidate (25% on zone=a) in production"."""
+
+    role: str  # "stable", "candidate", "shadow" or "previous"
+    environment: str
+    terms: str = ""
+
+    @property
+    def spare(self) -> bool:
+        """Whether nobody gets its answers."""
+        return self.role in ("shadow", "previous")
+
+    def __str__(self) -> str:
+        terms = f" ({self.terms})" if self.terms else ""
+        return f"{self.role}{terms} in {self.environment}"
+
+
+def uses(state: State, ref: ModelRef) -> list[Use]:
+    """Where a version takes traffic, a copy of it, or stands ready to."""
     found = []
     for environment, models in sorted(state.environments.items()):
         now = models.get(ref.name)
         if now is None:
             continue
         if now.stable == ref.version:
-            found.append(f"stable in {environment}")
+            found.append(Use("stable", environment))
         if now.ramp is not None and now.ramp.version == ref.version:
             share = format_share(now.ramp.share) if now.ramp.share else "as shadow"
             share += f" on {', '.join(now.ramp.on)}" if now.ramp.on else ""
-            found.append(f"candidate ({share}) in {environment}")
+            found.append(Use("candidate", environment, share))
         found += [
-            f"shadow ({format_share(each.fraction)}) in {environment}"
+            Use("shadow", environment, format_share(each.fraction))
             for each in now.shadows
             if each.version == ref.version
         ]
         if now.previous == ref.version and now.previous != now.stable:
-            found.append(f"previous in {environment}")
+            found.append(Use("previous", environment))
     return found

@@ -34,7 +34,7 @@ class RetireVersion:
         version = find_version(state, self.ref)
         if version.retired and (version.cut or not self.force):
             return ()
-        takes = [use for use in uses(state, self.ref) if not use.startswith(("previous", "shadow"))]
+        takes = [str(use) for use in uses(state, self.ref) if not use.spare]
         if takes and not self.force:
             raise NotAllowedError(
                 f"{self.ref} is {' and '.join(takes)}: {'; '.join(breaks(state, self.ref))}",

@@ -15,7 +15,6 @@ means for a state (`planning.py`).
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,10 +24,10 @@ import msgspec
 
 from mldeploy.bundle.manifest_file import MAX_BYTES, load_yaml, read_yaml
 from mldeploy.client.shadowing import Asked, asked
-from mldeploy.client.terms import Wish
+from mldeploy.client.terms import TermError, Wish
 from mldeploy.core import strict
 from mldeploy.core.types import ModelRef, check_name
-from mldeploy.errors import ManifestError, UsageError
+from mldeploy.errors import ManifestError, NotFoundError, UsageError
 
 #: The path that means standard input.
 STDIN = Path("-")
@@ -75,8 +74,12 @@ class Desired:
 
 
 def read(path: Path) -> tuple[Desired, ...]:
-    """All that the file says, in its order; `-` is standard input. Raises ManifestError with file and key."""
+    """All that the file says, in its order; `-` is standard input. Raises ManifestError with file and key,
+    and NotFoundError.
+    """
     name = name_of(path)
+    if path != STDIN and not path.exists():
+        raise NotFoundError(f"there is no {name}", "name a file, or - for standard input")
     data = load_yaml(path) if path != STDIN else read_yaml(_standard_input(), name)
     try:
         return _read(data)
@@ -152,12 +155,10 @@ def _wish(said: _Rollout) -> Wish:
     )  # fmt: skip
     try:
         wish.check()
+    except TermError as error:  # an option of the command line is a key here
+        raise ManifestError(f"rollout.{error.field}: {error.said}", error.hint) from error
     except UsageError as error:
-        # an option of the command line is a key here
-        option = re.match(r"--([a-z-]+): ", error.message)
-        key = option[1].replace("-", "_").replace("guard", "guards") if option else ""
-        message = f".{key}: {error.message[option.end() :]}" if option else f": {error.message}"
-        raise ManifestError(f"rollout{message}", error.hint) from error
+        raise ManifestError(f"rollout: {error.message}", error.hint) from error
     return wish
 
 

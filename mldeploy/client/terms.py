@@ -31,6 +31,15 @@ _LIMITS = {
 }
 
 
+class TermError(UsageError):
+    """What is wrong with one of the terms: `field` is its name, `said` what is wrong without it."""
+
+    def __init__(self, field: str, said: str, hint: str) -> None:
+        option = field.replace("_", "-").replace("guards", "guard")
+        super().__init__(f"--{option}: {said}", hint)
+        self.field, self.said = field, said
+
+
 class RolloutTerms(TypedDict, total=False):
     """How a version shall take traffic. What is left out, or None, is as the bundle or the policy says.
 
@@ -73,7 +82,7 @@ class Wish:
         on = tuple(self.on or ())
         problem = labels_problem(on)
         if problem:
-            raise UsageError(f"--on: {problem[0]}", problem[1])
+            raise TermError("on", *problem)
         return on
 
     def rollout(self) -> Rollout:
@@ -92,10 +101,11 @@ class Wish:
             raise UsageError("--now takes all traffic at once", "leave out what is said of a ramp")
         for key, message, hint in rollout_problems(rollout):
             field = key.removeprefix("rollout.")
-            name = field.replace("_", "-").replace("guards", "guard")
             if field in _LIMITS:  # in the words of the caller
                 message, hint = f"{getattr(self, field)} is out of range", _LIMITS[field]
-            raise UsageError(message if name == "steps" else f"--{name}: {message}", hint)
+            if field == "steps":
+                raise UsageError(message, hint)
+            raise TermError(field, message, hint)
         return rollout
 
     def _steps(self) -> tuple[int, ...]:
