@@ -13,13 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mldeploy.bundle.scratch import scratch_folder
-from mldeploy.client import fleet
 from mldeploy.client.client import Client
-from mldeploy.client.connection import Connection
 from mldeploy.client.daemon import LocalDaemon, folder_for, running
 from mldeploy.client.predicting import reachable
-from mldeploy.client.publishing import How, push_folder
-from mldeploy.client.terms import Wish
 from mldeploy.errors import MldeployError
 from mldeploy.progress import Reporter, Silent
 
@@ -67,15 +63,14 @@ def deploy(
 
     said = reporter or Silent()
     client = Client(store, environment=environment)
-    at = client._at
     with scratch_folder() as scratch:
         said.step(f"packing {name}")
         packed: Packed = pack(
             model, name=name, expires=expires, owner=owner, sample_input=sample_input,
             out=scratch / "bundle", **options,
         )  # fmt: skip
-        pushed = push_folder(at, packed.folder, packed, How(promote=True, wish=Wish(now=True), reporter=said))
-    url, daemon = _daemon(at, listen, said)
+        pushed = client.push(packed.folder, promote=True, now=True, reporter=said)
+    url, daemon = _daemon(client, listen, said)
     try:
         client.wait(name, seq=pushed.seq, timeout=timeout, reporter=said)
     except MldeployError:
@@ -94,18 +89,17 @@ def deploy(
     return deployed
 
 
-def _daemon(at: Connection, listen: str, reporter: Reporter) -> tuple[str, LocalDaemon | None]:
+def _daemon(client: Client, listen: str, reporter: Reporter) -> tuple[str, LocalDaemon | None]:
     """The URL of a local daemon that serves the store, and the daemon if it was started for it."""
     here = socket.gethostname()
-    at.refresh()
-    for host in fleet.hosts(at, at.environment):
-        if host.live and host.report.hostname == here and host.report.listen:
-            return f"http://{reachable(host.report.listen, here)}", None
-    state = folder_for(at.settings.store, at.environment)
+    for host in client.hosts(client.environment).hosts:
+        if host.live and host.hostname == here and host.address:
+            return f"http://{reachable(host.address, here)}", None
+    state = folder_for(client.store, client.environment)
     url = running(state)
     if url:
         return url, None
     reporter.step("starting a local daemon")
-    daemon = LocalDaemon(store=at.settings.store, state=state, listen=listen, environment=at.environment)
+    daemon = LocalDaemon(store=client.store, state=state, listen=listen, environment=client.environment)
     daemon.start()
     return daemon.address, daemon
