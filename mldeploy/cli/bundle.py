@@ -29,17 +29,26 @@ def pack(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A folder with a model.yaml.", show_default=False)
     ],
-    name: Annotated[str | None, typer.Option("--name", help="The model's name.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The model's name.", show_default=False)
+    ] = None,
     owner: Annotated[
-        str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)
+        str | None,
+        typer.Option("--owner", metavar="ADDRESS", help="Who gets the warnings.", show_default=False),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
+        str | None,
+        typer.Option(
+            "--expires", metavar="WHEN", help="A date, or a duration from push.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         str | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where the bundle goes. Default: NAME.bundle.", show_default=False
+            "--out",
+            metavar="DIR",
+            help="Where the bundle goes. Default: beside SOURCE, SOURCE.bundle; with --name NAME.bundle.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -65,7 +74,12 @@ def validate(
     source: Source,
     gate: Annotated[
         list[str] | None,
-        typer.Option("--gate", help="Only this gate: artifact, compilation or serving.", show_default=False),
+        typer.Option(
+            "--gate",
+            metavar="GATE",
+            help="Only this gate: artifact, compilation or serving.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Run the three gates; exit code 3 where there are findings."""

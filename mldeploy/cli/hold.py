@@ -65,7 +65,9 @@ def unfreeze(
     session = Session(ctx)
     name = _named(model, every)
     change = session.client().unfreeze(name, dry_run=dry_run)
-    what = f"{name or 'every model'} is not frozen in {change.environment}"
+    here = f"in {change.environment}"
+    # some may still be frozen by themselves
+    what = f"{name} is not frozen {here}" if name else f"the freeze of every model {here} is over"
     session.changed("unfreeze", change, what, what)
 
 

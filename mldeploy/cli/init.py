@@ -22,11 +22,18 @@ def init(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="The model's name. Default: the folder's.", show_default=False),
+        typer.Option(
+            "--name", metavar="NAME", help="The model's name. Default: the folder's.", show_default=False
+        ),
     ] = None,
     owner: Annotated[
         str | None,
-        typer.Option("--owner", help="Who gets the warnings. Default: git's user.email.", show_default=False),
+        typer.Option(
+            "--owner",
+            metavar="ADDRESS",
+            help="Who gets the warnings. Default: git's user.email.",
+            show_default=False,
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Name the files, and write none.")] = False,
 ) -> None:

@@ -52,5 +52,5 @@ def extend(
     """Move a version's expiry."""
     session = Session(ctx)
     change = session.client_of_all().extend(ref, expires, dry_run=dry_run)
-    done = change.actions[0].rpartition(" to ")[2] if change.actions else expires
-    session.changed("extend", change, f"{ref} expires on {done}", f"{ref} expires then")
+    done = f"{ref} expires on {change.expires}"
+    session.changed("extend", change, done, done)

@@ -66,7 +66,12 @@ def _print_version(ctx: Any, param: Any, given: Any) -> None:
 
     import mldeploy
 
-    typer.echo(f"mldeploy {mldeploy.__version__}")
+    if isinstance(ctx.obj, Options) and ctx.obj.json:
+        from mldeploy.cli.output import Output
+
+        Output(ctx.obj).document("mldeploy.version/1", {"version": mldeploy.__version__})
+    else:
+        typer.echo(f"mldeploy {mldeploy.__version__}")
     raise typer.Exit
 
 
@@ -112,6 +117,8 @@ def refuse_empty(command: Any, ctx: Any, args: list[str]) -> None:
         return
     # the words as they stand: a path has no empty form, and would be the folder we are in
     given, _, _ = command.make_parser(ctx).parse_args(args=list(args))
+    if given.get("json") and isinstance(ctx.obj, Options):
+        ctx.obj.json = True  # known before --version is told, wherever the two stand
     for param in command.get_params(ctx):
         value = given.get(param.name)
         words = value if isinstance(value, list | tuple) else (value,)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -81,12 +81,13 @@ class Output:
     def note(self, text: str) -> None:
         """For people."""
         if not self.json:
-            print(harmless(text), file=sys.stderr, flush=True)
+            print(harmless(with_store(text, self.options.store)), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
         """For people, and worth reading."""
         if not self.json:
-            print(f"{paint(sys.stderr, 'warning', '1;33')}: {harmless(text)}", file=sys.stderr, flush=True)
+            said = harmless(with_store(text, self.options.store))
+            print(f"{paint(sys.stderr, 'warning', '1;33')}: {said}", file=sys.stderr, flush=True)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Rows as a table on a terminal, else as tab-separated lines without a heading."""
@@ -118,7 +119,7 @@ class Output:
 
     def error(self, message: str, hint: str, code: int, **extra: object) -> None:
         """Two lines, or the document where none was printed yet."""
-        hint = with_store(hint, self.options.store)
+        message, hint = (with_store(text, self.options.store) for text in (message, hint))
         if self.json and not self.options.printed:
             fields = {"error": message, "hint": hint, "code": code}
             extra["change"] = self.options.change
@@ -196,28 +197,21 @@ def _text(cell: Cell) -> str:
     return harmless(" ".join(text.splitlines()).replace("\t", " "))
 
 
-def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+def _laid_out(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int
+) -> Iterator[list[tuple[str, str]]]:
     cells = [[(_text(cell), "" if isinstance(cell, str) else cell[1]) for cell in row] for row in rows]
-    for line in lines(columns, cells, get_terminal_size().columns):
+    return lines(columns, cells, width)
+
+
+def _draw(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    for line in _laid_out(columns, rows, get_terminal_size().columns):
         print("".join(_styled(text, style) for text, style in line))
 
 
 def _styled(text: str, style: str) -> str:
     codes = ";".join(_CODES[word] for word in style.split() if word in _CODES)
     return paint(sys.stdout, text, codes) if codes else text
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        # Text, not str: what a model or a host is called is never markup
-        table.add_row(*(Text(_text(cell), style="" if isinstance(cell, str) else cell[1]) for cell in row))
-    return table
 
 
 def waiting_line(text: str) -> Any:
@@ -256,9 +250,11 @@ class _LiveTable:
         from rich.console import Group
         from rich.text import Text
 
-        parts: list[Any] = [Text(harmless(line))]
+        # Text, not str: what a model or a host is called is never markup
+        parts = [Text(harmless(line))]
         if rows:
-            parts.append(_table(columns, rows))
+            width = self._live.console.width
+            parts += [Text.assemble(*pieces, no_wrap=True) for pieces in _laid_out(columns, rows, width)]
         self._live.update(Group(*parts), refresh=True)
 
 
@@ -290,6 +286,13 @@ def size(count: float) -> str:
 def facts(pairs: Mapping[str, Any]) -> list[tuple[Cell, Cell]]:
     """Rows of a two-column table out of what is not empty."""
     return [((key, "bold"), str(value)) for key, value in pairs.items() if value not in ("", None, {}, ())]
+
+
+def share_words(hundredths: int) -> str:
+    """A share of the traffic: `25%`."""
+    from mldeploy.core.types import format_share
+
+    return format_share(hundredths)
 
 
 def ago(seconds: float) -> str:

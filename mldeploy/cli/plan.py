@@ -63,11 +63,14 @@ def apply(ctx: typer.Context, file: File, prune: Prune = False, dry_run: DryRun 
 
     What FILE does not say stays as it is. `mldeploy plan FILE` shows it beforehand.
     """
+    from mldeploy.client.plan_file import name_of
+
     session = Session(ctx)
     change = session.client().apply(file, prune=prune, dry_run=dry_run)
     if not session.output.json:
         _show(session, change.changes)
-    session.changed("apply", change, f"{file} is applied", f"everything is as {file} says")
+    name = name_of(file)
+    session.changed("apply", change, f"{name} is applied", f"everything is as {name} says")
 
 
 def _show(session: Session, changes: Sequence[Planned]) -> None:

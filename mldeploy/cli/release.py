@@ -30,12 +30,18 @@ def push(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="A bundle, or a model folder to pack.", show_default=False)
     ],
-    name: Annotated[str | None, typer.Option("--name", help="The model's name.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The model's name.", show_default=False)
+    ] = None,
     owner: Annotated[
-        str | None, typer.Option("--owner", help="Who gets the warnings.", show_default=False)
+        str | None,
+        typer.Option("--owner", metavar="ADDRESS", help="Who gets the warnings.", show_default=False),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option("--expires", help="A date, or a duration from push.", show_default=False)
+        str | None,
+        typer.Option(
+            "--expires", metavar="WHEN", help="A date, or a duration from push.", show_default=False
+        ),
     ] = None,
     promote: Annotated[bool, typer.Option("--promote", help="Promote it in the same record.")] = False,
     *,
@@ -80,7 +86,10 @@ def _show_pushed(session: Session, pushed: Pushed, waited: Waited | None) -> Non
         return
     for warning in pushed.warnings:
         output.warn(warning)
-    if pushed.dry_run:
+    if pushed.already:
+        also = f" and promoted so in {pushed.environment}" if pushed.promoted else ""
+        output.note(f"published already, as {pushed.ref}{also}; nothing written")
+    elif pushed.dry_run:
         for action in pushed.actions:
             output.note(f"would {action}")
     elif not pushed.new:
@@ -92,8 +101,7 @@ def _show_pushed(session: Session, pushed: Pushed, waited: Waited | None) -> Non
         )
     if pushed.promoted and pushed.seq is not None:
         output.note(f"promoted in {pushed.environment}")
-    if pushed.ref is not None:
-        output.line(str(pushed.ref))
+    output.line(str(pushed.ref))
 
 
 @app.command(cls=Command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mldeploy.cli.output import Cell
+from mldeploy.cli.output import Cell, share_words
 from mldeploy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def candidate_cell(candidate: Candidate | None) -> Cell:
 
 def step_words(candidate: Candidate) -> str:
     """`at 10%, step 2 of 4`, or `as shadow, step 1 of 5`."""
-    share = f"at {candidate.share / 100:g}%" if candidate.share else "as shadow"
+    share = f"at {share_words(candidate.share)}" if candidate.share else "as shadow"
     share += f" on {', '.join(candidate.on)}" if candidate.on else ""
     steps = f", step {candidate.step + 1} of {len(candidate.steps)}" if len(candidate.steps) > 1 else ""
     return f"{share}{steps}{', paused' if candidate.paused else ''}"
@@ -33,7 +33,7 @@ def step_words(candidate: Candidate) -> str:
 
 def shadow_words(shadow: ShadowStatus) -> str:
     """`9 on 20%`."""
-    return f"{shadow.version} on {shadow.fraction / 100:g}%"
+    return f"{shadow.version} on {share_words(shadow.fraction)}"
 
 
 def expiry_cell(expires: str, days: int) -> Cell:
@@ -75,7 +75,7 @@ def show_rollout(session: Session, model: ModelStatus) -> None:
 
 def _step(candidate: Candidate, index: int) -> list[Cell]:
     share = candidate.steps[index]
-    shown = f"{share / 100:g}%" if share else "shadow"
+    shown = share_words(share) if share else "shadow"
     if index < candidate.step:
         return [f"step {index + 1}", shown, ("over", "dim"), ""]
     if index > candidate.step:
@@ -89,7 +89,7 @@ def note_steps(session: Session, waited: Waited) -> None:
     from mldeploy.reporting.words import verdict
 
     for each in waited.steps:
-        share = f"at {each.share / 100:g}%" if each.share else "as shadow"
+        share = f"at {share_words(each.share)}" if each.share else "as shadow"
         counted = f"{each.requests:,} {'requests' if each.share else 'compared answers'}"
         guards = "".join(f"; {guard.guard} {guard.verdict} ({verdict(guard)})" for guard in each.guards)
         heard = f"{each.hosts} of {each.members} hosts heard"
@@ -111,7 +111,7 @@ def _shadow(model: str, shadow: ShadowStatus) -> list[Cell]:
     agreed = "" if shadow.agreement is None else f"{shadow.agreement * 100:.4g}%"
     return [
         (f"{model}@{shadow.version}", "bold"),
-        f"{shadow.fraction / 100:g}%",
+        share_words(shadow.fraction),
         shadow.where,
         shadow.since[:16].replace("T", " "),
         f"{shadow.pairs:,}",
@@ -127,7 +127,7 @@ def show_expiring(session: Session, found: Expiring) -> None:
         output.document("mldeploy.expiring/1", found)
         return
     if not found.versions:
-        output.note(f"nothing expires within {found.within} days")
+        output.note(f"nothing expires within {found.within} day{'s' if found.within != 1 else ''}")
         return
     output.table(
         ("VERSION", "EXPIRES", "OWNER", "ROLES"),

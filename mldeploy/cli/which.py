@@ -8,6 +8,7 @@ import typer
 
 from mldeploy.cli.arguments import Model, new_app
 from mldeploy.cli.options import Command
+from mldeploy.cli.output import share_words
 from mldeploy.cli.session import Session
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _why(found: Which) -> str:
         return f"no rollout of {found.model} is under way in {found.environment}: every key gets stable"
     if not found.share:
         return f"the rollout of {found.model}@{found.candidate} is at its shadow step: every key gets stable"
-    share = f"{found.share / 100:g}% of the keys get {found.model}@{found.candidate}"
+    share = f"{share_words(found.share)} of the keys get {found.model}@{found.candidate}"
     among = "this one is among them" if found.role == "candidate" else "this one is not among them"
     labels = f", on hosts with {', '.join(found.on)}" if found.on else ""
     return f"{share}{labels}, and {among}{source}; salt {found.salt}"

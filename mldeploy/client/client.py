@@ -21,6 +21,7 @@ from mldeploy.client.types import (
     Applied,
     Change,
     Collected,
+    Extended,
     HostChange,
     HostWaited,
     Packed,
@@ -243,7 +244,7 @@ class Client(Observer):
 
         return retiring.restore(self._at, ModelRef.parse(ref), dry_run)
 
-    def extend(self, ref: str, expires: str, *, dry_run: bool = False) -> Change:
+    def extend(self, ref: str, expires: str, *, dry_run: bool = False) -> Extended:
         """Move a version's expiry: a date, or a duration from now. Raises UsageError for one in the past.
 
         `warnings` says so where it is sooner than before.

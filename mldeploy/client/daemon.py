@@ -20,12 +20,14 @@ from pathlib import Path
 
 from mldeploy.config import state_folder
 from mldeploy.core.types import PRODUCTION
-from mldeploy.errors import DaemonError, DiskError
+from mldeploy.errors import DaemonError, DiskError, MldeployError, UsageError
 
 #: Seconds within which a daemon must listen.
 START = 60.0
 #: Seconds a daemon has to stop before it is killed; it bounds its own steps below that.
 STOP = 70.0
+#: Its exit code for options that make no sense.
+_WRONGLY_CALLED = 2
 
 
 class LocalDaemon:
@@ -69,7 +71,9 @@ class LocalDaemon:
         return self._process.pid if self._process is not None else 0
 
     def start(self) -> None:
-        """Start it and wait until it listens. Raises DaemonError with its own words, and DiskError."""
+        """Start it and wait until it listens. Raises DaemonError and UsageError with its own words, and
+        DiskError.
+        """
         there = running(self.state)
         if there:
             raise DaemonError(
@@ -125,7 +129,8 @@ class LocalDaemon:
             f"mldeployd did not listen within {START:g} s", f"its last words are in {self.state}/daemon.log"
         )
 
-    def _ended(self, code: int, said: int) -> DaemonError:
+    def _ended(self, code: int, said: int) -> MldeployError:
+        """What to raise of it: in its own words where it was called wrongly, which is our caller's doing."""
         log = self.state / "daemon.log"
         try:
             lines = log.read_bytes()[said:].decode("utf-8", "replace").splitlines()
@@ -138,6 +143,8 @@ class LocalDaemon:
         last = told.get("error") or next(
             (line for line in reversed(lines) if line.strip()), "it said nothing"
         )
+        if code == _WRONGLY_CALLED and "error" in told:
+            return UsageError(told["error"], told.get("hint", ""))
         return DaemonError(f"mldeployd ended with code {code}: {last}", told.get("hint") or f"see {log}")
 
 

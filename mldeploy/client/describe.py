@@ -302,7 +302,9 @@ def why_version(version: WhyVersion) -> str:
     if version.stage or version.reason:
         parts.append(": ".join(part for part in (version.stage, version.reason) if part))
     if version.attempts:
-        parts.append(f"{version.attempts} attempts")
+        parts.append(f"{version.attempts} attempt{'s' if version.attempts != 1 else ''}")
+    if version.retry_at is not None:
+        parts.append(f"not tried again before {version.retry_at[:19].replace('T', ' ')} UTC")
     if version.workers or version.requests:
         parts.append(f"{version.workers} workers, {version.requests:,} requests, {version.failures:,} failed")
     return "; ".join(part for part in parts if part)

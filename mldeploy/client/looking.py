@@ -6,7 +6,7 @@ does next is its own word (the report's `next`), never guessed here.
 
 from __future__ import annotations
 
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 
 from mldeploy.client import fleet, intents
 from mldeploy.client.arrival import Progress, progress
@@ -106,7 +106,7 @@ def version_status(state: State, name: str, version: Version, today: date) -> Ve
         python=version.python,
         platform=version.platform,
         retired=version.retired,
-        roles=tuple(intents.uses(state, ModelRef(name, version.version))),
+        roles=tuple(map(str, intents.uses(state, ModelRef(name, version.version)))),
         metrics=version.metrics,
         measured=version.measured,
     )
@@ -118,7 +118,7 @@ def expiring(at: Connection, within: int) -> Expiring:
     found = [
         ExpiringVersion(
             model=name, version=version.version, expires=version.expires, days=_days(version, today),
-            owner=version.owner, roles=tuple(intents.uses(state, ModelRef(name, version.version))),
+            owner=version.owner, roles=tuple(map(str, intents.uses(state, ModelRef(name, version.version)))),
         )
         for name, model in state.models.items()
         for version in model.versions.values()
@@ -264,7 +264,7 @@ def _why_model(name: str, asked: Wish | None, said: ModelReport | None) -> WhyMo
                 reason=version.reason,
                 stage=version.stage,
                 attempts=version.attempts,
-                retry_at=version.retry_at or None,
+                retry_at=_moment(version.retry_at) if version.retry_at else None,
                 workers=len(version.workers),
                 requests=version.requests,
                 failures=version.failures,
@@ -273,6 +273,10 @@ def _why_model(name: str, asked: Wish | None, said: ModelReport | None) -> WhyMo
             for number, version in versions
         ),
     )
+
+
+def _moment(seconds: float) -> str:
+    return format_time(datetime.fromtimestamp(seconds, UTC))
 
 
 def _number(wanted: Wanted | None) -> int | None:

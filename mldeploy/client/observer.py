@@ -96,11 +96,11 @@ class Observer:
         return looking.status(self._at, self._moment(at), environment)
 
     def expiring(self, within: str | timedelta = "30d") -> Expiring:
-        """The versions, not retired, that expire within a duration (whole days), or have expired."""
+        """The versions, not retired, that expire within a duration (begun days count), or have expired."""
         from mldeploy.client import looking
 
         span = parse_duration(within) if isinstance(within, str) else within
-        return looking.expiring(self._at, span.days)
+        return looking.expiring(self._at, -(-span // timedelta(days=1)))
 
     def model_status(
         self, model: str, *, at: Moment | None = None, environment: str | None = None

@@ -111,6 +111,10 @@ def _given(data: Any) -> Any:
     name = str(data)
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"there is no {name}", "--data takes a JSON file, or - for standard input"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"{name} cannot be read: {error}", "--data takes a JSON file, or - for standard input"

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from msgspec import structs
+
 from mldeploy.client import fleet, intents
 from mldeploy.client.connection import Connection
 from mldeploy.client.keeping import ExtendTo, RestoreVersion, RetireVersion, breaks
-from mldeploy.client.types import Change
+from mldeploy.client.types import Change, Extended
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef, format_age, parse_expiry
 
@@ -50,7 +52,7 @@ def restore(at: Connection, ref: ModelRef, dry_run: bool) -> Change:
     return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
 
 
-def extend(at: Connection, ref: ModelRef, expires: str, dry_run: bool) -> Change:
+def extend(at: Connection, ref: ModelRef, expires: str, dry_run: bool) -> Extended:
     """See Client.extend."""
     now = at.now()
     day = parse_expiry(expires, now)
@@ -58,7 +60,8 @@ def extend(at: Connection, ref: ModelRef, expires: str, dry_run: bool) -> Change
     written = at.change(ExtendTo(ref, day, now.date()), dry_run=dry_run)
     sooner = written.actions and day.isoformat() < before
     warnings = (f"{ref} was to expire on {before}: this is sooner",) if sooner else ()
-    return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
+    told = at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
+    return Extended(**structs.asdict(told), expires=day.isoformat())
 
 
 def _used(live: Sequence[fleet.Seen], ref: ModelRef) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from mldeploy.bundle.scratch import held_folder
 from mldeploy.client.client import Client
 from mldeploy.client.daemon import LocalDaemon
 from mldeploy.client.types import Served
-from mldeploy.errors import MldeployError, UsageError
+from mldeploy.errors import MldeployError, NotFoundError, UsageError
 from mldeploy.progress import Reporter
 
 #: Seconds without a further change before a change is taken up: editors write in several steps.
@@ -84,6 +84,8 @@ class Serving:
 @contextmanager
 def serving(source: Path, listen: str, reporter: Reporter) -> Iterator[Serving]:
     """A daemon on a temporary store, for one folder; all of it is gone when the block ends."""
+    if not source.exists():
+        raise NotFoundError(f"there is no {source}", "`mldeploy init DIR` makes one to start from")
     if not source.is_dir():
         raise UsageError(f"{source} is not a folder", "`mldeploy init DIR` makes one to start from")
     # Unix sockets and the daemon's state want a short and private place

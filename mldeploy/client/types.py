@@ -62,6 +62,12 @@ class HostChange(Change, frozen=True, kw_only=True):
     host: str
 
 
+class Extended(Change, frozen=True, kw_only=True):
+    """What was done to an expiry: the day it is on now, or in a dry run would be."""
+
+    expires: str
+
+
 class Promoted(Change, frozen=True, kw_only=True):
     """What a promote did. `steps` are the shares the version takes: where nothing is stable, all at once."""
 
@@ -80,9 +86,10 @@ class Pushed(Change, frozen=True, kw_only=True):
     reused_blobs: int = 0
 
     @property
-    def ref(self) -> ModelRef | None:
-        """`churn@7`; None in a dry run of a version not yet assigned."""
-        return ModelRef(self.model, self.version) if self.version is not None else None
+    def ref(self) -> ModelRef:
+        """`churn@7`; in a dry run the version that it would be."""
+        assert self.version is not None
+        return ModelRef(self.model, self.version)
 
 
 class Planned(_Result, frozen=True, kw_only=True):

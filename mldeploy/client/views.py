@@ -200,7 +200,7 @@ class WhyVersion(_Result, frozen=True, kw_only=True):
     reason: str = ""
     stage: str = ""
     attempts: int = 0
-    retry_at: float | None = None
+    retry_at: str | None = None  # by the host's clock
     workers: int = 0
     requests: int = 0
     failures: int = 0

@@ -209,7 +209,10 @@ def _tell(result: Result, reporter: Reporter) -> None:
 
 def check_port(listen: str) -> None:
     """Say that a port is taken before minutes are spent, not after. Raises DaemonError."""
-    host, port = address_of(f"http://{listen}")
+    try:
+        host, port = address_of(f"http://{listen}")
+    except UsageError as error:
+        raise UsageError(f"--listen {listen!r} is not HOST:PORT", error.hint) from error
     try:
         with socket.create_server((host, port)):
             pass

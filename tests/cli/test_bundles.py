@@ -251,8 +251,14 @@ def test_a_folder_that_is_none(cli: Cli, tmp_path: Path) -> None:
     assert "MODEL@VERSION" in cli("inspect", "churn").err
     for call in (("pack", "gone"), ("serve", "gone"), ("validate", "gone"), ("inspect", "gone")):
         ran = cli(*call)
-        assert ran.code in (1, 2), ran
+        assert ran.code == 1, ran
         assert len(ran.err.splitlines()) == 2, ran
+
+
+def test_an_address_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    for call in (("serve", tmp_path, "--listen", "x"), ("demo", "--listen", "x")):
+        ran = cli(*call)
+        assert (ran.code, "error: --listen 'x' is not HOST:PORT\n" in ran.err) == (2, True), ran.err
 
 
 def ask(url: str, name: str = "line") -> tuple[str, list[float]]:

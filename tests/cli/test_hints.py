@@ -178,6 +178,9 @@ def test_a_store_that_was_given_is_given_again(frozen: World, cli: Cli, monkeypa
     told = cli("promote", "churn@1", "-e", "staging", "--store", frozen.url, "--json").document
     assert f"--store {frozen.url}`" in told["hint"]
     assert "--store" not in cli("promote", "--store", frozen.url).err  # `--help` needs none
+    empty = frozen.root / "empty"
+    cli("init", "--store", empty)
+    assert f"`mldeploy push SOURCE --store {empty}`" in cli("status", "--store", empty).err, "a note"
 
 
 def test_a_store_with_a_blank_is_quoted_and_one_that_is_named_stays() -> None:

@@ -174,18 +174,20 @@ def test_why_tells_a_hosts_story(promoted: World, cli: Cli) -> None:
         stage="load",
         attempts=3,
         log_tail=("Traceback", "OSError\x1b[2J"),
+        retry_at=1_793_000_000.0,
     )
     for name in ("h1", "h1.example", "H"):
         ran = cli("why", name)
         assert ran.code == 0, ran.err
         assert "churn: wants churn@1, routes nothing" in ran.out
-        assert "churn@1: failed; load: no such file; 3 attempts" in ran.out
+        assert "churn@1: failed; load: no such file; 3 attempts; not tried again before 2026-10-26" in ran.out
         assert "    | OSError\ufffd[2J\n" in ran.out
     document = cli("why", "h1", "churn", "--json").document
     assert (document["head"], document["models"][0]["versions"][0]["log_tail"]) == (
         3,
         ["Traceback", "OSError\x1b[2J"],
     )
+    assert document["models"][0]["versions"][0]["retry_at"] == "2026-10-26T07:33:20.000Z"
     promoted.join("h2")
     promoted.report("h2")
     ran = cli("why", "h")

@@ -84,7 +84,7 @@ def test_without_data_the_packed_sample_goes_to_a_live_host(serving: Daemon, cli
     assert f"churn@1 at http://{serving.address}/v2/models/churn/infer" in ran.err
     assert serving.asked == [("/v2/models/churn/infer", SAMPLE)]
     document = cli("predict", "churn", "--json", "--version", "previous", "--data", "-e").document
-    assert document["code"] == 2  # `-e` is no file
+    assert document["code"] == 1  # `-e` is no file
     document = cli("predict", "churn", "--json", "--version", "1").document
     assert (document["schema"], document["version"], document["request_id"]) == (
         "mldeploy.predict/1",
@@ -156,6 +156,12 @@ def test_what_a_daemon_refuses_is_told_in_its_own_words(serving: Daemon, cli: Cl
     assert cli("predict", "churn", "--version", "7").code == 1
     assert cli("predict", "churn", "--version", "candidate").code == 1
     assert cli("predict", "churn", "--version", "newest").code == 2
+
+
+def test_data_that_is_not_there(serving: Daemon, cli: Cli) -> None:
+    ran = cli("predict", "churn", "--data", "nofile")
+    assert (ran.code, "there is no nofile" in ran.err) == (1, True)
+    assert cli("predict", "churn", "--data", ".").code == 2
 
 
 def test_the_curl_line_does_the_same(serving: Daemon, cli: Cli) -> None:

@@ -78,6 +78,7 @@ def test_every_command_has_help_with_the_global_options(process: Process) -> Non
             assert "Global options:" in shown
             assert "--json" in shown
             assert "--store URL" in shown
+            assert "<str>" not in shown, "every value has a name"
 
 
 def test_exit_codes_and_streams(world: World, process: Process) -> None:
@@ -91,6 +92,8 @@ def test_exit_codes_and_streams(world: World, process: Process) -> None:
     assert (failed.code, failed.out, len(failed.err.splitlines())) == (4, "", 2)
     assert process("wait", "churn", "--timeout", "1s").code == 7
     assert process("--version").out.startswith("mldeploy ")
+    for words in (("--version", "--json"), ("--json", "--version"), ("push", "--version", "--json")):
+        assert process(*words).document["schema"] == "mldeploy.version/1", words
 
 
 @pytest.mark.parametrize(

@@ -529,3 +529,29 @@ def test_what_was_written_before_an_error_stands_in_its_document(world: World, c
     assert (pushed["version"], pushed["seq"], pushed["new"], pushed["already"]) == (1, None, False, True)
     assert "change" not in cli("wait", "churn", *late[1:]).document, "it writes nothing"
     assert "change" not in cli("promote", "churn@7", *late).document, "it wrote nothing"
+
+
+def test_a_push_of_what_is_so_already_says_so(world: World, cli: Cli) -> None:
+    world.publish()
+    cli("promote", "churn@1")
+    for words in (("--dry-run",), ()):
+        ran = cli("push", world.root / "churn-1", "--promote", *words)
+        assert (ran.code, ran.out) == (0, "churn@1\n")
+        said = "published already, as churn@1 and promoted so in production; nothing written"
+        assert ran.err.splitlines()[-1] == said
+        assert "published already, as churn@1; nothing" in cli("push", world.root / "churn-1", *words).err
+
+
+def test_the_end_of_a_freeze_of_every_model_is_not_that_of_each(world: World, cli: Cli) -> None:
+    world.publish()
+    cli("freeze", "churn")
+    cli("freeze", "--all")
+    assert "the freeze of every model in production is over (record" in cli("unfreeze", "--all").err
+    assert "churn is frozen" in cli("promote", "churn@1").err
+
+
+def test_an_expiry_that_is_so_already_is_said(world: World, cli: Cli) -> None:
+    world.publish()
+    done = cli("extend", "churn@1", "2099-01-01", "--json").document
+    assert (done["expires"], done["already"]) == ("2099-01-01", False)
+    assert "churn@1 expires on 2099-01-01 already" in cli("extend", "churn@1", "2099-01-01").err

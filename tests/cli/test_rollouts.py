@@ -138,6 +138,7 @@ def test_expiries_are_counted_in_days(world: World, cli: Cli) -> None:
     cli("retire", "soon@1")
     assert len(cli("status", "--expiring", "30d", "--json").document["versions"]) == 1
     assert "nothing expires within 2 days" in cli("status", "--expiring", "2d").err
+    assert "nothing expires within 1 day\n" in cli("status", "--expiring", "12h").err
     assert cli("status", "churn", "--expiring", "2d").code == 2
 
 
@@ -229,6 +230,23 @@ def test_a_table_is_drawn_anew_on_a_terminal(
     assert [text in shown for text in ("at 10%", "GUARD", "p99 < 1.2x", "at 50%", "done")] == [True] * 5
     assert "not drawn" not in shown
     assert shown.index("p99 < 1.2x") < shown.index("at 50%") < shown.index("done")
+
+
+def test_the_table_that_is_drawn_anew_breaks_no_word(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "80")):
+        monkeypatch.setenv(name, value)
+    guard = "drift(customer_lifetime_value_in_the_last_year) < 0.2"
+    with Terminal() as reporter:
+        columns = ("GUARD", "VERDICT", "CANDIDATE", "STABLE", "LIMIT", "WHY")
+        why = "about 1,200 more requests of the candidate are missing for a verdict"
+        reporter.standing(
+            Standing("", 1, "churn@2 at 10%", columns, ((guard, "undecided", "", "", "0.2", why),))
+        )
+    shown = capsys.readouterr().err
+    assert "drift(customer_lifetime_value_in_the_last_year)" in shown
+    assert "CANDIDATE" not in shown, "as in every table, a column that says nothing is left out"
 
 
 def test_history_tells_what_a_verdict_rested_on(ramping: World, cli: Cli) -> None:
