@@ -140,13 +140,15 @@ class _Follow:
         state = at.refresh()
         now = intents.serving(state, at.environment, model)
         seen = fleet.hosts(at, at.environment)
-        counted = fleet.counted(seen)
-        far = [(host, progress(host.report, model, now, self.seq)) for host in counted]
-        candidate = None
+        counted, candidate = fleet.counted(seen), None
         if now.ramp is not None and now.ramp.rollout == self._rollout:
+            # where all hosts it is meant for are drained, they are waited for
+            ours = fleet.counted(host for host in seen if meant(now.ramp, host.report.labels))
+            counted += [host for host in ours if host not in counted]
             decision = self._underway.decisions(state, at.environment, seen).get(model)
             candidate = candidate_of(state, at.environment, now, decision)
-        return _Look(now, tuple(far), self._rollout, candidate)
+        far = tuple((host, progress(host.report, model, now, self.seq)) for host in counted)
+        return _Look(now, far, self._rollout, candidate)
 
 
 def _refuse_failed(at: Connection, model: str, look: _Look) -> None:

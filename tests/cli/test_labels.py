@@ -166,3 +166,10 @@ def test_a_wait_for_labels_that_no_host_has_is_no_success(zones: World, cli: Cli
         report(zones, zone, candidate)
     waited = cli("wait", "churn", "--timeout", "30s", "--json").document
     assert (waited["version"], len(waited["hosts"])) == (2, 3), "the one that was promoted, not stable"
+    cli("host", "drain", "hc")
+    for zone, candidate in (("a", None), ("b", None), ("c", None)):
+        report(zones, zone, candidate)
+    late = cli("wait", "churn", "--timeout", "1s")
+    assert (late.code, "1 of 3 hosts had not arrived" in late.err) == (7, True), "all it is for are drained"
+    report(zones, "c", 2)
+    assert cli("wait", "churn", "--timeout", "30s").code == 0
