@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shlex
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,7 +81,7 @@ class Connection:
             raise NotFoundError(
                 f"{error.message} (named by {self.settings.store_from})",
                 f"{first} A new one is made by the first `mldeploy push SOURCE`, or by "
-                f"`mldeploy init --store {shlex.quote(self.settings.store)}`; --store names another",
+                "`mldeploy init --store URL`; --store names another",
             ) from error
 
     def create_store(self, reporter: Reporter | None = None, *, dry_run: bool = False) -> bool:
