@@ -25,7 +25,7 @@ from mldeploy.errors import IntegrityError, MldeployError, NotAllowedError, NotF
 
 #: Raised whenever the same records fold to another State though no type has changed (which is seen by
 #: itself): checkpoints of another fold are left alone. `tests/core/test_checkpoint.py` notices.
-FOLD = 4
+FOLD = 5
 
 _APPLY: dict[type, Callable[[Draft, Any, Context], None]] = {
     records.Publish: lifecycle.publish,

@@ -42,8 +42,11 @@ def open_notice(
     """Something happened that people are to be told: pending from now on, if there is anybody to tell."""
     if not _anybody(draft, environment):
         return
-    # a record may do two things to one model (a halt and a rollback), but never the same twice
+    # a record may do two things to one model (a halt and a rollback), and the same in several environments
     name = f"{kind.replace(' ', '-')}.{model}.{version}.{told.seq}"
+    pending = draft.notices.get(name)
+    if pending is not None and pending.environment != environment:
+        name = f"{name}.{environment}"
     draft.notices.put(
         name,
         Notice(

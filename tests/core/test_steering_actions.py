@@ -8,10 +8,11 @@ import msgspec
 import pytest
 
 from mldeploy.core import records
+from mldeploy.core.fold import fold
 from mldeploy.core.policy import Settings, settings
 from mldeploy.core.records import Setting
 from mldeploy.core.state import Notice, State
-from tests.core.strategies import ulid
+from tests.core.strategies import chain, ulid
 from tests.core.test_actions import RAMP, TWO, after, promote, publish, refused, retire, serving
 
 THREE = after(publish(3), state=TWO)
@@ -142,6 +143,23 @@ def test_a_completed_ramp_a_halt_a_rollback_and_a_retirement_open_one() -> None:
     assert (notice(back).kind, notice(back).version) == ("rolled back", 3)
     gone = after(retire(3), state=NOTIFIED)
     assert (notice(gone).kind, notice(gone).environment) == ("retired", "")
+
+
+def test_one_record_that_does_the_same_in_two_environments_opens_a_notice_for_each() -> None:
+    def together(state: State, *said: records.Action) -> State:
+        return fold(state, state.head + 1, chain([said], state.head + 1, state.head_sha256)[0])
+
+    both = together(NOTIFIED, promote(3, 8), promote(3, 9, environment="staging"))
+    name = f"launched.churn.3.{both.head}"
+    assert {each.id: each.environment for each in both.notices.values()} == {
+        name: "production", f"{name}.staging": "staging",
+    }  # fmt: skip
+    assert all(each.id == key for key, each in both.notices.items())
+    told = after(records.Notified(notice=name), state=both)
+    assert notice(told).environment == "staging"
+    back = records.Rollback(model="churn", to=1)
+    done = together(told, back, msgspec.structs.replace(back, environment="staging"))
+    assert [each.environment for each in done.notices.values()] == ["staging", "production", "staging"]
 
 
 def test_a_retirement_is_told_to_an_environments_people_where_the_store_has_none() -> None:
