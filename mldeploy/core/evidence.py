@@ -240,10 +240,15 @@ def merge(measures: Iterable[Measure]) -> tuple[Measure, ...]:
 
 
 def plausible(measures: Iterable[Measure]) -> bool:
-    """Whether these could have been counted: they are other hosts' words, and nobody may choke on them."""
+    """Whether these could have been counted: they are other hosts' words, and nobody may choke on them.
+
+    What is a part of something is not more than it: one process counts both and tells them at one moment, so
+    that holds to the last digit, and in every sum of such counts.
+    """
     return all(
         _counted(measure.tally)
-        and (measure.comparison is None or _counted(measure.comparison))
+        and _parts(measure.tally)
+        and (measure.comparison is None or (_counted(measure.comparison) and _compared(measure.comparison)))
         and (measure.drift is None or all(map(_counted, measure.drift.columns.values())))
         for measure in measures
     )
@@ -260,6 +265,15 @@ def _counted(value: Tally | Comparison | Column) -> bool:
         if not _within(found, _MOST):
             return False
     return True
+
+
+def _parts(tally: Tally) -> bool:
+    return tally.failures + tally.refusals <= tally.requests
+
+
+def _compared(found: Comparison) -> bool:
+    alike = found.agreed <= found.within and found.same_class <= found.classed
+    return alike and found.failed + max(found.within, found.classed) <= found.pairs
 
 
 def _within(numbers: Collection[int], most: int) -> bool:

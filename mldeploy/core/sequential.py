@@ -112,7 +112,8 @@ def _edge(excluded: Callable[[float], bool], inside: float, outside: float) -> f
 def _mixture(rate: Rate, around: float | None) -> float:
     """The logarithm of the likelihood of `rate`, mixed over the prior."""
     hits, misses, whole = _prior(around)
-    return _beta(hits + rate.hits, misses + rate.total - rate.hits) - whole
+    # whole numbers first: half a miss is lost in a total of 2^53, and nothing at all would be left of it
+    return _beta(hits + rate.hits, misses + (rate.total - rate.hits)) - whole
 
 
 @lru_cache(maxsize=256)

@@ -100,6 +100,20 @@ def test_drift_is_nothing_for_the_same_shares_and_grows_with_the_difference() ->
     assert math.isfinite(Column(baseline=(10, 0), live=(0, 10)).psi())
 
 
+@pytest.mark.parametrize(
+    "compared",
+    [
+        Comparison(pairs=10, within=20), Comparison(pairs=10, failed=6, within=5), Comparison(agreed=1),
+        Comparison(pairs=10, failed=6, classed=5), Comparison(pairs=10, classed=4, same_class=5),
+    ],
+)  # fmt: skip
+def test_a_part_is_not_more_than_the_whole(compared: Comparison) -> None:
+    measure = Measure(model="churn", version=1, scope=1, role="shadow", comparison=compared)
+    assert not evidence.plausible([measure])
+    right = Comparison(pairs=10, failed=4, agreed=5, within=6, classed=6, same_class=6)
+    assert evidence.plausible([msgspec.structs.replace(measure, comparison=right)])
+
+
 def test_agreement_is_by_class_where_there_is_one_and_an_error_disagrees() -> None:
     scores = Comparison(pairs=100, failed=10, within=80)
     assert scores.agreement == (80, 100)

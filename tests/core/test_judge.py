@@ -6,11 +6,21 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from mldeploy.core import sequential
-from mldeploy.core.evidence import Column, Comparison, Drift, GuardVerdict, Latency, Measure, Tally
+from mldeploy.core.evidence import (
+    LAST_BUCKET,
+    Column,
+    Comparison,
+    Drift,
+    GuardVerdict,
+    Latency,
+    Measure,
+    Tally,
+    plausible,
+)
 from mldeploy.core.guards import parse
 from mldeploy.core.judge import judge
 from mldeploy.core.sequential import Rate
@@ -205,6 +215,53 @@ def test_counts_never_speak_for_both_sides(total: int, share: float, limit: floa
     assert not (sequential.above(rate, limit) >= enough and sequential.below(rate, limit) >= enough)
     low, high = sequential.rate_bounds(rate, 0.01)
     assert low <= rate.value <= high
+
+
+_whole = st.sampled_from([0, 1, 10, 99, 10**4, 2**53]) | st.integers(0, 2**53)
+
+
+@st.composite
+def _told(draw: st.DrawFn, role: str) -> Measure:
+    """What a host may tell, parts that are more than their whole among it."""
+
+    def part(whole: int) -> int:
+        return draw(st.sampled_from([0, whole // 2, whole]) | st.integers(0, 2 * whole + 50))
+
+    requests, pairs = draw(_whole), draw(_whole)
+    tally = Tally(
+        requests=requests, failures=part(requests), refusals=draw(st.sampled_from([0, 1, requests])),
+        latency=Latency(draw(st.dictionaries(st.integers(0, LAST_BUCKET), _whole, max_size=3))),
+        crashes=draw(_whole), memory=draw(_whole),
+    )  # fmt: skip
+    within, classed = part(pairs), part(pairs)
+    comparison = Comparison(
+        pairs=pairs, failed=draw(st.sampled_from([0, 1, pairs])), within=within, agreed=within,
+        classed=classed, same_class=part(classed),
+    )  # fmt: skip
+    bins = st.lists(_whole, max_size=3).map(tuple)
+    drift = Drift(columns={"age": Column(baseline=draw(bins), live=draw(bins))})
+    return measure(2, 10, role, tally, comparison=comparison, drift=drift)
+
+
+@given(_told("candidate"), _told("stable"), st.integers(0, 12), st.booleans())
+@example(counted(10, 50), counted(10), 0, False)
+@example(counted(2**53, 2**53), counted(2**53), 0, False)
+@example(compared(10, 20), counted(10), 0, True)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.filter_too_much])
+def test_nothing_that_hosts_may_tell_is_too_much_for_a_judge(
+    candidate: Measure, stable: Measure, doublings: int, shadow: bool
+) -> None:
+    assume(plausible([candidate, stable]))
+    for _ in range(doublings):  # so many hosts say the same
+        candidate, stable = candidate.merge(candidate), stable.merge(stable)
+    for guard in (
+        "error_rate < 1.5x", "error_rate < 60%", "refusal_rate < 1%", "p50 < 10ms", "p99 < 1.5x",
+        "mean < 1.2x", "agreement > 95%", "agreement > 30%", "drift(age) < 0.2", "crashes < 1",
+        "memory < 1.5x",
+    ):  # fmt: skip
+        found = verdict(guard, step(candidate, stable, shadow=shadow))
+        assert found.verdict in ("breached", "holds", "undecided", "rests")
+        assert guard[:5] not in ("error", "agree") or found.value is None or 0 <= found.value <= 1
 
 
 def test_looking_after_every_request_raises_no_more_alarms_than_promised() -> None:

@@ -231,9 +231,12 @@ def test_no_host_takes_the_name_of_a_merged_report() -> None:
 
 @pytest.mark.parametrize(
     "tally",
-    [Tally(requests=-1), Tally(latency=Latency({10**12: 1})), Tally(latency=Latency({-1: 1}))],
-    ids=["negative", "no such bucket", "before the first"],
-)
+    [
+        Tally(requests=-1), Tally(latency=Latency({10**12: 1})), Tally(latency=Latency({-1: 1})),
+        Tally(requests=10, failures=50), Tally(requests=10, failures=6, refusals=5),
+    ],
+    ids=["negative", "no such bucket", "before the first", "more failures", "more of both"],
+)  # fmt: skip
 def test_what_nobody_could_have_counted_is_not_heard(store: Counting, tally: Tally) -> None:
     state = fleet_of(2)
     report(store, "production-0")
