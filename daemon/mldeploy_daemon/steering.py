@@ -102,7 +102,7 @@ class Steering:
             self._due.clear()
             return Turn((), min([*pauses, max(pace, MINUTE)]))
         if self._due:
-            pace = min(pace, delay(1))
+            pace = min(pace, self._again(peers.members))
         left = self._left("look", pace)
         if left > 0:
             return Turn((), min([*pauses, left]))
@@ -113,17 +113,24 @@ class Steering:
             state, self.environment, everyone=everyone, scopes=scopes(state, self.environment, today)
         )
         self._asked = 2 * len(reports.silent)  # the own report of each, and perhaps when it joined
-        actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank)
-        return Turn(actions, min([*pauses, pace, delay(1) if self._due else pace]))
+        actions = self._ripe(propose(state, reports, self.now) if self.now else (), rank, len(state.hosts))
+        return Turn(actions, min([*pauses, pace, self._again(peers.members) if self._due else pace]))
 
     def _pace(self, state: State, members: int) -> float:
         """Seconds between looks."""
         if scopes(state, self.environment):
-            reads = (groups_of(members) or members) + self._asked
-            return max(self.report / 2, report_pause(members) / 2, reads / RATE)
+            return max(self.report / 2, report_pause(members) / 2, self._spent(members))
         if any(True for _ in expired(state, self._today())):
             return MINUTE
         return QUIET
+
+    def _spent(self, members: int) -> float:
+        """Seconds for which one look uses up what a host may ask for."""
+        return ((groups_of(members) or members) + self._asked) / RATE
+
+    def _again(self, members: int) -> float:
+        """Seconds between looks while something is due and not ripe."""
+        return max(delay(1), self._spent(members))
 
     def _today(self) -> str:
         return datetime.fromtimestamp(self.now or time.time(), UTC).date().isoformat()
@@ -181,12 +188,20 @@ class Steering:
         self.fleet.merge(state, self.environment, peers.group, self.host)
         return own_pace
 
-    def _ripe(self, actions: tuple[Action, ...], rank: int) -> tuple[Action, ...]:
-        """Those that have been due for as long as this place waits."""
+    def _ripe(self, actions: tuple[Action, ...], rank: int, hosts: int) -> tuple[Action, ...]:
+        """Those that have been due for as long as this place waits. `hosts`: of the store.
+
+        A host is forgotten once it has had the time to report: where the store was away for everybody, the
+        first to report again makes all others look silent.
+        """
+
+        def waits(action: Action) -> float:
+            return delay(rank) + (freshness(hosts) if isinstance(action, Forget) else 0.0)
+
         now = self.monotonic()
         found = {_key(action): action for action in actions}
         self._due = {key: self._due.get(key, now) for key in found}
-        return tuple(action for key, action in found.items() if now - self._due[key] >= delay(rank))
+        return tuple(action for key, action in found.items() if now - self._due[key] >= waits(action))
 
 
 def _peers(state: State, environment: str, host: str) -> _Peers | None:

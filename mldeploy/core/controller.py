@@ -20,7 +20,7 @@ from hashlib import blake2b
 import msgspec
 
 from mldeploy.core.evidence import Evidence, Measure
-from mldeploy.core.policy import Settings, settings
+from mldeploy.core.policy import settings
 from mldeploy.core.records import Action, Forget, Unshadow
 from mldeploy.core.retirement import Heard, expired, retirements, serving_since
 from mldeploy.core.rollout import Decision, Watch, decide
@@ -41,7 +41,7 @@ class Reports(msgspec.Struct, frozen=True, kw_only=True):
     measures: tuple[Measure, ...] = ()  # of this environment's hosts alone
     #: By host, the versions of rollouts that have come up there (`churn@7`). Who is not in it does not say.
     up: dict[str, tuple[str, ...]] = {}
-    #: Of the members not heard of for the policy's `host_ttl` those that were asked, each for itself: store
+    #: Of the members not heard of for as long as `silence` says those that were asked, each for itself: store
     #: time of its own report, unix seconds; 0.0: there is none. No others are proposed to be forgotten.
     silent: dict[str, float] = {}
     began: dict[int, float] = {}  # store time of records, as far as it is known, unix seconds
@@ -61,15 +61,21 @@ def report_pause(members: int) -> float:
     return members / 100
 
 
+def silence(state: State, environment: str) -> float:
+    """Seconds after which a member that has not reported is silent: the policy's `host_ttl`, and never less
+    than a report may be old and still fresh.
+    """
+    return max(settings(state, environment).host_ttl, freshness(len(state.hosts)))
+
+
 def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
     """What is to be appended now, each action as a record of its own. `now`: store time, unix seconds."""
-    said = settings(state, reports.environment)
     found: list[Action] = [
         decision.action for decision in decisions(state, reports, now).values() if decision.action is not None
     ]
     for serving in state.environments.get(reports.environment, {}).values():
         found.extend(_over(state, serving, reports, now))
-    found.extend(_silent(state, reports, said, now))
+    found.extend(_silent(state, reports, now))
     if reports.everyone:
         found.extend(
             retirements(state, _fresh(state, state.hosts.values(), reports, now), reports.began, now)
@@ -183,13 +189,14 @@ def _over(state: State, serving: Serving, reports: Reports, now: float) -> Itera
             yield Unshadow(shadow=shadow.shadow, reason="its time is over", evidence=evidence)
 
 
-def _silent(state: State, reports: Reports, said: Settings, now: float) -> Iterator[Forget]:
-    """Members of the environment that were asked and are silent for longer than the policy's `host_ttl`."""
+def _silent(state: State, reports: Reports, now: float) -> Iterator[Forget]:
+    """Members of the environment that were asked and are silent for too long."""
+    longest = silence(state, reports.environment)
     for name, at in reports.silent.items():
         host = state.hosts.get(name)
         if host is None or host.environment != reports.environment:
             continue
         # one that joined and never reported is silent since then
         last = max(at, reports.began.get(host.seq, 0.0))
-        if last and now > last + said.host_ttl:
+        if last and now > last + longest:
             yield Forget(host=host.id)

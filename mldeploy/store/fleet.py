@@ -20,9 +20,8 @@ from typing import TypeVar
 
 import msgspec
 
-from mldeploy.core.controller import Reports
+from mldeploy.core.controller import Reports, silence
 from mldeploy.core.evidence import Measure, merge, plausible
-from mldeploy.core.policy import settings
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
 from mldeploy.core.types import check_name
@@ -121,7 +120,7 @@ class Fleet:
         silent, newest = self._silent(state, environment, heard, now)
         now = max(now, newest)
         # when a member joined counts where it was not heard of since: it may just have come back
-        oldest = now - settings(state, environment).host_ttl
+        oldest = now - silence(state, environment)
         joined = [state.hosts[host].seq for host, at in silent.items() if at < oldest or not at]
         began = self.began([*scopes, *joined])
         reports = Reports(
@@ -171,14 +170,14 @@ class Fleet:
     def _silent(
         self, state: State, environment: str, heard: Collection[Heard], now: float
     ) -> tuple[dict[str, float], float]:
-        """Members not heard of for the policy's `host_ttl`, `GROUP` at the most, and when each of them wrote
-        its own report (0.0: there is none); and the newest of these times.
+        """Members not heard of for as long as `silence` says, `GROUP` at the most, and when each of them
+        wrote its own report (0.0: there is none); and the newest of these times.
 
         That merged reports do not tell of a host says nothing of it: all of them are missing when a fleet has
         grown into another number of groups, and as old as their makers' pause in a quiet one.
         """
         at = {each.host: each.at for each in heard}
-        oldest = now - settings(state, environment).host_ttl
+        oldest = now - silence(state, environment)
         members = _members(state, environment)
         # who is gone has been silent for the longest, and is not behind those who are not for ever
         silent = [host for host in members if host not in at or at[host] < oldest]

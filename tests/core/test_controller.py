@@ -208,6 +208,16 @@ def test_who_is_silent_for_the_policys_time_is_forgotten() -> None:
     never = reports(FLEET, now, heard=heard(FLEET, now, HOSTS[1:]), began={1: now - 3_000})
     assert propose(FLEET, never, now) == ()
     assert propose(FLEET, never, now + 601) == (Forget(host="h0"),)
+    # nor before its report stops being fresh, whatever the policy says: hosts of a large store report rarely
+    hasty = after(
+        records.Policy(settings={"host_ttl": 60}),
+        *(records.Join(host=f"s{number}", environment="staging") for number in range(600)),
+        state=FLEET,
+    )
+    for age, gone in ((freshness(605), ()), (freshness(605) + 1, (Forget(host="h0"),))):
+        old = (*heard(hasty, now, HOSTS[1:]), *heard(hasty, now - age, ("h0",)))
+        silent = {each.host: each.at for each in old}
+        assert propose(hasty, reports(hasty, now, heard=old, silent=silent), now) == gone
     # nor is one that was not asked: what others tell of it may be old
     unasked = reports(FLEET, now, heard=quiet, silent={"h1": now - 3_601, "x1": now - 3_601})
     assert propose(FLEET, unasked, now) == (Forget(host="h1"),)

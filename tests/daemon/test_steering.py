@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mldeploy.core import records
-from mldeploy.core.controller import WATCHERS, ranked
+from mldeploy.core.controller import WATCHERS, freshness, ranked
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Advance, Halt
 from mldeploy.core.state import State
@@ -179,8 +179,33 @@ def test_who_stands_by_takes_the_place_of_the_dead(world: World) -> None:
     assert all(world.look(host)[0].actions == () for host in (world.order[2], fourth, fifth))
     assert world.look(sixth)[1] <= 1 + 2 * WATCHERS
     world.sleep(21)
+    assert world.look(fourth)[0].actions == ()
+    world.sleep(freshness(10))
+    world.report(*dead)
     assert set(world.look(fourth)[0].actions) == forget
     assert world.look(world.order[2])[0].actions == world.look(fifth)[0].actions == ()
+
+
+def test_after_an_outage_of_the_store_hosts_have_the_time_to_report_before_they_are_forgotten() -> None:
+    world = World(fleet_of(10, state=RAMP))
+    world.store.written[record_key(1)] -= 7_200  # they joined two hours ago
+    world.report(head=RAMP.head - 1)
+    watcher, other = world.order[:2]
+    world.look(watcher)
+    world.sleep(4_000)
+    *late, gone = world.order[2:]
+    world.report(*late, gone, head=RAMP.head - 1)
+    turn, _ = world.look(watcher)
+    assert turn.actions == (), "the first to report makes all others look silent"
+    world.sleep(turn.pause)
+    while world.mono < 4_000 + freshness(10):
+        world.report(gone, head=RAMP.head - 1)
+        turn, _ = world.look(watcher)
+        assert turn.actions == ()
+        world.sleep(turn.pause)
+    world.report(gone, head=RAMP.head - 1)
+    assert world.look(watcher)[0].actions == (records.Forget(host=gone),)
+    assert world.look(other)[0].actions == ()
 
 
 def test_nobody_looks_more_often_than_promised() -> None:
