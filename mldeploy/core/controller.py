@@ -73,8 +73,8 @@ def propose(state: State, reports: Reports, now: float) -> tuple[Action, ...]:
     found: list[Action] = [
         decision.action for decision in decisions(state, reports, now).values() if decision.action is not None
     ]
-    for serving in state.environments.get(reports.environment, {}).values():
-        found.extend(_over(state, serving, reports, now))
+    for model, serving in state.environments.get(reports.environment, {}).items():
+        found.extend(_over(state, model, serving, reports, now))
     found.extend(_silent(state, reports, now))
     if reports.everyone:
         found.extend(
@@ -177,14 +177,15 @@ def _fresh(state: State, hosts: Iterable[Host], reports: Reports, now: float) ->
     return [each for each in reports.heard if each.host in wanted and each.at >= oldest]
 
 
-def _over(state: State, serving: Serving, reports: Reports, now: float) -> Iterator[Unshadow]:
+def _over(state: State, model: str, serving: Serving, reports: Reports, now: float) -> Iterator[Unshadow]:
     """The end of shadows whose time is over."""
     for shadow in serving.shadows:
         began = reports.began.get(shadow.seq)
         if shadow.lasts and began is not None and now >= began + shadow.lasts:
             ours = {host.id for host in _members(state, reports.environment)}
             heard = sum(each.host in ours for each in reports.heard)
-            measures = tuple(m for m in reports.measures if m.scope == shadow.seq)
+            # one record may begin shadows of many models, and then they all have its number
+            measures = tuple(m for m in reports.measures if (m.model, m.scope) == (model, shadow.seq))
             evidence = Evidence(hosts=heard, start=began, end=now, measures=measures)
             yield Unshadow(shadow=shadow.shadow, reason="its time is over", evidence=evidence)
 

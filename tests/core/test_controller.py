@@ -197,6 +197,12 @@ def test_a_shadow_ends_when_its_time_is_over() -> None:
     (action,) = propose(state, elsewhere, 110.0)
     assert isinstance(action, Unshadow) and action.evidence is not None
     assert action.evidence.hosts == 5, "a host of another environment has heard none of it"
+    both = tuple(
+        Measure(model=model, version=2, scope=state.head, role="shadow") for model in ("churn", "fraud")
+    )
+    (action,) = propose(state, reports(state, 110.0, began={state.head: 50.0}, measures=both), 110.0)
+    assert isinstance(action, Unshadow) and action.evidence is not None
+    assert action.evidence.measures == both[:1], "one record began a shadow of each model"
     unknown = reports(state, 100.0, began={})
     assert propose(state, unknown, 10**9) == tuple(Forget(host=host) for host in HOSTS)
 
