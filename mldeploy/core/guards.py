@@ -58,8 +58,13 @@ _KINDS = {
     "memory": _Kind("<", _BYTES, True, "", "2GiB or 1.5x"),
     "metric": _Kind("<>", _NUMBER, True, "metric", "0.9 or 0.98x"),
 }
+_SPACES = " \t\r\n\f\v\xa0"
+#: Whatever lies beyond these and ASCII is part of a word: versions of Python differ on which of it are
+#: letters, and hosts must fold alike.
 _TOKEN = re.compile(
-    r"\s*(?:(?P<number>\d+(?:\.\d+)?(?:[eE]-?\d+)?)|(?P<word>[^\W\d][\w.:/\[\]-]*)|(?P<mark>[()<>%=]+?(?!=)))"
+    rf"[{_SPACES}]*(?:(?P<number>\d+(?:\.\d+)?(?:[eE]-?\d+)?)|"
+    r"(?P<word>[A-Za-z_\xa1-\U0010ffff][\w.:/\[\]\xa1-\U0010ffff-]*)|(?P<mark>[()<>%=]+?(?!=)))",
+    re.ASCII,
 )
 
 
@@ -162,7 +167,9 @@ class _Reader:
                 f"write for example: {self._example(measure, known, of)}",
             )
         limit, times = self._limit(measure, known, of)
-        return Guard(text=self.text.strip(), measure=measure, of=of, order=order, limit=limit, times=times)
+        return Guard(
+            text=self.text.strip(_SPACES), measure=measure, of=of, order=order, limit=limit, times=times
+        )
 
     def _of(self, measure: str, known: _Kind) -> str:
         before = self.at
@@ -205,10 +212,10 @@ class _Reader:
     def _next(self) -> tuple[str, str, int]:
         """Kind, text and place of the next token; ("end", "", …) where there is none."""
         rest = self.text[self.at :]
-        if not rest.strip():
+        if not rest.strip(_SPACES):
             return "end", "", len(self.text)
         match = _TOKEN.match(self.text, self.at)
-        place = self.at + len(rest) - len(rest.lstrip())
+        place = self.at + len(rest) - len(rest.lstrip(_SPACES))
         if match is None or match.lastgroup is None:
             raise self._fail(
                 f"{self.text[place]!r} means nothing here", place, "write for example: p99 < 1.2x"

@@ -19,7 +19,7 @@ from mldeploy.core.draft import Draft
 from mldeploy.core.lifecycle import Context, find_live, find_version, refuse
 from mldeploy.core.state import Notice, Serving
 
-_EXPIRY = re.compile(r"expiry\.([a-z0-9][a-z0-9._-]{0,99})\.([1-9][0-9]{0,8})\.(\d{4}-\d{2}-\d{2})")
+_EXPIRY = re.compile(r"expiry\.([a-z0-9][a-z0-9._-]{0,99})\.([1-9][0-9]{0,8})\.([0-9]{4}-[0-9]{2}-[0-9]{2})")
 
 
 def expiry_id(model: str, version: int, day: date) -> str:

@@ -8,6 +8,7 @@ Left out: flags and manifests (whoever promotes reads those).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -22,6 +23,8 @@ from mldeploy.core.records import Policy, Setting
 from mldeploy.core.state import State
 from mldeploy.core.types import FULL_SHARE, format_duration
 
+#: Not by `str.isprintable`: versions of Python differ on what can be printed, and hosts must fold alike.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DAY = 86_400
 _YEAR = 366 * _DAY
 
@@ -121,7 +124,7 @@ def _urls(value: Setting) -> str:
     if not isinstance(value, Mapping) or len(value) > 50:
         return "write names and URLs, at most 50"
     for url in value.values():
-        if "://" not in url or len(url) > 2_000 or not url.isprintable():
+        if "://" not in url or len(url) > 2_000 or _CONTROL.search(url):
             return "write Apprise URLs, for example mailto://mail.example.com"
     return ""
 

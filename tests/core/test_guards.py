@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mldeploy.core import records
@@ -22,7 +22,8 @@ from tests.core.test_actions import refused as void
         ("error_rate<1.5x", "error_rate", "", 1.5, True),
         (" refusal_rate < 0.5 % ", "refusal_rate", "", 0.005, False),
         ("p50 < 800us", "p50", "", 0.0008, False),
-        ("p99 < 80ms", "p99", "", 0.08, False),
+        ("p50 < 800µs", "p50", "", 0.0008, False),
+        ("p99\xa0< 80\xa0ms", "p99", "", 0.08, False),
         ("mean < 1.2x", "mean", "", 1.2, True),
         ("agreement > 95%", "agreement", "", 0.95, False),
         ("drift(age) < 0.2", "drift", "age", 0.2, False),
@@ -67,6 +68,17 @@ def test_a_mistake_is_pointed_to(text: str, at: int, says: str, hint: str) -> No
     assert first.endswith(f"at character {at}")
     assert (shown, caret) == (f"  {text}", f"  {' ' * (at - 1)}^")
     assert hint in caught.value.hint
+
+
+@given(st.characters(min_codepoint=0xA1, exclude_categories=["Cs"]))
+@example("\u0378")  # of no version of Unicode, so far
+@example("\U0001fae8")  # of Python 3.12's, and not of 3.11's
+@example("\u0663")  # a digit, but no number
+def test_which_characters_there_are_is_not_asked_of_python(character: str) -> None:
+    for name in (character, f"a{character}"):
+        assert parse(f"metric({name}) > 0.9").of == name
+        assert parse(f"drift({name}[3])<0.2").of == f"{name}[3]"
+    assert refused(lambda: parse(f"metric(auc) > {character}")) is not None
 
 
 @given(

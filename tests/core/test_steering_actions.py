@@ -109,12 +109,20 @@ def test_what_is_said_nearer_counts() -> None:
         ("guards", (1,)),
         ("warn", (0,)),
         ("notify", {"ops": "nobody"}),
+        ("notify", {"ops": "json://ops\n"}),
+        ("notify", {"ops": "json://ops\x85"}),
         ("shadow_fraction", 0),
         ("deadline", 0),
     ],
 )
 def test_a_setting_that_makes_no_sense(name: str, value: Setting) -> None:
     assert name in refused(THREE, records.Policy(settings={name: value}))
+
+
+@pytest.mark.parametrize("character", ["é", "\U0001fae8", "\u0378", "\u200b"])
+def test_a_url_is_one_whichever_characters_python_knows(character: str) -> None:
+    said = {"notify": {"ops": f"json://ops/{character}"}}
+    assert settings(after(records.Policy(settings=said)), "").notify == said["notify"]
 
 
 def notice(state: State) -> Notice:
