@@ -251,11 +251,10 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
 
 def _needed(state: State, proposed: Retire) -> tuple[object, ...]:
     """What says whether a version is to be retired: its expiry, since when it is at work, what is idle."""
-    model = state.models.get(proposed.model)
-    version = model.versions.get(proposed.version) if model else None
+    version = state.models[proposed.model].versions[proposed.version]
     since = serving_since(state, proposed.model, proposed.version)
     idle = [settings(state, environment).idle for environment in state.environments]
-    return (version and (version.expires, version.retired), since, idle)
+    return (version.expires, version.retired, since, idle)
 
 
 def _ramp(state: State, rollout: str) -> Ramp | None:

@@ -180,7 +180,7 @@ def restore(draft: Draft, action: records.Restore, told: Context) -> None:
         refuse(f"the same bundle is live as {model}@{twin}", "use that version")
     if not all(blob in draft.blobs for blob in version.blobs):
         refuse(f"files of {model}@{action.version} have been collected", "push the bundle again")
-    draft.put_version(model, msgspec.structs.replace(version, retired="", cut=False))
+    draft.put_version(model, msgspec.structs.replace(version, retired="", cut=False, restored=told.seq))
 
 
 def extend(draft: Draft, action: records.Extend, told: Context) -> None:

@@ -7,9 +7,9 @@ it.
 Rules: nothing is retired without the fresh word of every member, of all environments, that it has watched for
 the whole idle period and was not asked for the version in it, pinned or not. A missing or stale report, or a
 host that has not watched for so long, keeps it. So does a promote, a rollback or a shadow that has put it to
-work less than the idle period ago: nobody can have asked for it before. So does a rollout of another version
-where it is stable, at whatever share: its traffic goes back there if the rollout is halted. Days are those of
-the store's time, in UTC.
+work less than the idle period ago, or a restore that has brought it back: nobody can have asked for it
+before. So does a rollout of another version where it is stable, at whatever share: its traffic goes back there
+if the rollout is halted. Days are those of the store's time, in UTC.
 Left out: hosts' counting, and the notices' text.
 """
 
@@ -88,13 +88,17 @@ def expired(state: State, today: str) -> Iterator[tuple[str, Version]]:
 
 
 def serving_since(state: State, model: str, version: int) -> list[int]:
-    """The records since which a version takes traffic, or copies of it, as it does now."""
+    """The records since which a version takes traffic, or copies of it, as it does now; and the one that has
+    brought it back.
+    """
     found = (models[model] for models in state.environments.values() if model in models)
-    return [
+    since = [
         serving.seq
         for serving in found
         if takes_traffic(serving, version) or any(shadow.version == version for shadow in serving.shadows)
     ]
+    restored = state.models[model].versions[version].restored
+    return [*since, restored] if restored else since
 
 
 def serves(state: State, model: str, version: int) -> bool:

@@ -37,6 +37,7 @@ class Version(_Value, frozen=True, kw_only=True):
     measured: dict[str, float] = {}
     retired: str = ""  # RFC 3339 when retired, else empty
     cut: bool = False  # retired by force: no host goes on with it until its successor is ready
+    restored: int = 0  # seq of the record that brought it back last; 0: none
     warned: str = ""  # ISO date: warnings of its expiry due up to this day are closed
 
 

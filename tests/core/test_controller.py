@@ -263,6 +263,22 @@ def test_what_was_put_to_work_less_than_the_idle_period_ago_is_not_retired() -> 
     assert [action.version for action in actions if isinstance(action, Retire)] == [1, 2]
 
 
+def test_what_was_restored_has_the_idle_period_to_be_extended() -> None:
+    """Its use was forgotten when it was retired, and hosts look at it again at once."""
+    back = after(
+        records.Retire(model="churn", version=2), records.Restore(model="churn", version=2), state=FLEET
+    )
+    assert scopes(back, "production", "2030-03-01") == {serving(back).seq, back.head}
+    long_ago = dict.fromkeys(range(1, back.head), PAST - 30 * DAY)
+    for since, gone in (
+        ({}, [1]),
+        ({back.head: PAST - 7 * DAY + 1}, [1]),
+        ({back.head: PAST - 7 * DAY}, [1, 2]),
+    ):
+        actions = propose(back, everyone(back, PAST, began=long_ago | since), PAST)
+        assert [action.version for action in actions if isinstance(action, Retire)] == gone
+
+
 @pytest.mark.parametrize("steps", [(5_000, 10_000), (10_000,)])
 def test_stable_is_not_retired_while_a_rollout_may_go_back_to_it(steps: tuple[int, ...]) -> None:
     """At 100 % nobody asks for stable, and it is where a halt sends everything."""
