@@ -38,6 +38,7 @@ from mldeploy.core.policy import settings
 from mldeploy.core.records import Action, Advance, Complete, Forget, Halt, Retire
 from mldeploy.core.retirement import expired, serving_since
 from mldeploy.core.state import Ramp, State
+from mldeploy.core.verdicts import BREACHED
 from mldeploy.store.fleet import Fleet, group_of, groups_of, merged_key
 from mldeploy.store.reports import report_key
 
@@ -237,6 +238,9 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
         now, then = _ramp(state, proposed.rollout), _ramp(seen, proposed.rollout)
         if now is None or then is None or now.begun != then.begun:
             return ()
+        # paused, it is late for nothing; where its candidate does not come up, the next look says so again
+        if isinstance(proposed, Halt) and now.paused and not then.paused and not _breached(proposed):
+            return ()
         # what is wrong at one step is wrong at the next; what holds at one is not shown for the next
         if now.seq != then.seq and not isinstance(proposed, Halt):
             return ()
@@ -247,6 +251,10 @@ def still(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
     if isinstance(proposed, Forget) and state.hosts.get(proposed.host) != seen.hosts.get(proposed.host):
         return ()
     return (proposed,) if refusal(state, [proposed]) is None else ()
+
+
+def _breached(halt: Halt) -> bool:
+    return halt.evidence is not None and any(each.verdict == BREACHED for each in halt.evidence.guards)
 
 
 def _needed(state: State, proposed: Retire) -> tuple[object, ...]:

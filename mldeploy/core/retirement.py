@@ -8,8 +8,8 @@ Rules: nothing is retired without the fresh word of every member, of all environ
 the whole idle period and was not asked for the version in it, pinned or not. A missing or stale report, or a
 host that has not watched for so long, keeps it. So does a promote, a rollback or a shadow that has put it to
 work less than the idle period ago, or a restore that has brought it back: nobody can have asked for it
-before. So does a rollout of another version where it is stable, at whatever share: its traffic goes back there
-if the rollout is halted. Days are those of the store's time, in UTC.
+before. So does a rollout of another version where it is stable, at whatever share: its traffic goes back
+there if the rollout is halted. Days are those of the store's time, in UTC.
 Left out: hosts' counting, and the notices' text.
 """
 

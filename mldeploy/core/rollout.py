@@ -3,9 +3,9 @@
 A step is over when its hold is, enough of the hosts it is for have reported that they are at it and that the
 candidate has come up there, it has had its minimum of requests, and every guard has been shown to hold. A
 guard that is breached halts the rollout at once, whoever has or has not reported. What is neither waits, and
-says for what; a rollout that is past its deadline is halted. Paused, it waits and is halted by a breach
-alone. A last step below 100 %, or on some hosts alone, is where it stays, guarded, until another promote.
-Where the candidate fails to come up on half of the hosts, it is halted.
+says for what; a rollout that is past its deadline is halted. Where the candidate fails to come up on half of
+the hosts, it is halted. Paused, it waits, and has no deadline; what else halts it still does. A last step below
+100 %, or on some hosts alone, is where it stays, guarded, until another promote.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
 ever halted is at most `FALSE_ALARM`, shared out among guards and steps; that one a guard forbids goes on, at

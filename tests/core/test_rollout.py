@@ -104,6 +104,7 @@ def test_paused_it_waits() -> None:
     assert decided(ramp(paused=True), watched()).waits == ("it is paused",)
     late = watched(now=10**9)
     assert decided(ramp(paused=True), late).action is None
+    assert isinstance(decided(ramp(paused=True), watched(failed=10)).action, Halt)
 
 
 def test_a_ramp_past_its_deadline_is_halted_and_says_for_what_it_waited() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from mldeploy.core import records
 from mldeploy.core.controller import WATCHERS, freshness, ranked
+from mldeploy.core.evidence import Evidence, GuardVerdict
 from mldeploy.core.fold import refusal
 from mldeploy.core.records import Advance, Halt
 from mldeploy.core.state import State
@@ -321,6 +322,19 @@ def test_a_proposal_is_appended_only_where_what_it_rests_on_is_still_so() -> Non
     assert still(resumed, advance, RAMP) == ()
     assert still(resumed, halt, RAMP) == ()
     assert still(after(halt, state=RAMP), halt, RAMP) == ()
+
+
+def test_a_rollout_paused_meanwhile_is_not_halted_for_being_late() -> None:
+    found = Evidence(guards=(GuardVerdict(guard=GUARDS[0], verdict="holds"),))
+    late = Halt(rollout=ulid(20), reason="not enough evidence", evidence=found)
+    bad = Evidence(guards=(*found.guards, GuardVerdict(guard="crashes < 1", verdict="breached")))
+    breach = Halt(rollout=ulid(20), reason="crashes < 1: 2", evidence=bad)
+    paused = after(records.Pause(rollout=ulid(20)), state=RAMP)
+    assert refusal(paused, [late]) is None
+    assert still(paused, late, RAMP) == ()
+    assert still(paused, breach, RAMP) == (breach,)
+    assert still(paused, late, paused) == (late,)  # it was proposed for a paused one
+    assert still(RAMP, late, RAMP) == (late,)
 
 
 def test_what_was_extended_or_put_to_work_since_is_not_retired() -> None:
