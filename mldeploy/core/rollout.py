@@ -4,12 +4,13 @@ A step is over when its hold is, enough of the hosts it is for have reported tha
 candidate has come up there, it has had its minimum of requests, and every guard has been shown to hold. A
 guard that is breached halts the rollout at once, whoever has or has not reported. What is neither waits, and
 says for what; a rollout that is past its deadline is halted. Where the candidate fails to come up on half of
-the hosts, it is halted. Paused, it waits, and has no deadline; what else halts it still does. A last step below
-100 %, or on some hosts alone, is where it stays, guarded, until another promote.
+the hosts, it is halted. Paused, it waits, and has no deadline; what else halts it still does. A last step
+below 100 %, or on some hosts alone, is where it stays, guarded, until another promote.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
-ever halted is at most `FALSE_ALARM`, shared out among guards and steps; that one a guard forbids goes on, at
-most `FALSE_PASS` for each guard.
+ever halted is at most `FALSE_ALARM`, shared out among guards and steps; a pause and a resume begin the counts of
+their step anew, and each of them adds the share of one step. That one a guard forbids goes on has a chance of
+at most `FALSE_PASS` for each guard.
 Left out: whether a guard holds (`core/judge.py`), and who does it (`core/controller.py`).
 """
 
