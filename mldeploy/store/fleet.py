@@ -159,7 +159,7 @@ class Fleet:
 
     def began(self, records: Iterable[int]) -> dict[int, float]:
         """When these records were written, by the store; those that are not there are left out."""
-        wanted = list(dict.fromkeys(records))
+        wanted = dict.fromkeys(records)
         missing = [seq for seq in wanted if seq not in self._began]
         for seq, fetched in zip(missing, self._get([record_key(seq) for seq in missing]), strict=True):
             if fetched is not None:
