@@ -16,8 +16,8 @@ import msgspec
 
 from mldeploy.core import records
 from mldeploy.core.draft import Draft
-from mldeploy.core.past import longer, remembered
-from mldeploy.core.state import Blob, Ended, Host, Version
+from mldeploy.core.past import without_rollout, without_shadow
+from mldeploy.core.state import Blob, Host, Serving, Version
 from mldeploy.core.types import ModelRef, check_digest, check_name
 from mldeploy.errors import NotAllowedError, NotFoundError, UsageError
 
@@ -138,35 +138,38 @@ def retire(draft: Draft, action: records.Retire, told: Context) -> None:
         refuse(f"{model}@{number} is already retired", "there is nothing to do")
     for environment in draft.environments():
         serving = draft.serving(environment, model)
-        ramp = serving.ramp
-        candidate = ramp is not None and ramp.version == number
+        candidate = serving.ramp is not None and serving.ramp.version == number
         if not action.force and (candidate or serving.stable == number):
             role = "taking traffic" if candidate else "stable"
             refuse(
                 f"{model}@{number} is {role} in {environment}", "promote another version first, or --force"
             )
-        shadows = tuple(shadow for shadow in serving.shadows if shadow.version != number)
-        named = number in (serving.stable, serving.previous) or shadows != serving.shadows
-        if not candidate and not named:
-            continue
-        if candidate and ramp is not None:
-            reason = f"version retired: {action.reason}" if action.reason else "version retired"
-            ended = Ended(
-                rollout=ramp.rollout, version=number, outcome="halted", reason=reason, seq=told.seq,
-                trail=longer(ramp.trail, told.seq),
-            )  # fmt: skip
-            serving = remembered(msgspec.structs.replace(serving, ramp=None, ended=ended), ended)
-        serving = msgspec.structs.replace(
-            serving,
-            # the previous version does not come back by itself: nobody asked for it
-            stable=None if serving.stable == number else serving.stable,
-            previous=None if serving.previous == number else serving.previous,
-            shadows=shadows if serving.stable != number else (),  # nobody is left to answer
-            seq=told.seq,
-        )
-        draft.put_serving(environment, model, serving)
+        left = _without(serving, action, told)
+        if left != serving:
+            draft.put_serving(environment, model, msgspec.structs.replace(left, seq=told.seq))
     when = version.retired or told.time
     draft.put_version(model, msgspec.structs.replace(version, retired=when, cut=action.force))
+
+
+def _without(serving: Serving, action: records.Retire, told: Context) -> Serving:
+    """`serving` with nothing of the version that is retired."""
+    number = action.version
+    reason = f"version retired: {action.reason}" if action.reason else "version retired"
+    if serving.ramp is not None and serving.ramp.version == number:
+        serving = without_rollout(serving, "halted", reason, told.seq)
+    for shadow in serving.shadows:
+        if shadow.version == number:
+            serving = without_shadow(serving, shadow, reason, told.seq)
+        elif serving.stable == number:
+            serving = without_shadow(
+                serving, shadow, "nobody is left to answer: stable was retired", told.seq
+            )
+    return msgspec.structs.replace(
+        serving,
+        # the previous version does not come back by itself: nobody asked for it
+        stable=None if serving.stable == number else serving.stable,
+        previous=None if serving.previous == number else serving.previous,
+    )
 
 
 def restore(draft: Draft, action: records.Restore, told: Context) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mldeploy.core.state import Ended, Past, Serving
+from mldeploy.core.state import Ended, Past, Serving, Shadowing
 
 #: Versions of a model, in one environment, whose last rollout or shadow can be told.
 KEPT = 16
@@ -30,6 +30,28 @@ def remembered(serving: Serving, ended: Ended, kind: str = "rollout") -> Serving
     others = tuple(past for past in serving.past if past.ended.version != ended.version)
     past = (*others, Past(kind=kind, ended=ended))[-KEPT:]
     return msgspec.structs.replace(serving, past=past)
+
+
+def without_rollout(serving: Serving, outcome: str, reason: str, seq: int) -> Serving:
+    """`serving` without its rollout, which is remembered; as it is where none is under way."""
+    ramp = serving.ramp
+    if ramp is None:
+        return serving
+    ended = Ended(
+        rollout=ramp.rollout, version=ramp.version, outcome=outcome, reason=reason, seq=seq,
+        trail=longer(ramp.trail, seq),
+    )  # fmt: skip
+    return remembered(msgspec.structs.replace(serving, ramp=None, ended=ended, seq=seq), ended)
+
+
+def without_shadow(serving: Serving, shadow: Shadowing, reason: str, seq: int) -> Serving:
+    """`serving` without this shadow, which is remembered."""
+    ended = Ended(
+        rollout=shadow.shadow, version=shadow.version, outcome="ended", reason=reason, seq=seq,
+        trail=(shadow.seq, seq),
+    )  # fmt: skip
+    left = tuple(each for each in serving.shadows if each.shadow != shadow.shadow)
+    return remembered(msgspec.structs.replace(serving, shadows=left, seq=seq), ended, "shadow")
 
 
 def one_record(version: int, outcome: str, reason: str, seq: int, rollout: str = "") -> Ended:

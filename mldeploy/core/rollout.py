@@ -8,9 +8,9 @@ the hosts, it is halted. Paused, it waits, and has no deadline; what else halts 
 below 100 %, or on some hosts alone, is where it stays, guarded, until another promote.
 
 Rules: pure, and at most one action of a rollout at a time. The chance that a candidate just like stable is
-ever halted is at most `FALSE_ALARM`, shared out among guards and steps; a pause and a resume begin the counts of
-their step anew, and each of them adds the share of one step. That one a guard forbids goes on has a chance of
-at most `FALSE_PASS` for each guard.
+ever halted is at most `FALSE_ALARM`, shared out among guards and steps; a pause and a resume begin the counts
+of their step anew, and each of them adds the share of one step. That one a guard forbids goes on has a chance
+of at most `FALSE_PASS` for each guard.
 Left out: whether a guard holds (`core/judge.py`), and who does it (`core/controller.py`).
 """
 
@@ -45,7 +45,9 @@ class Watch(NamedTuple):
     members: int  # hosts the rollout is for
     heard: int  # of these, whose fresh report is at the step or past it
     up: int  # of those, where the candidate has come up
-    failed: int  # and where it does not, be it for good or after more than one attempt
+    failed: (
+        int  # and where it does not, be it for good or after more than one attempt: by fresh reports alone
+    )
     measures: Sequence[Measure]  # of the model, merged over every host heard of
 
 
@@ -88,6 +90,7 @@ def decide(
     if breached:
         halt = Halt(rollout=ramp.rollout, reason="; ".join(breached), evidence=evidence)
         return Decision(halt, (), evidence)
+    # of all members: who is not heard of has not said that it fails there; and of none it is not half
     if watch.failed * 2 >= max(1, watch.members):
         reason = f"it does not come up on {watch.failed} of {watch.members} hosts"
         return Decision(Halt(rollout=ramp.rollout, reason=reason, evidence=evidence), (), evidence)

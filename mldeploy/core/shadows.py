@@ -12,8 +12,8 @@ import msgspec
 from mldeploy.core import records, where
 from mldeploy.core.draft import Draft
 from mldeploy.core.lifecycle import Context, find_live, refuse, valid_name
-from mldeploy.core.past import remembered
-from mldeploy.core.state import Ended, Shadowing
+from mldeploy.core.past import without_shadow
+from mldeploy.core.state import Shadowing
 from mldeploy.core.types import FULL_SHARE
 from mldeploy.errors import NotFoundError, UsageError
 
@@ -59,16 +59,10 @@ def unshadow(draft: Draft, action: records.Unshadow, told: Context) -> None:
     """The shadow is over."""
     found = draft.under_way(action.shadow)
     serving = draft.serving(*found) if found else None
-    left = tuple(each for each in serving.shadows if each.shadow != action.shadow) if serving else ()
-    if found is None or serving is None or len(left) == len(serving.shadows):
+    over = [each for each in serving.shadows if each.shadow == action.shadow] if serving else []
+    if found is None or serving is None or not over:
         raise NotFoundError(f"no shadow {action.shadow[:40]!r} is under way", "it may have ended")
-    over = next(each for each in serving.shadows if each.shadow == action.shadow)
-    ended = Ended(
-        rollout=over.shadow, version=over.version, outcome="ended", reason=action.reason, seq=told.seq,
-        trail=(over.seq, told.seq),
-    )  # fmt: skip
-    serving = msgspec.structs.replace(serving, shadows=left, seq=told.seq)
-    draft.put_serving(*found, remembered(serving, ended, "shadow"))
+    draft.put_serving(*found, without_shadow(serving, over[0], action.reason, told.seq))
 
 
 def _check(draft: Draft, action: records.Shadow) -> None:

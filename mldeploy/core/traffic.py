@@ -15,8 +15,8 @@ from mldeploy.core.guards import guards_problem
 from mldeploy.core.lifecycle import Context, find_live, find_version, refuse, valid_name
 from mldeploy.core.manifest_check import steps_problem
 from mldeploy.core.notices import launched, open_notice
-from mldeploy.core.past import longer, one_record, remembered
-from mldeploy.core.state import Ended, Ramp, Serving, Shadowing
+from mldeploy.core.past import longer, one_record, remembered, without_rollout, without_shadow
+from mldeploy.core.state import Ramp, Serving
 from mldeploy.core.types import FULL_SHARE, PRODUCTION
 from mldeploy.core.wish import labels_problem
 from mldeploy.errors import NotFoundError
@@ -36,11 +36,11 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
     again = before is not None and before.version == action.version
     at_once = not action.on and (action.steps == (FULL_SHARE,) or serving.stable is None)
     if again and at_once:
-        serving = _ended(serving, "completed", "", told)
+        serving = without_rollout(serving, "completed", "", told.seq)
     elif before is not None:
-        serving = _ended(serving, "superseded", f"by {model}@{action.version}", told)
+        serving = without_rollout(serving, "superseded", f"by {model}@{action.version}", told.seq)
     if at_once:
-        serving = _stable(serving, action.version)
+        serving = _stable(serving, action.version, told)
         if not again:
             done = one_record(action.version, "completed", "", told.seq, action.rollout)
             serving = remembered(serving, done)
@@ -66,8 +66,7 @@ def promote(draft: Draft, action: records.Promote, told: Context) -> None:
             fraction=action.fraction,
             trail=(told.seq,),
         )
-        # what takes traffic is no shadow any more
-        serving = msgspec.structs.replace(serving, ramp=ramp, shadows=_without(serving, action.version))
+        serving = msgspec.structs.replace(_no_shadow(serving, action.version, told), ramp=ramp)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, seq=told.seq))
     launched(draft, environment, model, was, told)
 
@@ -126,7 +125,7 @@ def complete(draft: Draft, action: records.Complete, told: Context) -> None:
             f"the rollout holds at {ramp.share / 100:g} %{where}", f"promote {model}@{ramp.version} to go on"
         )
     was = serving
-    serving = _stable(_ended(serving, "completed", "", told), ramp.version)
+    serving = _stable(without_rollout(serving, "completed", "", told.seq), ramp.version, told)
     draft.put_serving(environment, model, serving)
     launched(draft, environment, model, was, told)
 
@@ -134,7 +133,7 @@ def complete(draft: Draft, action: records.Complete, told: Context) -> None:
 def halt(draft: Draft, action: records.Halt, told: Context) -> None:
     """The rollout is over; stable has all the traffic."""
     environment, model, serving, ramp = _running(draft, action.rollout)
-    draft.put_serving(environment, model, _ended(serving, "halted", action.reason, told))
+    draft.put_serving(environment, model, without_rollout(serving, "halted", action.reason, told.seq))
     open_notice(
         draft, "halted", model, ramp.version, told,
         environment=environment, previous=serving.stable, rollout=ramp.rollout, reason=action.reason,
@@ -174,11 +173,11 @@ def rollback(draft: Draft, action: records.Rollback, told: Context) -> None:
             refuse(f"{model}@{to} is what is being rolled back", "name another version, or promote it")
     gone = ramp.version if ramp is not None else serving.stable
     if ramp is not None:
-        serving = _ended(serving, "rolled back", action.reason, told)
+        serving = without_rollout(serving, "rolled back", action.reason, told.seq)
     elif gone is not None:
         serving = remembered(serving, one_record(gone, "rolled back", action.reason, told.seq))
     if to is not None:
-        serving = _stable(serving, to)
+        serving = _stable(serving, to, told)
     draft.put_serving(environment, model, msgspec.structs.replace(serving, seq=told.seq))
     if gone is not None:
         open_notice(
@@ -243,27 +242,19 @@ def _check_step(ramp: Ramp, step: int) -> None:
         refuse(f"the rollout stands at step {ramp.step}, not {step}", "read the log again and decide anew")
 
 
-def _stable(serving: Serving, version: int) -> Serving:
+def _stable(serving: Serving, version: int, told: Context) -> Serving:
     if serving.stable == version:
         return serving
-    shadows = _without(serving, version)
-    return msgspec.structs.replace(serving, stable=version, previous=serving.stable, shadows=shadows)
+    serving = _no_shadow(serving, version, told)
+    return msgspec.structs.replace(serving, stable=version, previous=serving.stable)
 
 
-def _without(serving: Serving, version: int) -> tuple[Shadowing, ...]:
-    return tuple(shadow for shadow in serving.shadows if shadow.version != version)
-
-
-def _ended(serving: Serving, outcome: str, reason: str, told: Context) -> Serving:
-    ramp = serving.ramp
-    if ramp is None:
-        return serving
-    ended = Ended(
-        rollout=ramp.rollout, version=ramp.version, outcome=outcome, reason=reason, seq=told.seq,
-        trail=longer(ramp.trail, told.seq),
-    )  # fmt: skip
-    serving = msgspec.structs.replace(serving, ramp=None, ended=ended, seq=told.seq)
-    return remembered(serving, ended)
+def _no_shadow(serving: Serving, version: int, told: Context) -> Serving:
+    """What takes traffic is no shadow any more."""
+    for shadow in serving.shadows:
+        if shadow.version == version:
+            serving = without_shadow(serving, shadow, "it takes traffic now", told.seq)
+    return serving
 
 
 def _because(reason: str) -> str:

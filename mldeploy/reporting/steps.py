@@ -132,6 +132,8 @@ class _Reading:
         match action:
             case records.Promote() if mine or (not subject.rollout and self._about(action)):
                 self._promote(action, told)
+            case records.Promote() | records.Rollback() if self.story.shadow and self._works(action):
+                self._end(told, "ended", "it takes traffic now", None)
             case records.Promote() if self.open and action.model == subject.model and self._here(action):
                 self._end(told, "superseded", f"by {action.model}@{action.version}", None)
             case records.Shadow() if mine:
@@ -156,12 +158,20 @@ class _Reading:
                 self._end(told, "rolled back", action.reason, None)
             case records.Retire() if self._about(action):
                 self._end(told, "retired", action.reason, action.evidence)
+            case records.Retire() if self.story.shadow and action.force and action.model == subject.model:
+                # of what answered beside it: of another version it would not stand in the shadow's trail
+                self._end(told, "ended", f"{action.model}@{action.version} was retired", None)
             case _:
                 pass
 
     def _about(self, action: records.Promote | records.Retire) -> bool:
         here = not isinstance(action, records.Promote) or self._here(action)
         return (action.model, action.version) == (self.subject.model, self.subject.version) and here
+
+    def _works(self, action: records.Promote | records.Rollback) -> bool:
+        """Whether it puts the version to work."""
+        version = action.version if isinstance(action, records.Promote) else action.to
+        return (action.model, version) == (self.subject.model, self.subject.version) and self._here(action)
 
     def _here(self, action: records.Promote | records.Rollback) -> bool:
         return action.environment == self.subject.environment

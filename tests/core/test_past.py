@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from mldeploy.core import past, records
 from mldeploy.core.state import Past, State
 from tests.core.strategies import ulid
@@ -50,6 +52,21 @@ def test_a_shadow_and_a_rollout_ended_by_its_retirement() -> None:
     assert ramp is not None
     gone = after(retire(ramp.version, force=True), state=RAMP)
     assert last(gone).ended.outcome == "halted" and last(gone).ended.trail == (*ramp.trail, gone.head)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        retire(3), retire(2, force=True), promote(3, 9, steps=(100, 10_000)),
+        records.Rollback(model="churn", to=3),
+    ],
+)  # fmt: skip
+def test_a_shadow_that_ends_with_something_else_is_remembered(said: records.Action) -> None:
+    shadow = records.Shadow(model="churn", version=3, shadow=ulid(50))
+    state = after(shadow, said, state=THREE)
+    (over,) = [each for each in serving(state).past if each.ended.version == 3]
+    assert (over.kind, over.ended.rollout, over.ended.outcome) == ("shadow", ulid(50), "ended")
+    assert over.ended.reason and over.ended.trail == (state.head - 1, state.head)
 
 
 def test_it_stays_small() -> None:

@@ -176,6 +176,31 @@ def test_a_shadow_from_beginning_to_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "outcome", "reason"),
+    [
+        (records.Retire(model="churn", version=8, reason="wrong"), "retired", "wrong"),
+        (records.Retire(model="churn", version=7, force=True), "ended", "churn@7 was retired"),
+        (records.Promote(model="churn", version=8, rollout=ulid(71)), "ended", "it takes traffic now"),
+        (
+            records.Promote(model="churn", version=8, rollout=ulid(71), steps=(100,)),
+            "ended",
+            "it takes traffic now",
+        ),
+        (records.Rollback(model="churn", to=8), "ended", "it takes traffic now"),
+    ],
+    ids=["retired", "stable retired", "launched", "ramp", "gone back to"],
+)
+def test_a_shadow_that_something_else_has_ended(said: records.Action, outcome: str, reason: str) -> None:
+    told = scene.pushed()
+    first = told.say(records.Shadow(model="churn", version=8, shadow=ulid(70), fraction=2_000))
+    trail = (first, told.say(said))
+    subject = Subject("production", "churn", 8, ulid(70))
+    report = compose.of_past(told.state, subject, told.records(trail), {})
+    assert (report.kind, report.outcome, report.reason) == ("shadow", outcome, reason)
+    assert [step.outcome for step in report.steps] == [outcome]
+
+
+@pytest.mark.parametrize(
     ("today", "said"),
     [
         ("2027-05-01", "churn@7 expires in 30 days, on 2027-05-31"),
