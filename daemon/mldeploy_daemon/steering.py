@@ -27,6 +27,7 @@ from mldeploy.core.controller import (
     WATCHERS,
     delay,
     freshness,
+    members_of,
     on_duty,
     propose,
     ranked,
@@ -44,7 +45,8 @@ from mldeploy.store.reports import report_key
 
 #: Requests a second that a host makes for steering, at the most and on the average.
 RATE = 10.0
-#: Seconds between looks: of who stands by, or with something past its expiry; and with nothing to do.
+#: Seconds between looks: of who stands by, or with something past its expiry; and with nothing to do. A
+#: daemon that has just started looks at once only where its pace is shorter than both.
 MINUTE, QUIET = 60.0, 900.0
 
 
@@ -206,7 +208,7 @@ class Steering:
 
 
 def _peers(state: State, environment: str, host: str) -> _Peers | None:
-    members = [each.id for each in state.hosts.values() if each.environment == environment]
+    members = [each.id for each in members_of(state, environment)]
     if host not in members:
         return None
     order = ranked((each.id for each in on_duty(state, environment)), environment)

@@ -89,7 +89,7 @@ def decisions(state: State, reports: Reports, now: float) -> dict[str, Decision]
     if not under_way:
         return {}
     said = settings(state, reports.environment)
-    fresh = {each.host: each for each in _fresh(state, _members(state, reports.environment), reports, now)}
+    fresh = {each.host: each for each in _fresh(state, members_of(state, reports.environment), reports, now)}
     members = on_duty(state, reports.environment)
     by_model: dict[str, list[Measure]] = {}
     for measure in reports.measures:
@@ -130,11 +130,12 @@ def _up(ref: str, heard: Iterable[Heard], up: Mapping[str, Collection[str]]) -> 
 
 def on_duty(state: State, environment: str) -> list[Host]:
     """The members that rollouts wait for and that have duties: those not drained, or all where all are."""
-    members = _members(state, environment)
+    members = members_of(state, environment)
     return [host for host in members if host.id not in state.drained] or members
 
 
-def _members(state: State, environment: str) -> list[Host]:
+def members_of(state: State, environment: str) -> list[Host]:
+    """The members of an environment."""
     return [host for host in state.hosts.values() if host.environment == environment]
 
 
@@ -182,7 +183,7 @@ def _over(state: State, model: str, serving: Serving, reports: Reports, now: flo
     for shadow in serving.shadows:
         began = reports.began.get(shadow.seq)
         if shadow.lasts and began is not None and now >= began + shadow.lasts:
-            ours = {host.id for host in _members(state, reports.environment)}
+            ours = {host.id for host in members_of(state, reports.environment)}
             heard = sum(each.host in ours for each in reports.heard)
             # one record may begin shadows of many models, and then they all have its number
             measures = tuple(m for m in reports.measures if (m.model, m.scope) == (model, shadow.seq))

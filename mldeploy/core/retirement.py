@@ -80,7 +80,9 @@ def retirements(
 
 
 def expired(state: State, today: str) -> Iterator[tuple[str, Version]]:
-    """Versions past their expiry and not retired, with the name of their model."""
+    """Versions past their expiry and not retired, with the name of their model; none where `today` is ""."""
+    if not today:
+        return
     for name, model in state.models.items():
         for version in model.versions.values():
             if not version.retired and version.expires < today:
@@ -91,10 +93,9 @@ def serving_since(state: State, model: str, version: int) -> list[int]:
     """The records since which a version takes traffic, or copies of it, as it does now; and the one that has
     brought it back.
     """
-    found = (models[model] for models in state.environments.values() if model in models)
     since = [
         serving.seq
-        for serving in found
+        for serving in _servings(state, model)
         if takes_traffic(serving, version) or any(shadow.version == version for shadow in serving.shadows)
     ]
     restored = state.models[model].versions[version].restored
@@ -103,9 +104,7 @@ def serving_since(state: State, model: str, version: int) -> list[int]:
 
 def serves(state: State, model: str, version: int) -> bool:
     """Whether a version is stable or the candidate in some environment."""
-    return any(
-        takes_traffic(models[model], version) for models in state.environments.values() if model in models
-    )
+    return any(takes_traffic(serving, version) for serving in _servings(state, model))
 
 
 def takes_traffic(serving: Serving, version: int) -> bool:
@@ -115,8 +114,13 @@ def takes_traffic(serving: Serving, version: int) -> bool:
 
 def _goes_back(state: State, model: str, version: int) -> bool:
     """Whether some rollout under way would give its traffic back to this version."""
-    found = (models[model] for models in state.environments.values() if model in models)
+    found = _servings(state, model)
     return any(serving.ramp is not None and serving.stable == version for serving in found)
+
+
+def _servings(state: State, model: str) -> Iterator[Serving]:
+    """What a model does in each environment that has it."""
+    return (models[model] for models in state.environments.values() if model in models)
 
 
 def warnings(state: State, now: float) -> tuple[Notice, ...]:

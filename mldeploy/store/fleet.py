@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from mldeploy.core.controller import Reports, silence
+from mldeploy.core.controller import Reports, members_of, silence
 from mldeploy.core.evidence import Measure, merge, plausible
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
@@ -243,7 +243,7 @@ class Fleet:
 
 
 def _members(state: State, environment: str) -> list[str]:
-    return sorted(host.id for host in state.hosts.values() if host.environment == environment)
+    return sorted(host.id for host in members_of(state, environment))
 
 
 def _under_way(state: State, environment: str) -> set[tuple[str, int]]:
