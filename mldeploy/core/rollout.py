@@ -45,9 +45,8 @@ class Watch(NamedTuple):
     members: int  # hosts the rollout is for
     heard: int  # of these, whose fresh report is at the step or past it
     up: int  # of those, where the candidate has come up
-    failed: (
-        int  # and where it does not, be it for good or after more than one attempt: by fresh reports alone
-    )
+    #: And where it does not, be it for good or after more than one attempt: by fresh reports alone.
+    failed: int
     measures: Sequence[Measure]  # of the model, merged over every host heard of
 
 
