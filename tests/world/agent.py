@@ -24,6 +24,7 @@ from mldeploy_daemon.book import Book
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.follow import LEASE
 from mldeploy_daemon.observe import _bundle as bundle_of
+from mldeploy_daemon.table import scopes_in
 from tests.world.actors import Process
 from tests.world.bundles import PLATFORM, PYTHON
 from tests.world.duties import Duties, Nap
@@ -202,7 +203,8 @@ class Agent:
             if lived is None:
                 self.book.failed(f"{worker.model}@{worker.version}", worker.digest, "load", "it failed")
             else:
-                self.measures.crashed(machine.table, worker.model, worker.version, idle=worker.idle)
+                scopes = scopes_in(machine.table, worker.model, worker.version)
+                self.measures.crashed(scopes, worker.model, worker.version, idle=worker.idle)
                 self.book.died(f"{worker.model}@{worker.version}", worker.digest, lived, "it died")
         machine.came_up.clear()
         machine.endings.clear()

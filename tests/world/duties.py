@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from mldeploy.core.records import Notified
 from mldeploy.core.state import Notice, State
 from mldeploy.core.types import PRODUCTION
-from mldeploy.errors import MldeployError, NotificationError
+from mldeploy.errors import MldeployError, NotificationError, StoreError
 from mldeploy.reporting.deliver import Sent
 from mldeploy.reporting.message import Message
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.duties import AGAIN
+from mldeploy_daemon.duties import RETRY
 from mldeploy_daemon.told import Tellings
 from tests.world.actors import Process
 from tests.world.scheduler import Scheduler, Task, Threads
@@ -90,23 +90,32 @@ class Duties:
     def _safely(self, look: Callable[[State], float]) -> float:
         state = self.follower.state
         if state is None or not self.follower.read_head:
-            return AGAIN
+            return RETRY
         try:
             return look(state)
         except MldeployError as error:
             self.process.world.trace(self.process.life.name, f"{type(error).__name__}: {error}")
-            return AGAIN
+            return RETRY
 
     # --- steering
 
     def _steer(self, state: State) -> float:
         world = self.process.world
         turn = self.steering.look(state)
+        pause = turn.pause
         for action in turn.actions:
             world.counts[f"steered: {type(action).__name__.lower()}"] += 1
-            if self.follower.append(partial(world.parts.still, proposed=action, seen=state)) is not None:
+            try:
+                won = self.follower.append(partial(world.parts.still, proposed=action, seen=state))
+            except StoreError:
+                raise
+            except MldeployError as error:
+                self.process.world.trace(self.process.life.name, f"{type(error).__name__}: {error}")
+                pause = min(pause, RETRY)
+                continue
+            if won is not None:
                 self._perhaps_die("right after it has won")
-        return turn.pause
+        return pause
 
     # --- telling
 
