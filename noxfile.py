@@ -14,6 +14,11 @@ nox.options.stop_on_first_error = True
 
 PYTHON = sys.executable
 BIN = Path(sys.executable).parent
+_S3_TESTS = [
+    "tests/store/test_conformance.py",
+    "tests/store/ceph_policies.py",
+    *sorted(map(str, Path("tests/store").glob("test_s3_*.py"))),
+]
 
 
 @nox.session(python=False)
@@ -45,17 +50,18 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=False)
 def full(session: nox.Session) -> None:
     """Every test, those that take long included, and what is tested with Ceph."""
-    session.notify("ceph", posargs=[])
+    _on_ceph(session, _S3_TESTS)
     session.run(PYTHON, "-m", "pytest", *session.posargs)
 
 
 @nox.session(python=False)
 def ceph(session: nox.Session) -> None:
     """The tests of S3 against Ceph's gateway, started here from Debian's packages (as root: installed)."""
-    files = ["tests/store/test_conformance.py", "tests/store/ceph_policies.py"]
-    files += sorted(map(str, Path("tests/store").glob("test_s3_*.py")))
-    tests = (PYTHON, "-m", "pytest", *(session.posargs or files))
-    session.run(PYTHON, "-m", "tests.support.ceph", *tests)
+    _on_ceph(session, session.posargs or _S3_TESTS)
+
+
+def _on_ceph(session: nox.Session, tests: list[str]) -> None:
+    session.run(PYTHON, "-m", "tests.support.ceph", PYTHON, "-m", "pytest", *tests)
 
 
 @nox.session(python=False)

@@ -1,7 +1,9 @@
 """Steering a fleet: the time of one look, and the requests of each host in an hour.
 
-10,000 hosts and 10,000 models, 100 of them being rolled out, on a store in memory whose clock is moved: what
-is counted are requests and the time of our own code, not a network.
+A look is of 10,000 hosts and 10,000 models, 100 of them being rolled out. The hours are of fleets with few
+models: requests hang on what is under way, not on how many there are. The store is in memory and its clock is
+moved: what is counted are requests and the time of our own code, not a network. Polls and reports, which a
+host makes whatever is under way, are told beside.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from unittest import mock
 
 import msgspec
 
-from mldeploy.core.controller import Reports, propose, ranked
+from mldeploy.core.controller import Reports, propose, ranked, report_pause
 from mldeploy.core.evidence import Latency, Measure, Tally
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import Host, Model, Ramp, Serving, State, Version
@@ -32,7 +34,8 @@ from mldeploy_daemon.steering import Steering
 
 _HOSTS, _MODELS, _RAMPS = 10_000, 10_000, 100
 _GUARDS = ("error_rate < 1.5x", "p99 < 1.5x", "crashes < 1")
-_MINUTES = 5
+#: Minutes that are played: with nothing under way the first look comes after a quarter of an hour.
+_MINUTES, _QUIET_MINUTES = 5, 61
 
 
 def run() -> Iterator[str]:
@@ -43,9 +46,9 @@ def run() -> Iterator[str]:
     quiet = _state(_HOSTS, _MODELS, 0)
     reports = msgspec.structs.replace(_reports(quiet), measures=(), up={})
     yield f"propose {_seconds(quiet, reports) * 1e3:6.0f} ms of processor time: the same with no ramp"
-    for hosts in (10, 100, 1_000, 10_000):
-        yield _hour(hosts, 1)
-    yield _hour(100, 0)
+    for ramps in (1, 0):
+        for hosts in (10, 100, 1_000, 10_000):
+            yield _hour(hosts, ramps)
 
 
 def _seconds(state: State, reports: Reports) -> float:
@@ -60,7 +63,7 @@ def _seconds(state: State, reports: Reports) -> float:
 
 def _version(number: int) -> Version:
     return Version(
-        version=number, digest="", push="", blobs=(), size=0, owner="o", expires="2030-01-01", python="3.11",
+        version=number, digest="", push="", blobs=(), size=0, owner="o", expires="2040-01-01", python="3.11",
         platform="linux-x86_64", actor="", published="", seq=number,
     )  # fmt: skip
 
@@ -177,8 +180,8 @@ def _steered(hosts: int, ramps: int) -> str:
     }
     due = dict.fromkeys(ranked(state.hosts, "any"), 0.0)
     made: Counter[str] = Counter(dict.fromkeys(state.hosts, 0))
-    length = _MINUTES * 60
-    while mono < length:
+    minutes = _MINUTES if ramps else _QUIET_MINUTES
+    while mono < minutes * 60:
         for host, at in due.items():
             if at <= mono:
                 before = store.asked
@@ -187,9 +190,11 @@ def _steered(hosts: int, ramps: int) -> str:
                 due[host] = mono + max(turn.pause, 1.0)
         mono += 1.0
         store.clock += 1.0
-    counts = sorted(round(count * 60 / _MINUTES) for count in made.values())
+    counts = sorted(round(count * 60 / minutes) for count in made.values())
+    polls, reports = 3600 / max(1.0, hosts / 2000), 3600 / max(10.0, report_pause(hosts))
     what = "a ramp under way" if ramps else "nothing under way"
     return (
         f"{hosts:6,} hosts, {what}: requests an hour and host "
-        f"median {statistics.median(counts):,.0f}, mean {statistics.mean(counts):,.0f}, most {counts[-1]:,}"
+        f"median {statistics.median(counts):,.0f}, mean {statistics.mean(counts):,.0f}, most {counts[-1]:,}; "
+        f"beside {polls:,.0f} polls and {reports:,.0f} reports at the most"
     )

@@ -1,4 +1,7 @@
-"""What an idle host costs: counted at a proxy before a real S3 server, whatever the number of models."""
+"""What an idle host costs: counted at a proxy before a real S3 server, whatever the number of models.
+
+Left out: the few requests of steering after each quarter of an hour (`test_steering.py` counts them).
+"""
 
 from __future__ import annotations
 
