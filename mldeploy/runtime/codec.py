@@ -175,7 +175,7 @@ def _input_at(body: bytes | memoryview, message: str) -> str:
     match = re.search(r"\$\.inputs\[(\d+)\]", message)
     try:
         return _names.decode(body).inputs[int(match[1])].name if match else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
         return ""
 
 

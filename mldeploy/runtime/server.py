@@ -3,7 +3,8 @@
 Rules: one thread, nothing blocks but the model itself. Every connection has its own buffers: a front that
 reads slowly, or never, delays nobody and is not read from until it has taken its answers. Bytes that are no
 frame disconnect their sender alone. A request whose budget ran out in the queue is answered 504 without a
-call. Asked to stop, it accepts nobody more, answers all it has received, and returns.
+call. No request ends the loop: what goes wrong unforeseen is a 500, and in the log. Asked to stop, it accepts
+nobody more, answers all it has received, and returns.
 Left out: loading and signals (worker.py), what an answer is (model.py).
 """
 
@@ -13,6 +14,7 @@ import select
 import socket
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -195,6 +197,9 @@ class Server:
                 pending = Pending(connection, frame, self._decoder, now)
             except BadRequestError as error:
                 connection.put(frame.id, 400, 0, error_body(str(error)))
+            except Exception:  # noqa: BLE001 - the edge of a request
+                traceback.print_exc()
+                connection.put(frame.id, 500, 0, _FAILED)
             else:
                 self._queue.append(pending)
                 self._rows += pending.rows
@@ -221,7 +226,11 @@ class Server:
             elif not pending.connection.closed:
                 live.append(pending)
         if live:
-            answers = self._engine.answer([pending.request for pending in live])
+            try:
+                answers = self._engine.answer([pending.request for pending in live])
+            except Exception:  # noqa: BLE001 - what the model raises is in the answers: this is our own
+                traceback.print_exc()
+                answers = [(500, _FAILED)] * len(live)
             rows = sum(pending.rows for pending in live)
             for pending, (status, body) in zip(live, answers, strict=True):
                 pending.connection.put(pending.id, status, rows, body)
@@ -283,4 +292,5 @@ class Server:
         return any(connection.waiting for connection in self._connections.values())
 
 
+_FAILED = error_body("internal error")
 _LATE = error_body("the request's time ran out in the worker's queue")

@@ -200,6 +200,9 @@ def test_strings() -> None:
 def test_deep_nesting(opening: bytes, where: bytes) -> None:
     body = where % (opening * 200_000)
     assert refused(body, decoder())
+    # wrong before it is deep: the name of the input is looked for in all of it
+    body = b'{"inputs":[{"name":"x","shape":1}],"z":%b}' % (opening * 200_000)
+    assert "expected `array`, got `int`" in refused(body, decoder())
     deep = b"[" * 500 + b"]" * 500
     body = b'{"inputs":[{"name":"x","shape":[2,2],"datatype":"FP64","data":%b}]}' % deep
     assert refused(body, decoder()).startswith("input 'x'")

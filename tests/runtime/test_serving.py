@@ -157,6 +157,9 @@ def test_bad_requests_are_400_and_the_connection_goes_on(host: Host, sums: Bundl
         status, answer = front.ask(body)
         assert status == 400
         assert list(answer) == ["error"]
+    for deep in (b'"shape":1}],"z":', b'"shape":1,"data":'):
+        body = b'{"inputs":[{"name":"x",' + deep + b"[" * 1_500 + b"]" * 1_500 + b"}"
+        assert front.ask(body)[0] == 400
     assert front.ask(b"12345", header=3)[0] == 400
     assert front.ask(ONE)[0] == 200
 
