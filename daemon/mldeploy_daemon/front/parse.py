@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: Between requests; inside a head; inside a body; reading no more.
 IDLE, HEAD, BODY, SHUT = range(4)
+#: Pieces of a body are put together up to this size as they come: a client may send it by the byte, and every
+#: piece kept for itself costs more than the few bytes that are counted.
+_PIECE = 65_536
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class RequestReader:
         self.refused = False
         self.incoming: Exchange | None = None
         self.expects = False  # the client waits for 100 Continue
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._head = self._count = self._idle_bytes = 0
         self._upgrading = False
 
@@ -155,7 +158,10 @@ class RequestReader:
             self._stop(413, f"the body is larger than {self._limits.body_bytes} bytes")
         if self._budget.buffered > self._limits.buffered_bytes:
             self._stop(503, "too many bodies are held at once, try again")
-        self._chunks.append(chunk)
+        if self._chunks and len(chunk) < _PIECE:
+            self._extend(chunk)
+        else:
+            self._chunks.append(chunk)  # the usual body is one piece, and is not copied
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -163,7 +169,7 @@ class RequestReader:
         if self._upgrading or exchange is None:
             return
         if chunks := self._chunks:
-            exchange.body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            exchange.body = b"".join(chunks)  # of one piece that piece itself
             self._chunks = []
         self.incoming = None
         self.expects = False
@@ -171,6 +177,13 @@ class RequestReader:
         self._conn.queue.append(exchange)
 
     # what they share
+
+    def _extend(self, chunk: bytes) -> None:
+        last = self._chunks[-1]
+        if isinstance(last, bytearray) and len(last) < _PIECE:
+            last += chunk
+        else:
+            self._chunks.append(bytearray(chunk))
 
     def _check_head(self, exchange: Exchange, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host")
