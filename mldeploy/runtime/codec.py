@@ -268,5 +268,5 @@ def decode_outputs(body: bytes, tensors: Sequence[Tensor]) -> dict[str, Array]:
 
 
 def error_body(message: str) -> bytes:
-    """What every answer that is not 200 holds."""
-    return _encode({"error": message})
+    """What every answer that is not 200 holds. A model's message may not be Unicode."""
+    return _encode({"error": message.encode(errors="backslashreplace").decode()})

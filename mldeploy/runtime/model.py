@@ -8,7 +8,6 @@ the worker. Left out: when to call (batching.py) and where answers go (server.py
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from .codec import Request, ResponseEncoder, error_body
 from .errors import BundleError, OutputError
+from .process import log_exception
 from .spec import Signature
 from .tensors import DTYPES, Array, as_output, finite
 
@@ -97,7 +97,7 @@ class Engine:
         except OutputError as error:
             return 500, error_body(str(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge of a request
-            traceback.print_exc()
+            log_exception()
             return 500, error_body(f"{type(error).__name__}: {error}")
         return self._encode(request, outputs, check=True)
 

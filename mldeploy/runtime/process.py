@@ -11,12 +11,16 @@ import io
 import os
 import random
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 #: A log longer than this is cut to its last LOG_TAIL bytes.
 LOG_LIMIT = 16 << 20
@@ -130,9 +134,32 @@ def redirect_output(path: str) -> None:
         os.dup2(source, target)
     os.close(log)
     os.close(null)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True)  # or a crash takes the last words with it
+    sys.stdout, sys.stderr = _lenient(sys.stdout), _lenient(sys.stderr)
+
+
+class _Log(io.FileIO):
+    """A log. What a full disk does not take is lost: no request fails because the model printed."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _lenient(stream: TextIO) -> TextIO:
+    """The same for whoever prints from now on, except that printing never fails."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(line_buffering=True)  # or a crash takes the last words with it
+    log = io.BufferedWriter(_Log(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(log, stream.encoding, stream.errors, line_buffering=True)
+
+
+def log_exception() -> None:
+    """The exception at hand, into the log if it can be: a model may have put anything in stderr's place."""
+    with suppress(Exception):
+        traceback.print_exc()
 
 
 def bound_log(path: str, limit: int = LOG_LIMIT, tail: int = LOG_TAIL) -> None:

@@ -14,7 +14,6 @@ import select
 import socket
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +22,7 @@ from .codec import RequestDecoder, error_body
 from .errors import BadRequestError
 from .frames import HEADER, REQUEST_V2, RESPONSE, Frame, FrameError, FrameReader
 from .model import Engine
+from .process import log_exception
 
 #: With so many requests queued none are read: the fronts' own queues then fill, and they answer 429.
 MAX_QUEUE = 1024
@@ -198,7 +198,7 @@ class Server:
             except BadRequestError as error:
                 connection.put(frame.id, 400, 0, error_body(str(error)))
             except Exception:  # noqa: BLE001 - the edge of a request
-                traceback.print_exc()
+                log_exception()
                 connection.put(frame.id, 500, 0, _FAILED)
             else:
                 self._queue.append(pending)
@@ -229,7 +229,7 @@ class Server:
             try:
                 answers = self._engine.answer([pending.request for pending in live])
             except Exception:  # noqa: BLE001 - what the model raises is in the answers: this is our own
-                traceback.print_exc()
+                log_exception()
                 answers = [(500, _FAILED)] * len(live)
             rows = sum(pending.rows for pending in live)
             for pending, (status, body) in zip(live, answers, strict=True):

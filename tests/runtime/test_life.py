@@ -170,6 +170,31 @@ class Model:
     assert "loading from model\nasked" in worker.log()
 
 
+def test_a_log_on_a_full_disk_fails_no_request(host: Host, make_bundle: Callable[..., Bundle]) -> None:
+    code = """
+import sys
+class Model:
+    def predict(self, x):
+        print("asked")
+        print("asked", "x" * 10_000, file=sys.stderr)
+        if x[0, 0] == 13:
+            raise KeyError("thirteen")
+        if x[0, 0] == 14:
+            sys.stderr.close()
+            raise KeyError("fourteen")
+        return x.sum(axis=1)
+"""
+    log = host.state / "run" / "full"
+    log.symlink_to("/dev/full")
+    worker = host.fork(make_bundle().code(code).sums(), log="run/full")
+    assert worker.settled()["state"] == "ready"  # `ready` would read the log, which has no end
+    front = worker.front()
+    assert front.ask(infer([[13.0, 0, 0, 0]])) == (500, {"error": "KeyError: 'thirteen'"})
+    assert front.ask(ONE)[0] == 200
+    assert front.ask(infer([[14.0, 0, 0, 0]])) == (500, {"error": "KeyError: 'fourteen'"})
+    assert front.ask(ONE) == (500, {"error": "ValueError: I/O operation on closed file."})
+
+
 def test_a_log_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "w.log"
     with path.open("ab") as log:

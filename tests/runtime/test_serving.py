@@ -133,6 +133,8 @@ class Model:
             raise KeyError("thirteen")
         if (x[:, 0] == 14).any():
             sys.exit("bye")
+        if (x[:, 0] == 16).any():
+            raise ValueError("not Unicode: \\udcff")
         y = x.sum(axis=1)
         y[x[:, 0] == 15] = float("nan")
         return y
@@ -142,11 +144,12 @@ class Model:
     front.socket.sendall(b"".join(Front.frame(i, infer([[i, 0, 0, 0]])) for i in range(10, 20)))
     answers = front.answers(10)
     assert {i: answers[i][0] for i in answers} == {
-        i: 500 if i in (13, 14, 15) else 200 for i in range(10, 20)
+        i: 500 if i in (13, 14, 15, 16) else 200 for i in range(10, 20)
     }
     assert answers[13][1] == {"error": "KeyError: 'thirteen'"}
     assert answers[14][1] == {"error": "SystemExit: bye"}
     assert answers[15][1] == {"error": "output 'y' has NaN or Infinity, which JSON does not have"}
+    assert answers[16][1] == {"error": "ValueError: not Unicode: \\udcff"}
     assert "Traceback" in worker.log()
     assert front.ask(ONE)[0] == 200
 
