@@ -31,6 +31,14 @@ def taken():
     return Taken()
 
 
+def test_blanks_around_a_value_are_no_part_of_it(taken):
+    taken.reader.feed(
+        b"GET / HTTP/1.1\r\nHost: h \r\nX-User:\t bob \t\r\nX-A: a b \r\nX-A: c\r\nX-None:  \r\n\r\n"
+    )
+    headers = {b"host": b"h", b"x-user": b"bob", b"x-a": b"a b, c", b"x-none": b""}
+    assert taken.queue.pop().headers == headers
+
+
 def chunked(pieces: list[bytes]) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces)
 

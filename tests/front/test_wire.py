@@ -83,7 +83,7 @@ def test_head_has_no_body(served, wire):
 
 def test_expect_continue(served, wire):
     line = wire(served)
-    line.send(INFER + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    line.send(INFER + b"Expect: 100-continue \r\nContent-Length: 2\r\n\r\n")
     assert line.file.readline() == b"HTTP/1.1 100 Continue\r\n"
     assert line.file.readline() == b"\r\n"
     line.send(b"{}")

@@ -119,7 +119,8 @@ class RequestReader:
         if self._head > self._limits.header_bytes or self._count > self._limits.header_count:
             self._stop(431, "the request has too many or too large headers")
         if self.phase == HEAD and (exchange := self.incoming):  # else a trailer, of which none is known
-            name = name.lower()
+            # blanks around a value are no part of it; the parser leaves those behind it, and takes no others
+            name, value = name.lower(), value.rstrip()
             headers = exchange.headers
             headers[name] = headers[name] + b", " + value if name in headers else value
 
