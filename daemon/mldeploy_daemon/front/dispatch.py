@@ -203,6 +203,9 @@ class Dispatcher:
         exchange.deadline = math.inf
         if worker is not None and worker.withdraw(exchange):
             self._release(exchange)
+            if exchange.conn is None:  # no worker will bring it back, and nobody is left to be told
+                self._drop(exchange, 504)
+                return
         exchange.body = b""
         taken = int((now - exchange.started) * 1_000)
         if self.waiting.drop(exchange) and exchange.version:
@@ -223,7 +226,7 @@ class Dispatcher:
         """Its client is gone, or was told that the time was up."""
         if not exchange.answered and exchange.series:
             now = time.monotonic()
-            exchange.series.observe(status, now - exchange.started, len(exchange.body), 0, now)
+            exchange.series.observe(status, now - exchange.started, exchange.size, 0, now)
             for count in exchange.counts:
                 count.observe(status, now - exchange.started)
             exchange.answered = True
