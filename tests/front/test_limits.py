@@ -166,7 +166,7 @@ def test_bodies_held_in_total_are_capped(host, build, wire):
     first.send(INFER + b"Content-Length: 9000\r\n\r\n" + b"x" * 8_999)
     host.until(lambda: host.control({"op": "stats"})["buffered"] == 8_999)
     status, headers, _ = host.infer(body=b"x" * 2_000)
-    assert (status, headers["connection"]) == (503, "close")
+    assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "1")
     first.send(b"x")
     assert first.answer()[0] == 200
     assert host.infer(body=b"x" * 2_000)[0] == 200

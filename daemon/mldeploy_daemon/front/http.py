@@ -143,7 +143,8 @@ class Connection(asyncio.Protocol):
                 self.deadline, self._since = math.inf, 0.0
                 if exchange.refusal:
                     status, message = exchange.refusal
-                    self.respond(exchange, status, answers.error_body(message))
+                    extra = answers.RETRY_AFTER if status == 503 else b""
+                    self.respond(exchange, status, answers.error_body(message), extra=extra)
                 else:
                     self._app.handle(exchange)
         finally:
