@@ -130,7 +130,8 @@ def test_metadata_and_index(served):
     ]  # fmt: skip
     ready = served.ask("POST", "/v2/repository/index", {"ready": True})[2]
     assert [e["version"] for e in ready] == ["1", "2"]
-    assert served.ask("POST", "/v2/repository/index", b"[")[0] == 400
+    for bad in (b"[", b'{"ready":"\xff"}', b'{"a":' + b"[" * 5_000):
+        assert served.ask("POST", "/v2/repository/index", bad)[0] == 400
 
 
 def test_page_is_html_for_people_and_json_for_others(served):

@@ -91,7 +91,7 @@ def index(routes: Routes, exchange: Exchange) -> Answer:
     """Every version of every model. The body may be empty, or ask for the ready ones alone."""
     try:
         wanted = msgspec.json.decode(exchange.body, type=_Wanted) if exchange.body else _Wanted()
-    except msgspec.MsgspecError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return refusal(400, f"the body is not a repository index request: {error}")
     entries = []
     for name in sorted(routes.models):
