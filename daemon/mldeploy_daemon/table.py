@@ -50,7 +50,6 @@ class VersionRoutes(msgspec.Struct, frozen=True, kw_only=True):
     sleeps: int = 0  # how often it was put to sleep since the agent started
     woken: int = 0  # how often it was woken
     baseline: str = ""  # the file of its baseline distributions, relative to the state; "": none
-    max_body: int = 0  # bytes of one request's body; 0 is the front's own cap, and it never exceeds that
 
 
 class ShadowRoute(msgspec.Struct, frozen=True, kw_only=True):

@@ -175,14 +175,5 @@ def test_binary_header_length_is_passed_on_or_refused(served):
     assert served.infer(body=body, content_encoding="gzip")[0] == 415
 
 
-def test_a_version_may_take_smaller_bodies(host, build):
-    host.write(m=build.model({1: build.version(host.worker("w1", 1), max_body=100)}))
-    host.front()
-    assert host.infer(body=b"x" * 100)[0] == 200
-    status, _, body = host.infer(body=b"x" * 101)
-    assert status == 413
-    assert "100 bytes" in body["error"]
-
-
 def test_candidate_without_a_worker_costs_nobody_an_answer(served):
     assert {served.infer()[2]["model_version"] for _ in range(20)} == {"2"}

@@ -119,11 +119,6 @@ class Dispatcher:
 
     def _assign(self, exchange: Exchange, version: Version, now: float) -> None:
         exchange.version, exchange.series = version, version.series
-        cap = version.routes.max_body
-        if cap and len(exchange.body) > cap:
-            exchange.counts = ()  # it says nothing of the version
-            self._refuse(exchange, 413, f"the body is larger than the {cap} bytes {version.ref} takes")
-            return
         if not version.workers and version.routes.wakes:
             self._hold(exchange, version)
             return
