@@ -17,6 +17,7 @@ from itertools import count
 import msgspec
 
 from .errors import BadRequestError, OutputError
+from .reading import NOT_JSON
 from .spec import Signature, Tensor
 from .tensors import Array, TensorReader, finite, tidy
 
@@ -90,7 +91,7 @@ class RequestDecoder:
         """The request in `body`. Raises BadRequestError."""
         try:
             infer = _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise BadRequestError(_explain(body, error)) from error
         arrays = self._arrays(infer.inputs)
         rows = 1
@@ -175,7 +176,7 @@ def _input_at(body: bytes | memoryview, message: str) -> str:
     match = re.search(r"\$\.inputs\[(\d+)\]", message)
     try:
         return _names.decode(body).inputs[int(match[1])].name if match else ""
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, IndexError):
+    except (*NOT_JSON, IndexError):
         return ""
 
 
@@ -257,7 +258,7 @@ def decode_outputs(body: bytes, tensors: Sequence[Tensor]) -> dict[str, Array]:
     readers = {tensor.name: TensorReader(tensor, "output") for tensor in tensors}
     try:
         given = _outputs.decode(body).outputs
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise BadRequestError(f"the response: {tidy(error)}") from error
     arrays = {}
     for output in given:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import BadRequestError, OutputError
+from .reading import NOT_JSON
 from .spec import Tensor
 
 Array = npt.NDArray[Any]
@@ -111,7 +112,7 @@ class TensorReader:
                 raise BadRequestError(
                     f"{self._where} has data nested {depth} deep, not flat or {len(self._shape)}"
                 )
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except NOT_JSON as error:
             raise BadRequestError(f"{self._where}: {tidy(error)}") from error
         except OverflowError as error:
             raise BadRequestError(f"{self._where} has a number out of range of {self._datatype}") from error

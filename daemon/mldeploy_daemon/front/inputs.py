@@ -16,6 +16,7 @@ import msgspec
 
 from mldeploy.core.routing import Key, parse_key
 from mldeploy.errors import UsageError
+from mldeploy.runtime.reading import NOT_JSON
 
 if TYPE_CHECKING:
     from mldeploy_daemon.front.exchange import Exchange
@@ -68,7 +69,7 @@ def first_element(body: bytes, name: str, most: int) -> str | None:
             if given.name == name:
                 found = _FIRST.match(memoryview(given.data))
                 return _text(_scalar.decode(found[1])) if found else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return None
     return None
 

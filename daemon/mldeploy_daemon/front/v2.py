@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from mldeploy.runtime.reading import NOT_JSON
 from mldeploy_daemon.front import answers
 from mldeploy_daemon.front.exchange import Exchange
 from mldeploy_daemon.front.router import Route
@@ -91,7 +92,7 @@ def index(routes: Routes, exchange: Exchange) -> Answer:
     """Every version of every model. The body may be empty, or ask for the ready ones alone."""
     try:
         wanted = msgspec.json.decode(exchange.body, type=_Wanted) if exchange.body else _Wanted()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return refusal(400, f"the body is not a repository index request: {error}")
     entries = []
     for name in sorted(routes.models):
