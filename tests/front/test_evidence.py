@@ -90,6 +90,19 @@ def test_a_lost_request_is_a_failure(host, build):
     assert (tally.requests, tally.failures) == (1, 1)
 
 
+def test_what_a_newer_table_refuses_is_no_failure_of_the_version_before(host, build, wire):
+    host.write(m=build.model({1: build.version(host.worker("w1", 1))}, scope=3))
+    host.front()
+    line = wire(host)
+    line.send(b'POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 14\r\n\r\n{"do": "hold"}')
+    host.until(lambda: host.inflight()["w1"] == 1)
+    host.publish(m=build.model({1: build.version(state="loading")}, scope=3))
+    host.kill_worker("w1")
+    assert line.answer()[0] == 503
+    tally = measures(host)[1, 3, "stable"].tally
+    assert (tally.requests, tally.failures) == (0, 0)
+
+
 @given(st.floats(0, 200))
 def test_latencies_fall_in_the_buckets_of_the_evidence(seconds):
     count = Count("m", 1, 1, "stable")

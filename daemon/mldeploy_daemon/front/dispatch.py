@@ -110,7 +110,8 @@ class Dispatcher:
         exchange.series = model.series
         version = pick_version(model, route.version, exchange, self._host.limits.key_bytes)
         if isinstance(version, Refusal):
-            exchange.version = None
+            exchange.version = exchange.feed = None
+            exchange.counts = ()  # of a table before, where this is not the first try
             self._refuse(exchange, version.status, version.message)
             return
         if route.version is None:
