@@ -3,8 +3,8 @@
 Bodies are JSON objects: {} is answered at once; {"do": "hold"} when a {"do": "release"} comes;
 {"do": "die"} ends the process before any answer; {"do": "status", "status": 400} answers that status;
 {"do": "big", "bytes": N} answers with N bytes; {"do": "close"} ends the connection; {"do": "never"} is
-never answered; {"do": "garbage"} answers what is no frame. With "die_on": N in its options it dies when its
-N-th request comes.
+never answered; {"do": "garbage"} answers what is no frame; {"do": "ask"} answers with a request.
+With "die_on": N in its options it dies when its N-th request comes.
 
 With "score": a list of [above, slope, bias] in its options it is a model: for an input x it answers y, by
 the last of these that x is above, and the label "high" where y is over 5; above "fails_above" it answers
@@ -20,7 +20,7 @@ import sys
 
 import uvloop
 
-from mldeploy.runtime.frames import HEADER, RESPONSE, Frame, FrameReader
+from mldeploy.runtime.frames import HEADER, REQUEST_V2, RESPONSE, Frame, FrameReader
 
 
 class Worker:
@@ -74,6 +74,8 @@ class Worker:
                 stub.transport.abort()
             case "garbage":
                 stub.transport.write(b"\xff" * 64)
+            case "ask":
+                stub.transport.write(HEADER.pack(2, REQUEST_V2, 0, 200, frame.id, 1, 0) + b"{}")
             case "echo":
                 stub.answer(frame, 200, json.dumps({"budget": frame.budget, "header": frame.header}).encode())
 

@@ -12,15 +12,25 @@ import pytest
 HOLD = b'POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\nContent-Length: 14\r\n\r\n{"do": "hold"}'
 
 
-@pytest.mark.parametrize("how", ["die", "close", "garbage"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"do": "die"},
+        {"do": "close"},
+        {"do": "garbage"},
+        {"do": "ask"},
+        *({"do": "status", "status": status} for status in (0, 100, 600)),
+    ],
+    ids=str,
+)
 def test_a_worker_lost_with_a_request_is_503(host, build, how):
     host.write(m=build.model({1: build.version(host.worker("w1", 1))}))
     host.front()
-    status, headers, body = host.infer(body={"do": how})
+    status, headers, body = host.infer(body=how)
     assert (status, headers["retry-after"]) == (503, "1")
     assert "went away" in body["error"] or "gone away" in body["error"]
     assert host.inflight() == {"w1": 0}
-    if how != "die":
+    if how != {"do": "die"}:
         host.until(lambda: host.infer()[0] == 200)
 
 

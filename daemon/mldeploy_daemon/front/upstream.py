@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, cast
 
-from mldeploy.runtime.frames import HEADER, REQUEST_V2, Frame, FrameError, FrameReader
+from mldeploy.runtime.frames import HEADER, REQUEST_V2, RESPONSE, Frame, FrameError, FrameReader
 
 if TYPE_CHECKING:
     from mldeploy_daemon.front.config import Limits
@@ -95,6 +95,10 @@ class Link(asyncio.Protocol):
             self.abort()
             return
         for frame in frames:
+            if frame.kind != RESPONSE or not 200 <= frame.status <= 599:
+                log.error("worker %s sent kind %d, status %d", self._worker.id, frame.kind, frame.status)
+                self.abort()
+                return
             exchange = self.pending.pop(frame.id, None)
             if exchange is None:
                 log.error("worker %s answered a request it was not sent", self._worker.id)
