@@ -30,7 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     linger_seconds: float = 2.0  # reading on after a refusal, so that the client sees the answer
     pipeline: int = 64  # requests waiting on one connection; beyond, it is closed after those
     buffered_bytes: int = 512 << 20  # bodies held by this front in total: more is 503
-    request_seconds: float = 30.0  # a prediction's deadline: then 504; a client may only lower it
+    request_seconds: float = 30.0  # a prediction's, from its turn: then 504; a client may only lower it
     worker_inflight: int = 512  # unanswered requests at one worker: more is 503
     waiting: int = 256  # requests that wait for one sleeping version: more is 503
     worker_buffer: int = 64 << 20  # bytes a worker has not taken yet: more is 503

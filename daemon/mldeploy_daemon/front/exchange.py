@@ -33,7 +33,7 @@ class Exchange:
     keep: bool = True  # the connection stays open after the answer
     old: bool = False  # HTTP/1.0
     refusal: tuple[int, str] | None = None  # answered without being looked at
-    started: float = 0.0  # monotonic seconds, when the request was complete
+    started: float = 0.0  # monotonic seconds: it was complete, and those before it on its connection answered
     request_id: bytes = b""
     kind: str = ""  # of the route, for metrics
     answered: bool = False  # the client has its answer, or is gone for good

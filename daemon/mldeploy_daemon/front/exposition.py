@@ -144,7 +144,8 @@ def _predictions(text: _Text, fronts: dict[str, dict[str, Any]]) -> None:
 
 def _histograms(text: _Text, fronts: dict[str, dict[str, Any]]) -> None:
     name = "mldeploy_request_duration_seconds"
-    text.family(name, "histogram", "From the last byte of a prediction request to its answer.")
+    begins = "a prediction request's last byte, or its turn where it was pipelined"
+    text.family(name, "histogram", f"From {begins}, to its answer.")
     for labels, series in _each(fronts):
         total = 0
         for bound, count in zip(_BOUNDS, series["buckets"], strict=True):
