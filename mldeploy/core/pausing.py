@@ -3,11 +3,15 @@
 Rules: one sign of trouble is enough to pause, at once; to resume, all of them must have been gone for a while
 without a break. Who resumes into trouble waits twice as long the next time (up to LONGEST): the pause itself
 is what made the host look idle. Latency is held against what it was while the processors were not busy; in a
-long pause that follows slowly, for what is slow without any copies is not slow because of them.
+long pause that follows slowly, for what is slow without any copies is not slow because of them. The mean of
+few answers says nothing: it is over the mark by chance, and often again before the pause is over. It counts
+only once ENOUGH answers came together.
 Pure: looking at the host, and acting on it, are the mirror's.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import msgspec
 
@@ -17,11 +21,13 @@ SHORTEST, LONGEST = 2.0, 120.0
 RELAPSE = 20.0
 #: Under this part of the time that processes wait for a processor, a latency is taken for calm.
 _QUIET = 0.10
-#: Weight of one look in the calm latency: while copies are made, and in a pause.
-_CALM, _PAUSED = 0.05, 0.005
+#: Answers of a version that make a latency.
+ENOUGH = 100
+#: Weight of one latency in the calm one: while copies are made, and in a pause for each second it stands for.
+_CALM, _PAUSED = 0.05, 0.02
 #: Versions whose calm latency is remembered.
 _REMEMBERED = 1_000
-#: Looks that a calm latency takes before anything is held against it.
+#: Latencies that a calm one takes before anything is held against it.
 _LEARNT = 20
 
 
@@ -45,14 +51,15 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     pressure: float = 0.0  # of the time since the last look
     queue: float = 0.0  # of the fullest queue of copies
-    latency: dict[str, float] = {}  # by `churn@7`: mean seconds of the primaries' answers since the last look
+    latency: dict[str, float] = {}  # by `churn@7`: mean seconds of a primary's last answers, ENOUGH or more
 
 
 class Calm(msgspec.Struct, frozen=True):
     """A version's latency while nothing is wrong."""
 
     seconds: float
-    looks: int
+    looks: int  # that had a latency
+    when: float  # the last of them
 
 
 class Pausing(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,9 +79,11 @@ def look(state: Pausing, load: Load, now: float, marks: Marks = MARKS) -> Pausin
     if not state.paused:
         trouble = _trouble(state, load, marks)
         if trouble:
-            return _pause(state, trouble, now)
-        return msgspec.structs.replace(state, calm=_learn(state, load))
-    state = msgspec.structs.replace(state, calm=_learn(state, load))
+            # of few answers the first latency after a resume comes late, and is a relapse all the same
+            again = any(state.calm[ref].when < state.since for ref in _slow(state, load, marks))
+            return _pause(state, trouble, now, relapse=again or now - state.since < RELAPSE)
+        return msgspec.structs.replace(state, calm=_learn(state, load, now))
+    state = msgspec.structs.replace(state, calm=_learn(state, load, now))
     if _trouble(state, load, marks.low()):
         return msgspec.structs.replace(state, quiet=None)
     if state.quiet is None:
@@ -84,9 +93,8 @@ def look(state: Pausing, load: Load, now: float, marks: Marks = MARKS) -> Pausin
     return msgspec.structs.replace(state, paused=False, since=now, quiet=None)
 
 
-def _pause(state: Pausing, why: str, now: float) -> Pausing:
-    relapse = state.pauses > 0 and now - state.since < RELAPSE
-    wait = min(LONGEST, state.wait * 2) if relapse else SHORTEST
+def _pause(state: Pausing, why: str, now: float, *, relapse: bool) -> Pausing:
+    wait = min(LONGEST, state.wait * 2) if relapse and state.pauses else SHORTEST
     return msgspec.structs.replace(
         state, paused=True, why=why, since=now, quiet=None, wait=wait, pauses=state.pauses + 1
     )
@@ -98,14 +106,18 @@ def _trouble(state: Pausing, load: Load, marks: Marks) -> str:
         return "processor"
     if load.queue > marks.queue:
         return "queue"
+    return "latency" if any(_slow(state, load, marks)) else ""
+
+
+def _slow(state: Pausing, load: Load, marks: Marks) -> Iterator[str]:
+    """The versions that take too long."""
     for ref, seconds in load.latency.items():
         calm = state.calm.get(ref)
         if calm is not None and calm.looks >= _LEARNT and seconds > marks.latency * calm.seconds:
-            return "latency"
-    return ""
+            yield ref
 
 
-def _learn(state: Pausing, load: Load) -> dict[str, Calm]:
+def _learn(state: Pausing, load: Load, now: float) -> dict[str, Calm]:
     """The calm latencies with this look in them.
 
     A busy host, though not too busy to copy, teaches nothing.
@@ -116,10 +128,11 @@ def _learn(state: Pausing, load: Load) -> dict[str, Calm]:
     for ref, seconds in load.latency.items():
         before = calm.get(ref)
         if before is None:
-            calm[ref] = Calm(seconds, 1)
+            calm[ref] = Calm(seconds, 1, now)
         else:
-            weight = _PAUSED if state.paused else max(_CALM, 1 / (before.looks + 1))
-            calm[ref] = Calm(before.seconds + weight * (seconds - before.seconds), before.looks + 1)
+            slowly = min(_CALM, _PAUSED * (now - before.when))
+            weight = slowly if state.paused else max(_CALM, 1 / (before.looks + 1))
+            calm[ref] = Calm(before.seconds + weight * (seconds - before.seconds), before.looks + 1, now)
     while len(calm) > _REMEMBERED:  # the oldest first
         del calm[next(iter(calm))]
     return calm

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Callable
+
 import pytest
 
+from mldeploy.core.pausing import ENOUGH, LONGEST, RELAPSE
 from mldeploy_daemon.copies import PAUSE, RESUME, Copy, Pulse
 from mldeploy_daemon.mirror.mirror import LOOK, Mirror
 from mldeploy_daemon.mirror.pressure import Pressure
@@ -19,12 +24,21 @@ class Front:
         self.heard.append(status)
 
 
+class Kernel(Pressure):
+    """Says what it is told to."""
+
+    share = 0.0
+
+    def since_last(self, now: float) -> float:
+        return self.share
+
+
 class World:
     """A mirror with one shadow, whose worker is not there, and a clock."""
 
-    def __init__(self, root) -> None:
-        self.psi, self.waited, self.now = root / "cpu", 0.0, 1_000.0
-        self.mirror = Mirror(pressure=Pressure(self.psi, root / "none"))
+    def __init__(self) -> None:
+        self.kernel, self.now = Kernel(), 1_000.0
+        self.mirror = Mirror(pressure=self.kernel)
         self.front = Front()
         self.mirror.peers.add(self.front)
         routes = ModelRoutes(
@@ -37,11 +51,10 @@ class World:
 
     def look(self, pressure: float, seconds: float = LOOK, latency: float = 0.0) -> None:
         for _ in range(round(seconds / LOOK)):
-            self.waited += pressure * LOOK
+            self.kernel.share = pressure
             self.now += LOOK
-            self.psi.write_text(f"some avg10=0.00 total={round(self.waited * 1e6)}\n")
             if latency:
-                self.mirror.heard(Pulse({"m@1": (10, 10 * latency)}))
+                self.mirror.heard(Pulse({"m@1": (ENOUGH, ENOUGH * latency)}))
             self.mirror.look(self.now)
 
     @property
@@ -51,8 +64,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
+def world():
+    return World()
 
 
 def test_a_busy_processor_pauses_and_a_calm_one_resumes(world):
@@ -76,6 +89,89 @@ def test_slow_primaries_pause(world):
     assert world.mirror.pausing.why == "latency"
     world.look(0.0, 5.0, latency=0.010)
     assert world.front.heard == [PAUSE, RESUME]
+
+
+class Traffic:
+    """Requests that come by chance, each with a latency by chance, as a front tells of them."""
+
+    def __init__(self, world: World, rate: float, latency: Callable[[random.Random], float]) -> None:
+        self.world, self.rate, self.latency = world, rate, latency
+        self.dice = random.Random(7)
+        self.next = world.now
+
+    def go(self, seconds: float, slower: Callable[[], float] = lambda: 1.0) -> float:
+        """So many seconds of it, on a host that is hardly busy; the share of them that was paused."""
+        paused = 0
+        for _ in range(round(seconds / LOOK)):
+            answers = []
+            while self.next <= self.world.now + LOOK:
+                answers.append(self.latency(self.dice) * slower())
+                self.next += self.dice.expovariate(self.rate)
+            if answers:
+                self.world.mirror.heard(Pulse({"m@1": (len(answers), sum(answers))}))
+            self.world.look(0.02)
+            paused += self.world.mirror.pausing.paused
+        return paused * LOOK / seconds
+
+
+def scattered(sigma: float) -> Callable[[random.Random], float]:
+    return lambda dice: dice.lognormvariate(math.log(0.003), sigma)
+
+
+def mixed(dice: random.Random) -> float:
+    """One request in twenty has a hundred rows."""
+    return 0.012 if dice.random() < 0.05 else 0.003
+
+
+@pytest.mark.parametrize("rate", [1.0, 4.0, 20.0, 100.0])
+@pytest.mark.parametrize("latency", [scattered(0.2), scattered(0.5), scattered(1.0), mixed])
+def test_latencies_that_scatter_are_no_trouble(world, rate, latency):
+    assert Traffic(world, rate, latency).go(1_800.0) < 0.05
+
+
+@pytest.mark.parametrize("rate", [100.0, 400.0])
+def test_copies_that_slow_primaries_pause_at_once_and_for_longer_and_longer(world, rate):
+    traffic = Traffic(world, rate, scattered(0.5))
+    assert traffic.go(120.0) == 0.0
+
+    def slowed() -> float:
+        return 1.0 if world.mirror.pausing.paused else 2.0
+
+    traffic.go(3.0, slowed)
+    pausing = world.mirror.pausing
+    assert (pausing.paused, pausing.why) == (True, "latency")
+    assert traffic.go(600.0, slowed) > 0.9
+    traffic.go(LONGEST + RELAPSE)
+    assert traffic.go(600.0) == 0.0
+
+
+@pytest.mark.parametrize("rate", [4.0, 20.0, 400.0])
+def test_what_stays_slow_without_copies_ends_the_pauses_at_any_rate(world, rate):
+    traffic = Traffic(world, rate, scattered(0.1))
+    traffic.go(30 * ENOUGH / rate)
+    assert traffic.go(1_800.0, lambda: 1.7) > 0.01
+    assert traffic.go(600.0, lambda: 1.7) == 0.0
+
+
+def test_answers_of_before_and_after_a_turn_are_not_one_latency(world):
+    world.look(0.0, 10.0, latency=0.010)
+    world.mirror.heard(Pulse({"m@1": (ENOUGH - 1, 10.0)}))
+    world.look(0.9)
+    world.look(0.0, 5.0)
+    world.mirror.heard(Pulse({"m@1": (ENOUGH - 1, ENOUGH * 0.010)}))
+    world.look(0.0)
+    assert world.front.heard == [PAUSE, RESUME]
+
+
+def test_answers_of_a_version_that_is_gone_are_forgotten(world):
+    world.look(0.0, 10.0, latency=0.010)
+    table = world.mirror.table
+    world.mirror.heard(Pulse({"m@1": (ENOUGH - 1, 10.0)}))
+    world.mirror.swap(Table(generation=2), world.now)
+    world.mirror.swap(table, world.now)
+    world.mirror.heard(Pulse({"m@1": (1, 0.010)}))
+    world.look(0.0)
+    assert world.front.heard == []
 
 
 def test_a_front_that_comes_in_a_pause_is_told(world):

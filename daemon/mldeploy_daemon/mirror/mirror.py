@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mldeploy.core.evidence import Measure, merge
-from mldeploy.core.pausing import Load, Marks, Pausing, look
+from mldeploy.core.pausing import ENOUGH, Load, Marks, Pausing, look
 from mldeploy.runtime.frames import Frame
 from mldeploy_daemon.copies import PAUSE, RESUME, Copy, Pulse
 from mldeploy_daemon.front.config import Limits
@@ -58,7 +58,7 @@ class Mirror:
         self.peers: set[Peer] = set()
         self.pausing = Pausing()
         self._pressure = pressure or Pressure()
-        self._answers: dict[str, tuple[int, float]] = {}
+        self._answers: dict[str, tuple[int, float]] = {}  # by `churn@7`: too few yet to be a latency
         self._early: dict[str, list[int]] = {}  # by shadow: copies, and open ones, that came before the table
         self._looked = 0.0
         self._started = time.time()
@@ -81,6 +81,7 @@ class Mirror:
                 lane.end(now)
                 self.past.append(lane)
         self.lanes, self.table = lanes, table
+        self._answers = {ref: sums for ref, sums in self._answers.items() if _names(table, ref)}
         self.past = [lane for lane in self.past if lane.ended is None or now - lane.ended < KEPT]
         self.sampling.route(table, now)
         self._pump(now)
@@ -193,9 +194,8 @@ class Mirror:
         load = Load(
             pressure=self._pressure.since_last(now),
             queue=max((lane.fill for lane in self.lanes.values()), default=0.0),
-            latency={ref: seconds / count for ref, (count, seconds) in self._answers.items() if count},
+            latency=self._latencies(),
         )
-        self._answers.clear()
         before = self.pausing
         if self.lanes or before.paused:
             self.pausing = look(before, load, now, self.marks)
@@ -207,8 +207,16 @@ class Mirror:
         if self.pausing.paused != before.paused:
             self._turn(now)
 
+    def _latencies(self) -> dict[str, float]:
+        """Of the versions of which enough answers came together; the rest go on adding up."""
+        enough = {ref: sums for ref, sums in self._answers.items() if sums[0] >= ENOUGH}
+        for ref in enough:
+            del self._answers[ref]
+        return {ref: seconds / count for ref, (count, seconds) in enough.items()}
+
     def _turn(self, now: float) -> None:
         paused = self.pausing.paused
+        self._answers.clear()  # with copies and without them: two latencies
         log.info("shadows %s", f"pause: {self.pausing.why}" if paused else "go on")
         for peer in self.peers:
             peer.tell(self.word)
@@ -286,3 +294,9 @@ class Mirror:
         for lane in self.lanes.values():
             lane.pairs.finish()
         self.pool.close()
+
+
+def _names(table: Table, ref: str) -> bool:
+    """Whether `ref`, as `churn@7`, is in that table."""
+    model, _, number = ref.rpartition("@")
+    return model in table.models and number in table.models[model].versions
