@@ -241,14 +241,15 @@ def model_routes(
     versions = {}
     for standing in standings:
         manifest = manifests(standing.digest)
-        workers = route.workers.get(standing.version) or route.idle.get(standing.version, ())
+        workers = route.workers.get(standing.version, ())
+        copies = "copies for a shadow alone go to it" if route.idle.get(standing.version) else ""
         versions[str(standing.version)] = VersionRoutes(
             workers=_sockets(workers),
             inputs=manifest.signature.inputs if manifest else (),
             outputs=manifest.signature.outputs if manifest else (),
             baseline=_baseline(standing.digest, manifest),
             state="ready" if workers else standing.state,
-            reason="" if workers else standing.reason,
+            reason="" if workers else standing.reason or copies,
             wakes=not workers and standing.version in route.workers,
             sleeps=slept[name, standing.version],
             woken=woken[name, standing.version],

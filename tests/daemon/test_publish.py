@@ -76,6 +76,25 @@ def test_an_agent_that_is_started_again_while_a_shadow_runs_has_nothing_to_do_fo
     assert not look(second, SHADOWED, *there)
 
 
+def test_requests_do_not_reach_the_workers_of_a_shadow() -> None:
+    there = worker(1), worker(2, ident="i2", idle=True)
+    publisher = publisher_of()
+    look(publisher, SHADOWED, *there)
+    routes = publisher.table.models["m"]
+    assert [each.id for each in routes.shadows[0].workers] == ["i2"]
+    shadow = routes.versions["2"]
+    assert (shadow.workers, shadow.state, shadow.wakes) == ((), "ready", False)
+    assert shadow.reason == "copies for a shadow alone go to it"
+
+
+def test_a_previous_version_that_is_a_shadow_too_is_woken_for_requests() -> None:
+    asked = msgspec.structs.replace(SHADOWED, previous=wanted(2))
+    publisher = publisher_of()
+    look(publisher, asked, worker(1), worker(2, ident="i2", idle=True))
+    previous = publisher.table.models["m"].versions["2"]
+    assert (previous.workers, previous.wakes) == ((), True)
+
+
 class Unscanned(dict[str, ModelRoute]):
     """A table of which no more than one model at a time is looked at."""
 
