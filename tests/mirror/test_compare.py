@@ -134,6 +134,15 @@ def test_elements_of_a_request():
     assert element(read, "nothing", 0) is None
 
 
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("written", [0.1, 16777216.0, 1e-7, 3.4e38, -0.3])
+def test_an_element_is_the_number_that_the_client_wrote(datatype, written):
+    reader = Reader([Tensor(name="x", datatype=datatype, shape=(-1,))])
+    read = reader.request(body(x={"datatype": datatype, "shape": [1], "data": [written]}))
+    assert read is not None
+    assert element(read, "x", 0) == written
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -82,5 +82,7 @@ def element(arrays: Arrays, name: str, place: int) -> Value | None:
     if array is None or place >= array.size:
         return None
     value = array.flat[place]
+    if isinstance(value, np.floating):
+        return float(str(value))  # its shortest decimal is what the client wrote: 0.1, also as FP32
     found: Value = value.item() if isinstance(value, np.generic) else str(value)
     return found
