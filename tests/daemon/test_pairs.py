@@ -110,6 +110,25 @@ def test_bodies_that_are_no_json_are_text(here):
     assert lines(here)[0]["request"] == "\ufffd{"
 
 
+def test_a_body_over_several_lines_is_one_line_of_the_file(here):
+    body = b'{\r\n  "x": [1.0, 2e5,\n 0.10000000000000000555],\n  "city": "a\\nb \xc3\xa9"\n}\n'
+    pairs = Pairs("s", 2)
+    pairs.keep(pair(request=body), 1.0)
+    assert pairs._file is not None
+    pairs._file.close()  # as the kernel does
+    again = Pairs("s", 2)
+    assert again._begin() == 1
+    (line,) = lines(here)
+    assert line["request"] == {"x": [1.0, 2e5, 0.1], "city": "a\nb é"}
+    assert "[1.0,2e5,0.10000000000000000555]" in next((here / "pairs/s").glob("*.jsonl")).read_text()
+
+
+def test_json_with_bytes_that_are_no_text_is_text(here):
+    pairs = Pairs("s", 1)
+    pairs.keep(pair(request=b'["\xff"]'), 1.0)
+    assert lines(here)[0]["request"] == '["\ufffd"]'
+
+
 class Unreachable:
     def create(self, key: str, data: bytes) -> bool:
         raise StoreError("out of reach")

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 class Pair(msgspec.Struct):
-    """One line. Bodies are those that were sent and given, as they were."""
+    """One line. Bodies are those that were sent and given, to the last digit."""
 
     time: float  # unix seconds
     version: int  # that answered
@@ -136,8 +136,9 @@ def _finished(left: Path) -> int:
 
 
 def raw(body: bytes) -> msgspec.Raw:
-    """A body as it stands in a line: JSON as it is, anything else as text."""
+    """A body as it stands in a line: JSON without the blanks and new lines around its values, anything else
+    as text.
+    """
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        msgspec.json.decode(body, type=msgspec.Raw)
-        return _RAW(body)
+        return _RAW(msgspec.json.format(body.decode(), indent=-1))
     return _RAW(msgspec.json.encode(body.decode("utf-8", "replace")))
