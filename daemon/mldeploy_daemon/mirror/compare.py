@@ -5,7 +5,9 @@ times the primary's, and everything else the same. `classed`: an output names a 
 whole numbers and truths by their value, two or more scores by the largest), and `same_class`: all of them
 are the same in all rows. Ranks: the first output of numbers is a score in each row (of several the last,
 which of two is the positive class's); each is held against the one compared before it, and the two versions
-order them alike or not. Answers that cannot be read as the signature says agree if their bytes do.
+order them alike or not. Where one version has an output that the other has not, no answers are alike within
+tolerance, and the outputs that both have are compared by class and rank. An answer of the shadow that cannot
+be read as its signature says is of no class that the primary's names.
 Left out: where pairs come from, and what follows.
 """
 
@@ -39,20 +41,17 @@ class Comparing:
         self.pairs += 1
         self.failed += 1
 
-    def pair(self, primary: Arrays | None, shadow: Arrays | None, *, same_bytes: bool) -> bool:
+    def pair(self, primary: Arrays, shadow: Arrays | None) -> bool:
         """Two answers to one request; whether they are alike within tolerance."""
         self.pairs += 1
-        if primary is None or shadow is None or primary.keys() != shadow.keys():
-            self.agreed += same_bytes
-            self.within += same_bytes
-            return same_bytes
-        both = [(one, shadow[name]) for name, one in primary.items()]
-        if any(one.shape != other.shape for one, other in both):
-            classes = [False] if any(_classes(one) is not None for one, _ in both) else []
+        both = [(one, shadow[name]) for name, one in primary.items() if name in shadow] if shadow else []
+        if shadow is None or any(one.shape != other.shape for one, other in both):
+            classes = [False] if any(_classes(one) is not None for one in primary.values()) else []
             agreed = within = False
         else:
-            agreed = all(_same(one, other) for one, other in both)
-            within = agreed or all(self._near(one, other) for one, other in both)
+            whole = primary.keys() == shadow.keys()
+            agreed = whole and all(_same(one, other) for one, other in both)
+            within = agreed or (whole and all(self._near(one, other) for one, other in both))
             classes = [alike for one, other in both if (alike := _same_classes(one, other)) is not None]
             self._rank(both)
         self.agreed += agreed

@@ -1,8 +1,8 @@
 """One shadow in the mirror: a bounded queue of copies, a few of them at its workers, and what came of them.
 
 Rules: a full queue drops what comes, a copy that has waited too long is dropped, and both are counted. An
-answer with an error, or none because a worker ended, is a failure of the shadow; one that came too late
-because others had the processor is not, and is dropped.
+answer with an error, or none because a worker ended, is a failure of the shadow. One that came too late
+because others had the processor is none and is dropped, as is one where the primary's cannot be read.
 Left out: which copies come here (`mirror.py`).
 """
 
@@ -155,23 +155,30 @@ class Lane:
         if frame.status == 504:  # its time ran out in the worker's queue
             self.counts.dropped += 1
             return
-        index = bucket(now - job.begun)
-        self.counts.latency[index] = self.counts.latency.get(index, 0) + 1
         body = bytes(frame.body)
         if frame.status != 200:
+            self._timed(job, now)
             self.counts.failure()
             self._keep(job, frame.status, body, within=False, now=now)
             return
-        readable = job.read and not frame.header
         primary = self._primaries.get(job.primary)
-        ours = primary.answer(job.answer) if readable and primary else None
+        ours = primary.answer(job.answer) if job.read and primary else None
+        if ours is None:  # its version has left the table: there is nothing to hold the shadow against
+            self.counts.dropped += 1
+            return
+        self._timed(job, now)
+        readable = not frame.header
         theirs = self._outputs.answer(body) if readable else None
-        within = self.counts.pair(ours, theirs, same_bytes=body == job.answer)
+        within = self.counts.pair(ours, theirs)
         self._keep(job, frame.status, body, within=within, now=now)
         if self.drifting is not None and readable and now >= self._due:
             self._due = now + 1 / SAMPLES
             sides = {INPUTS: self._inputs.request(job.body) or {}, OUTPUTS: theirs or {}}
             self.drifting.count(sides, ((self.scope, SHADOW),), now)
+
+    def _timed(self, job: Job, now: float) -> None:
+        index = bucket(now - job.begun)
+        self.counts.latency[index] = self.counts.latency.get(index, 0) + 1
 
     def drift(self) -> Drift | None:
         """What was counted for drift; None where the version has no baseline."""
