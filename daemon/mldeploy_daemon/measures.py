@@ -20,14 +20,14 @@ import msgspec
 from mldeploy.core.evidence import Measure, Tally, merge
 from mldeploy.errors import DiskError
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.measure_file import MEASURES, Heard, Kept
+from mldeploy_daemon.measure_file import MEASURES, Heard, Kept, scope_key, without
 from mldeploy_daemon.table import Scopes, Table, scopes_in
 
 logger = logging.getLogger(__name__)
 #: What `Measure.key` is.
 Key = tuple[str, int, int, str]
-#: Seconds for which a scope is kept after its end, and between two writings.
-KEPT, WRITE = 3600.0, 2.0
+#: Seconds between two writings.
+WRITE = 2.0
 
 
 class Measures:
@@ -95,8 +95,7 @@ class Measures:
 
     def all(self) -> tuple[Measure, ...]:
         """Everything, of scopes under way and of those that ended within the hour."""
-        gone = {key for key, when in self.kept.ended.items() if self.now() - when > KEPT}
-        return _without(self._total(), gone)
+        return without(self._total(), self.kept.over(self.now()))
 
     def _total(self) -> tuple[Measure, ...]:
         """`total`, added up anew only where something has changed."""
@@ -112,21 +111,21 @@ class Measures:
         return tuple(added for _, added in sums.values())
 
     def keep(self, table: Table) -> None:
-        """Forget scopes that left the table an hour ago, and write the file if it is time."""
+        """Forget scopes that left the table an hour ago, and write the file if it is time.
+
+        When one ended is remembered for as long as somebody tells of it: else it would come back as new.
+        """
         named = {
-            _key(name, scope)
+            scope_key(name, scope)
             for name, routes in table.models.items()
             for scope in (routes.scope, *(shadow.scope for shadow in routes.shadows))
         }
         now = self.now()
-        known = {_key(measure.model, measure.scope) for measure in self._every()}
+        known = {scope_key(measure.model, measure.scope) for measure in self._every()}
         self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
-        gone = {key for key, when in self.kept.ended.items() if now - when > KEPT}
-        if gone:
-            self._past = {measure.key: measure for measure in _without(self._past.values(), gone)}
-            for each in self.kept.heard.values():
-                each.measures = _without(each.measures, gone)
-            self._changed = True
+        left = without(self._past.values(), self.kept.over(now))
+        if len(left) < len(self._past):
+            self._past, self._changed = {measure.key: measure for measure in left}, True
         if self._changed and self.monotonic() - self._written >= WRITE:
             self.write()
 
@@ -138,11 +137,3 @@ class Measures:
             self.disk.write(str(MEASURES), msgspec.json.encode(self.kept))
         except DiskError as error:
             logger.error("%s", error)  # it is in memory, and written with the next change
-
-
-def _key(model: str, scope: int) -> str:
-    return f"{model} {scope}"
-
-
-def _without(measures: Iterable[Measure], gone: set[str]) -> tuple[Measure, ...]:
-    return tuple(measure for measure in measures if _key(measure.model, measure.scope) not in gone)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from mldeploy.core.evidence import Comparison, Latency, Measure, Tally
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.measure_file import read_measures
-from mldeploy_daemon.measures import KEPT, Measures
+from mldeploy_daemon.measure_file import KEPT, read_measures
+from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.table import ModelRoutes, ShadowRoute, Table, scopes_in
 
 
@@ -121,6 +122,46 @@ def test_a_scope_is_kept_for_an_hour_after_its_end(disk):
     measures.heard("front 0", "a", (measure(3), measure(2, scope=4)))  # the front has not forgotten it yet
     measures.keep(table)
     assert {each.scope for each in measures.all()} == {5}
+
+
+def test_a_scope_that_is_over_does_not_come_back_while_a_front_tells_of_it(disk, tmp_path):
+    clock = Clock()
+    clock.now = time.time() - KEPT - 10
+    measures = loaded(disk, clock)
+    table = Table(models={"m": ModelRoutes(stable=1, candidate=2, scope=5)})
+    told = (measure(3), measure(2, scope=4))
+    measures.heard("front 0", "a", (measure(9, scope=4),))
+    measures.heard("front 0", "b", told)
+    measures.keep(table)
+    clock.now += KEPT + 1
+    for _ in range(3):
+        for _ in range(3):  # an agent looks more often than fronts tell
+            measures.keep(table)
+            assert requests(measures) == 3
+        measures.write()
+        assert sum(each.tally.requests for each in read_measures(tmp_path / "measures.json")) == 3
+        measures = loaded(disk, clock)
+        measures.keep(table)
+        measures.heard("front 0", "b", told)
+    measures.heard("front 0", "c", (measure(1),))
+    for _ in range(2):
+        measures.keep(table)
+    assert requests(measures) == 4
+    assert measures.kept.ended == {}, "nobody tells of it any more"
+
+
+def test_a_scope_that_is_over_is_not_written_again_and_again(disk, tmp_path, monkeypatch):
+    clock = Clock()
+    measures = Measures(disk, clock, lambda: clock.now)
+    measures.heard("front 0", "a", (measure(2, scope=4),))
+    measures.keep(Table())
+    written = []
+    monkeypatch.setattr(measures, "write", lambda: written.append(clock.now))
+    measures._changed = False
+    for _ in range(3):
+        clock.now += KEPT + 1
+        measures.keep(Table())
+    assert written == []
 
 
 def test_comparisons_are_kept_too(disk):
