@@ -7,13 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mldeploy.core.baseline import Baseline, Bins
+from mldeploy.core.manifest import Tensor
 from mldeploy_daemon.mirror.drift import ROWS, WINDOW, Drifting
 
 STABLE = (5, "stable")
 
 
-def counting(*columns: Bins) -> Drifting:
-    return Drifting(Baseline(rows=100, columns=columns))
+def counting(*columns: Bins, shape: tuple[int, ...] = (-1, -1)) -> Drifting:
+    x = Tensor(name="x", datatype="FP64", shape=shape)
+    return Drifting(Baseline(rows=100, columns=columns), [x], [])
 
 
 def number(place: int = 0, edges: tuple[float, ...] = (0.0, 1.0)) -> Bins:
@@ -31,9 +33,20 @@ def test_every_row_and_place_has_its_column():
 
 
 def test_a_tensor_without_a_batch_is_one_row():
-    drifting = counting(number(2))
-    drifting.count({"inputs": {"x": np.array([9.0, 9.0, 0.5])}, "outputs": {}}, [STABLE], 0.0)
-    assert live(drifting) == {"x[2]": (0, 1, 0)}
+    drifting = counting(number(0), number(2), shape=(3,))
+    drifting.count({"inputs": {"x": np.array([-9.0, 9.0, 0.5])}, "outputs": {}}, [STABLE], 0.0)
+    assert live(drifting) == {"x[0]": (1, 0, 0), "x[2]": (0, 1, 0)}
+    drifting = counting(number(0), number(4), shape=(2, 3))
+    drifting.count({"inputs": {"x": np.arange(6.0).reshape(2, 3)}, "outputs": {}}, [STABLE], 0.0)
+    assert live(drifting) == {"x[0]": (0, 1, 0), "x[4]": (0, 0, 1)}
+
+
+def test_an_output_of_the_same_name_has_its_own_shape():
+    column = Bins(name="output x", side="outputs", tensor="x", edges=(0.0, 1.0), counts=(1, 1, 1))
+    one, many = (Tensor(name="x", datatype="FP64", shape=shape) for shape in ((3,), (-1,)))
+    drifting = Drifting(Baseline(rows=100, columns=(number(0), column)), [one], [many])
+    drifting.count({"inputs": {"x": np.zeros(3)}, "outputs": {"x": np.zeros(3)}}, [STABLE], 0.0)
+    assert live(drifting) == {"x[0]": (0, 1, 0), "output x": (0, 3, 0)}
 
 
 def test_values_by_name_and_all_others_together():

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mldeploy.core.baseline import CATEGORY, Baseline, Bins, parse_baseline
+from mldeploy.core.baseline import CATEGORY, INPUTS, OUTPUTS, Baseline, Bins, parse_baseline
 from mldeploy.core.evidence import Column, Drift
+from mldeploy.core.manifest import Tensor
 from mldeploy.errors import ManifestError
 from mldeploy.runtime.tensors import Array
 from mldeploy_daemon.mirror.answers import Arrays
@@ -38,8 +39,10 @@ def read_baseline(path: Path) -> Baseline | None:
 class Drifting:
     """The live counts of one version."""
 
-    def __init__(self, baseline: Baseline) -> None:
+    def __init__(self, baseline: Baseline, inputs: Iterable[Tensor], outputs: Iterable[Tensor]) -> None:
         self.columns = baseline.columns
+        tensors = [*((INPUTS, tensor) for tensor in inputs), *((OUTPUTS, tensor) for tensor in outputs)]
+        self._single = {(side, tensor.name) for side, tensor in tensors if tensor.shape[:1] != (-1,)}
         self._values = [_lookup(column) for column in self.columns]
         self._scopes: dict[tuple[int, str], Counts] = {}
         self._last: dict[tuple[int, str], float] = {}  # when each was counted in last
@@ -60,7 +63,10 @@ class Drifting:
             self._last[scope] = now
         for index, column in enumerate(self.columns):
             array = sides[column.side].get(column.tensor)
-            values = _column(array, column.place) if array is not None else None
+            if array is None:
+                continue
+            single = (column.side, column.tensor) in self._single
+            values = _column(array, column.place, single=single)
             if values is None:
                 continue
             found = np.bincount(self._bins(index, column, values), minlength=column.bins)
@@ -103,13 +109,11 @@ class Drifting:
         return Drift(columns=columns)
 
 
-def _column(array: Array, place: int) -> Array | None:
-    """The values at `place` of the first rows; None where there are none."""
+def _column(array: Array, place: int, *, single: bool) -> Array | None:
+    """The values at `place` of the first rows; None where there are none. Without a batch all is one row."""
     if not array.size:
         return None
-    rows = array.reshape(array.shape[0], -1) if array.ndim > 1 else array.reshape(-1, 1)
-    if rows.shape[1] <= place:  # a tensor without a batch: all of it is one row
-        rows = array.reshape(1, -1)
+    rows = array.reshape(1 if single else array.shape[0], -1)
     return rows[:ROWS, place] if place < rows.shape[1] else None
 
 

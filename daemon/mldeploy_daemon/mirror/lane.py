@@ -95,7 +95,7 @@ class Lane:
         if mine.baseline and mine.baseline != self._baseline:
             self._baseline = mine.baseline
             baseline = read_baseline(Path(mine.baseline))
-            self.drifting = Drifting(baseline) if baseline else None
+            self.drifting = Drifting(baseline, mine.inputs, mine.outputs) if baseline else None
         self._primaries = {int(number): Reader(version.outputs) for number, version in versions.items()}
 
     def wants(self, headers: dict[str, str], inputs: Arrays | None) -> bool:

@@ -55,7 +55,8 @@ class Sampling:
             if version.baseline and (found is None or found.baseline != version.baseline):
                 baseline = read_baseline(Path(version.baseline))
                 if baseline is not None:
-                    found = self.versions[key] = Sampled(version, Drifting(baseline))
+                    drifting = Drifting(baseline, version.inputs, version.outputs)
+                    found = self.versions[key] = Sampled(version, drifting)
             if found is not None:
                 found.scopes, found.ended = scopes_of(routes, key[1]), None
         for key, found in self.versions.items():
