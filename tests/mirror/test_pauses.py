@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from mldeploy.core.pausing import ENOUGH, LONGEST, RELAPSE
@@ -172,6 +173,30 @@ def test_answers_of_a_version_that_is_gone_are_forgotten(world):
     world.mirror.heard(Pulse({"m@1": (1, 0.010)}))
     world.look(0.0)
     assert world.front.heard == []
+
+
+def test_a_shadow_that_begins_in_a_pause_counts_it_once(world):
+    mirror, table = world.mirror, world.mirror.table
+    mirror.swap(Table(generation=2), world.now)
+    assert world.counted.pauses == 0
+    world.look(0.0)
+    mirror.swap(table, world.now)
+    world.look(0.9, 1.0)
+    assert world.counted.pauses == 1
+    mirror.swap(Table(generation=3), world.now)
+    mirror.swap(table, world.now)  # it was there when the pause began
+    assert world.counted.pauses == 1
+    late = ShadowRoute(id="t", version=2, scope=8)
+    routes = msgspec.structs.replace(table.models["m"], shadows=(late,))
+    mirror.swap(Table(generation=4, models={"m": routes}), world.now)
+    world.look(0.9, 1.0)
+    found = {each.scope: each.comparison for each in mirror.measures()}
+    assert (found[8].pauses, found[8].paused_ms) == (1, 1_000)
+    world.look(0.0, 5.0)
+    world.look(0.9)
+    mirror.swap(table, world.now)  # and this one was not
+    found = {each.scope: each.comparison for each in mirror.measures()}
+    assert (found[7].pauses, found[8].pauses) == (2, 2)
 
 
 def test_a_front_that_comes_in_a_pause_is_told(world):

@@ -71,7 +71,9 @@ class Mirror:
         self.pool.route(worker for _, _, shadow in shadows for worker in shadow.workers)
         lanes = {}
         for name, routes, shadow in shadows:
-            lane = self._lane_of(name, shadow) or Lane(name, shadow)
+            before = self._lane_of(name, shadow)
+            lane = before or Lane(name, shadow)
+            lane.counts.pauses += self._begins_paused(before)
             lane.route(shadow, routes, self.pool)
             lane.missed(*self._early.pop(shadow.id, (0, 0)))
             lanes[shadow.id] = lane
@@ -94,6 +96,12 @@ class Mirror:
             ):  # fmt: skip
                 return lane
         return None
+
+    def _begins_paused(self, before: Lane | None) -> bool:
+        """Whether a shadow begins, or comes back, in a pause that it was not there for."""
+        if before is not None and (before.ended is None or before.ended >= self.pausing.since):
+            return False
+        return self.pausing.paused
 
     def reload(self, told: Any = None) -> dict[str, Any]:
         """Read the table again, or take the one that came along; one that cannot be read leaves the old one
