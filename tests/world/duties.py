@@ -8,7 +8,6 @@ its record has won, and right after (or before) a message has arrived.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,7 +69,7 @@ class Duties:
         self.notifying = parts.notifying(
             PRODUCTION, host.name, process.store, self._deliver, process.time, self.told
         )
-        self._looked, self._day = 0.0, ""
+        self._looked = 0.0
 
     def moved(self) -> None:
         """The log has."""
@@ -126,7 +125,6 @@ class Duties:
             fresh = self._fresh()
             if fresh is None or not self.notifying.pending(fresh, notice):
                 continue
-            self._day = datetime.fromtimestamp(self.process.world.time(), UTC).date().isoformat()
             outcome = self.notifying.send(fresh, notice, turn)
             self.follower.tell()
             if outcome.closing is not None:
@@ -148,7 +146,7 @@ class Duties:
         up = tuple(name for name in sorted(targets) if name not in down)
         self._perhaps_die("right before a message leaves")
         if up:
-            world.monitor.telling.delivered(self.host.name, made.identity, up, self._looked, self._day)
+            world.monitor.telling.delivered(self.host.name, made.identity, up, self._looked)
             self._perhaps_die("right after a message has arrived")
         world.counts["targets that were down"] += len(down)
         return Sent(reached=up, failed={name: NotificationError("it is down", "") for name in sorted(down)})

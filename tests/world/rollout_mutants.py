@@ -1,8 +1,11 @@
-"""Variants of the code that steers, serves, retires and tells which break one rule each: see `mutants.py`."""
+"""Variants of the code that steers and serves which break one rule each: see `mutants.py`.
+
+Left out: those of retirement and notices (`telling_mutants.py`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,15 +21,11 @@ from mldeploy.core.host import Action as HostAction
 from mldeploy.core.host import Desired, Limits, Observed, PublishTable
 from mldeploy.core.lifecycle import Context
 from mldeploy.core.plan import plan
-from mldeploy.core.records import Action, Notified
+from mldeploy.core.records import Action
 from mldeploy.core.retirement import Heard
-from mldeploy.core.state import Notice, State, Version
-from mldeploy.reporting.message import Message, message
-from mldeploy.reporting.values import LaunchReport
+from mldeploy.core.state import State
 from mldeploy.store.fleet import Fleet
 from mldeploy_daemon.measures import Measures
-from mldeploy_daemon.notifying import Notifying, Outcome
-from mldeploy_daemon.uses import Uses
 from tests.world.clients import chosen
 from tests.world.faults import Weather
 from tests.world.world import Cast, Parts, World
@@ -123,41 +122,6 @@ def generous(desired: Desired, observed: Observed, now: float, limits: Limits) -
     return plan(msgspec.structs.replace(desired, models=models), observed, now, limits)
 
 
-# --- retirement and notices
-
-
-class Unused(Uses):
-    """Nobody has asked for anything."""
-
-    def since(self) -> dict[str, float]:
-        return {}
-
-
-class ClosesAnyway(Notifying):
-    """What could not be sent is closed all the same."""
-
-    def send(self, state: State, notice: Notice, turn: int) -> Outcome:
-        outcome = super().send(state, notice, turn)
-        return outcome._replace(closing=Notified(notice=notice.id))
-
-
-class SendsAnyway(Notifying):
-    """What somebody else has closed meanwhile is sent."""
-
-    def pending(self, state: State, notice: Notice) -> bool:
-        return True
-
-
-def _own_identity(report: LaunchReport, store: str) -> Message:
-    made = message(report, store)
-    return msgspec.structs.replace(made, identity=f"again.{made.identity}")
-
-
-def _all_of_them(state: State, today: str) -> Iterator[tuple[str, Version]]:
-    for name, model in state.models.items():
-        yield from ((name, version) for version in model.versions.values() if not version.retired)
-
-
 #: Few hosts, for which things go on quickly.
 FEW = replace(
     Cast.fleet(4),
@@ -172,17 +136,17 @@ FEW = replace(
 )
 
 
-def _mild() -> Weather:
+def mild() -> Weather:
     """A little of the worst."""
     return Weather({"lost": 0.005, "late": 0.002}, {"crash": 0.0002}, latency=0.02)
 
 
-def _cut_off() -> Weather:
+def cut_off() -> Weather:
     """Hosts are cut off now and then, and nothing else goes wrong."""
     return Weather({}, {"partition": 0.0003}, latency=0.02)
 
 
-def _slow() -> Weather:
+def slow() -> Weather:
     """Answers that take long, so that much happens between a look and what follows from it."""
     return Weather({"lost": 0.03, "late": 0.03}, {"crash": 0.0002}, latency=1.0)
 
@@ -195,7 +159,7 @@ class RolloutMutant:
     parts: Parts = field(default_factory=Parts)
     patches: Sequence[Patch] = ()
     cast: Cast = FEW
-    weather: Callable[[], Weather] = _mild
+    weather: Callable[[], Weather] = mild
     seeds: int = 40
 
 
@@ -221,7 +185,7 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
     "what is told is counted twice": RolloutMutant("no evidence: .* there were", Parts(measures=Twice)),
     "a candidate that is halted goes on": RolloutMutant("after its rollout ended", Parts(plan=clinging)),
     "a rollout needs no lease": RolloutMutant(
-        "after its rollout ended", Parts(lapsed=lambda desired: desired), weather=_cut_off,
+        "after its rollout ended", Parts(lapsed=lambda desired: desired), weather=cut_off,
         cast=replace(FEW, storm=3600.0),
     ),
     "twice the share": RolloutMutant("no record says so", Parts(plan=generous)),
@@ -236,30 +200,13 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
         patches=(patched("mldeploy.core.controller._silent", lambda *_: iter(())),),
         cast=replace(FEW, lost=1),
     ),
-    "uses are not counted": RolloutMutant("retired .* used", Parts(uses=Unused)),
-    "what has not expired is retired": RolloutMutant(
-        "retired .* which expires on", patches=(patched("mldeploy.core.retirement.expired", _all_of_them),)
-    ),
-    "nothing is retired": RolloutMutant(
-        "not done", patches=(patched("mldeploy.core.controller.retirements", lambda *_: ()),)
-    ),
-    "closed, and not sent": RolloutMutant("lost: the notice", Parts(notifying=ClosesAnyway)),
-    "sent, though closed": RolloutMutant(
-        "again, which was closed", Parts(notifying=SendsAnyway), weather=_slow,
-    ),
-    "another name each time": RolloutMutant(
-        "nobody has said", patches=(patched("mldeploy_daemon.notifying.message", _own_identity),)
-    ),
-    "only the winner tells": RolloutMutant(
-        "not done", patches=(patched("mldeploy.core.duty.ranked", lambda *_: []),)
-    ),
 }  # fmt: skip
 
 #: Those that take many worlds.
 SLOW = {
     "a step ends twice", "a step is left out", "a step goes back", "no step is held",
     "a guard that is undecided holds", "a candidate that is halted goes on", "a rollout needs no lease",
-    "no rollout is ever late", "uses are not counted", "sent, though closed",
+    "no rollout is ever late",
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """What must be so of retirement and of notices: nothing used is retired, and everything is told.
 
 Told of every record that takes effect, of every use of a version on a host, and of every message that is
-delivered. Left out: rollouts (`rollouts.py`).
+delivered. Left out: what is to be told (`notices.py`), and rollouts (`rollouts.py`).
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 from mldeploy.core.controller import freshness
-from mldeploy.core.duty import pending_for
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Notified, Record, Retire
 from mldeploy.core.state import State
 from mldeploy.core.types import PRODUCTION
+from tests.world.notices import due, happened, opened
 
 #: Seconds of use that an agent may lose when it is killed, and then some.
 LOST = 30.0
+#: Seconds after which a notice may be closed though not everyone was reached.
+GIVE_UP = 7 * 86_400.0
 _EXPIRY = re.compile(r"expiry\.(.+)\.(\d+)\.(\d{4}-\d{2}-\d{2})")
 
 
@@ -35,23 +37,48 @@ class Telling:
         self.closed: dict[str, float] = {}  # notice -> when it was closed
         self.reached: dict[str, set[str]] = {}  # notice -> the targets it has reached
         self.sent: Counter[str] = Counter()  # by identity
+        self.state = State()  # after the last record
+        self.day = self._today()  # up to which `due` is reckoned
+        self.due: set[str] = set()  # the warnings that ever were
+        self.warned: dict[tuple[str, int], str] = {}  # version -> the last day whose warning was closed
 
     # --- records
 
     def record(self, before: State, after: State, record: Record) -> None:
         """It has taken effect."""
+        self._reckon(before)
+        self._reckon(after)
         for action in record.actions:
             if isinstance(action, Retire):
                 self._retired(before, action, record.actor)
             elif isinstance(action, Notified):
                 self._notified(before, action, record.actor)
-        if after.notices is not before.notices:
-            for name in after.notices:
-                if name not in before.notices:
-                    if name in self.opened:
-                        self.wrong(f"the notice {name} has come to be twice")
-                    self.opened[name] = self.now()
-                    self.counts[f"notices of {after.notices[name].kind}"] += 1
+        self._opened(before, after, record)
+
+    def _reckon(self, state: State) -> None:
+        """The warnings that are due in it, on each day since the last time."""
+        self.state, days = state, (self._today() - self.day).days
+        for later in range(days + 1):
+            for (model, version), day in due(state, self.day + timedelta(days=later)).items():
+                self.due.add(f"expiry.{model}.{version}.{day}")
+        self.day += timedelta(days=days)
+
+    def _opened(self, before: State, after: State, record: Record) -> None:
+        """A notice of all that people are to be told, and none of anything else; and none is lost."""
+        wanted = happened(before, after, record)
+        for name, event in opened(before, after):
+            if name in self.opened:
+                self.wrong(f"the notice {name} has come to be twice")
+            if event not in wanted:
+                self.wrong(f"the notice {name} tells of what has not happened")
+            wanted.remove(event)
+            self.opened[name] = self.now()
+            self.counts[f"notices of {event.kind}"] += 1
+        for kind, where, model, version in sorted(wanted):
+            self.wrong(f"lost: {model}@{version} was {kind} in {where or 'all'}, and no notice tells of it")
+        closed = {action.notice for action in record.actions if isinstance(action, Notified)}
+        for name in sorted(before.notices.keys() - after.notices.keys() - closed):
+            self.wrong(f"lost: the notice {name} is gone, and nobody has closed it")
 
     def _retired(self, before: State, action: Retire, actor: str) -> None:
         ref = f"{action.model}@{action.version}"
@@ -62,7 +89,7 @@ class Telling:
             return
         self.counts["retired by hosts"] += 1
         version, told = before.models[action.model].versions[action.version], action.evidence
-        today = datetime.fromtimestamp(self.now(), UTC).date().isoformat()
+        today = self._today().isoformat()
         if told is None or not version.expires < today:
             self.wrong(f"{actor} retired {ref}, which expires on {version.expires}: {told}")
             return
@@ -82,17 +109,29 @@ class Telling:
 
     def _notified(self, before: State, action: Notified, actor: str) -> None:
         name = action.notice
+        expiry = _EXPIRY.fullmatch(name)
+        if expiry is not None:
+            self._warned(expiry, actor)
         self.closed[name] = self.now()
         if not actor.startswith("host:"):
             self.opened.setdefault(name, self.now())
             return
         self.counts["closed by hosts"] += 1
-        if name not in self.opened and _EXPIRY.fullmatch(name):
-            self.opened[name] = self.now()
-            self.counts["notices of expiries"] += 1
-        wanted = settings(before, PRODUCTION).notify
-        if not action.reason and not self.reached.get(name, set()) >= set(wanted):
+        wanted, age = settings(before, PRODUCTION).notify, self.now() - self.opened.get(name, self.now())
+        excused = bool(action.reason) and (not wanted or age >= GIVE_UP)
+        if not excused and not self.reached.get(name, set()) >= set(wanted):
             self.wrong(f"lost: the notice {name} was closed by {actor} and reached {self.reached.get(name)}")
+
+    def _warned(self, expiry: re.Match[str], actor: str) -> None:
+        """The warnings up to a day are closed."""
+        name, day = expiry[0], expiry[3]
+        if name not in self.due:
+            self.wrong(f"{actor} closes {name}, which is not due")
+        version = expiry[1], int(expiry[2])
+        self.warned[version] = max(day, self.warned.get(version, ""))
+        if name not in self.opened:
+            self.opened[name] = datetime.fromisoformat(f"{day}T00:00+00:00").timestamp()
+            self.counts["notices of expiries"] += 1
 
     # --- what happens
 
@@ -100,16 +139,15 @@ class Telling:
         """A version was asked for on a host."""
         self.uses.setdefault((host, ref), []).append(self.now())
 
-    def delivered(self, host: str, identity: str, targets: tuple[str, ...], looked: float, day: str) -> None:
-        """A message has arrived at these targets. `looked`: when its sender began to read the log for it;
-        `day`: by the store's clock then.
-        """
+    def delivered(self, host: str, identity: str, targets: tuple[str, ...], looked: float) -> None:
+        """A message has arrived at these targets. `looked`: when its sender began to read the log for it."""
         name, _, store = identity.rpartition("@")
         expiry = _EXPIRY.fullmatch(name)
         if store != self.store or (expiry is None and name not in self.opened):
             self.wrong(f"{host} tells of something that nobody has said: {identity}")
-        if expiry is not None and expiry[3] > day:
-            self.wrong(f"{host} warns of {name} on {day}")
+        self._reckon(self.state)
+        if expiry is not None and name not in self.due:
+            self.wrong(f"{host} warns of {name}, which is not due")
         if self.closed.get(name, float("inf")) < looked:
             self.wrong(f"{host} tells of {name} again, which was closed")
         self.sent[identity] += 1
@@ -121,10 +159,17 @@ class Telling:
     # --- at the end
 
     def untold(self, state: State) -> list[str]:
-        """The notices that are still to be delivered."""
-        if not settings(state, PRODUCTION).notify:
+        """The notices that are still to be delivered. Where there is no member, or nobody is named any more,
+        nobody can close them.
+        """
+        if not state.hosts or not settings(state, PRODUCTION).notify:
             return []
-        return [notice.id for notice in pending_for(state, PRODUCTION, self.now())]
+        warnings = [
+            f"expiry.{model}.{version}.{day}"
+            for (model, version), day in due(state, self._today()).items()
+            if day.isoformat() > self.warned.get((model, version), "")
+        ]
+        return [*(name for name in self.opened if name not in self.closed), *warnings]
 
     def overdue(self, state: State) -> list[str]:
         """Versions that are there, past their expiry, and that nobody has asked for in a long time.
@@ -133,7 +178,7 @@ class Telling:
         """
         found = []
         now = self.now()
-        today = datetime.fromtimestamp(now, UTC).date().isoformat()
+        today = self._today().isoformat()
         for name, model in state.models.items():
             where = [each for each, models in state.environments.items() if name in models]
             idle = max(settings(state, each).idle for each in where or [""])
@@ -149,3 +194,6 @@ class Telling:
                 if now - last > 2 * idle + 900:
                     found.append(ref)
         return found
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self.now(), UTC).date()

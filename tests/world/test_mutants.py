@@ -8,7 +8,10 @@ import pytest
 
 from tests.world.mutants import MUTANTS, SOUND, Mutant
 from tests.world.rollout_mutants import ROLLOUT_MUTANTS, SLOW, outcome
+from tests.world.telling_mutants import SLOW_TO_TELL, TELLING_MUTANTS
 from tests.world.world import World
+
+FLEET_MUTANTS = {**ROLLOUT_MUTANTS, **TELLING_MUTANTS}
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -23,10 +26,11 @@ def test_a_broken_rule_is_found(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW)) for name in ROLLOUT_MUTANTS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW | SLOW_TO_TELL)) for name in FLEET_MUTANTS],
 )
 def test_a_broken_rule_of_rollouts_is_found(name: str) -> None:
-    mutant = ROLLOUT_MUTANTS[name]
+    mutant = FLEET_MUTANTS[name]
     for seed in range(1, mutant.seeds + 1):
         error = outcome(mutant, seed)
         if error:
