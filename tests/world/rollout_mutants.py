@@ -16,14 +16,17 @@ import msgspec
 from mldeploy.core import fold, records, rollout, traffic
 from mldeploy.core.controller import Reports
 from mldeploy.core.draft import Draft
-from mldeploy.core.evidence import Measure
+from mldeploy.core.evidence import GuardVerdict, Measure
+from mldeploy.core.guards import Guard, parse_all
 from mldeploy.core.host import Action as HostAction
 from mldeploy.core.host import Desired, Limits, Observed, PublishTable
+from mldeploy.core.judge import judge
 from mldeploy.core.lifecycle import Context
 from mldeploy.core.plan import plan
 from mldeploy.core.records import Action
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
+from mldeploy.core.verdicts import BREACHED, HOLDS, Doubt, Step
 from mldeploy.store.fleet import Fleet
 from mldeploy_daemon.measures import Measures
 from tests.world.clients import chosen
@@ -91,6 +94,27 @@ def _not_waiting(*for_: str) -> Patch:
 def _unless_it_failed(ref: str, heard: Collection[Heard], *_: Any) -> int:
     """Nor is it asked whether a version has come up."""
     return sum(ref not in each.failed for each in heard)
+
+
+def _lenient(guard: Guard, step: Step, doubt: Doubt) -> GuardVerdict:
+    """What is breached holds."""
+    found = judge(guard, step, doubt)
+    return msgspec.structs.replace(found, verdict=HOLDS) if found.verdict == BREACHED else found
+
+
+class Forgiving(Measures):
+    """Of what failed nothing is said."""
+
+    def heard(self, who: str, instance: str, measures: tuple[Measure, ...]) -> None:
+        super().heard(who, instance, tuple(_forgiven(measure) for measure in measures))
+
+
+def _forgiven(measure: Measure) -> Measure:
+    compared = measure.comparison
+    if compared is not None:
+        compared = msgspec.structs.replace(compared, failed=0, within=compared.pairs)
+    tally = msgspec.structs.replace(measure.tally, failures=0)
+    return msgspec.structs.replace(measure, tally=tally, comparison=compared)
 
 
 class Twice(Measures):
@@ -180,7 +204,18 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
         "no evidence: .* requests", patches=(_not_waiting("requests", "answers", "holds"),)
     ),
     "a guard that is undecided holds": RolloutMutant(
-        "no evidence: .* does not hold", patches=(_not_waiting("needed"),)
+        "no evidence: .* a guard does not hold", patches=(_not_waiting("needed"),)
+    ),
+    "what is breached holds": RolloutMutant(
+        "no evidence: .* does not hold by its own counts",
+        patches=(patched("mldeploy.core.rollout.judge", _lenient),),
+    ),
+    "the policy's guards are forgotten": RolloutMutant(
+        "no evidence: .* which are not the ones that count",
+        patches=(patched("mldeploy.core.rollout.guards_of", lambda ramp, said: parse_all(ramp.guards)),),
+    ),
+    "failures are not told": RolloutMutant(
+        "fails one request in ten, and was completed", Parts(measures=Forgiving)
     ),
     "what is told is counted twice": RolloutMutant("no evidence: .* there were", Parts(measures=Twice)),
     "a candidate that is halted goes on": RolloutMutant("after its rollout ended", Parts(plan=clinging)),
@@ -206,7 +241,7 @@ ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
 SLOW = {
     "a step ends twice", "a step is left out", "a step goes back", "no step is held",
     "a guard that is undecided holds", "a candidate that is halted goes on", "a rollout needs no lease",
-    "no rollout is ever late",
+    "no rollout is ever late", "failures are not told",
 }  # fmt: skip
 
 

@@ -17,13 +17,14 @@ from mldeploy.core.evidence import Evidence, Measure, tallied
 from mldeploy.core.host import Worker
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Advance, Complete, Halt, Record
-from mldeploy.core.rollout import QUORUM, deadline_of
+from mldeploy.core.rollout import QUORUM, deadline_of, guards_of
 from mldeploy.core.state import Ramp, State
 from mldeploy.core.types import PRODUCTION
 from mldeploy.core.wish import meant
 from mldeploy.store import fleet
 from mldeploy_daemon.table import ModelRoutes
 from tests.world.clients import Clients
+from tests.world.guarding import unheld
 
 #: Seconds that a rollout may go on after its deadline: looks, places of watchers, a store out of reach.
 SLACK = 900.0
@@ -135,8 +136,9 @@ class Rollouts:
                 f"no evidence: record {seq} ends {ref} after {claimed} requests of {ramp.min_requests}; "
                 f"{reported} were reported, and {self.asked[key]} there were"
             )
-        if any(verdict.verdict not in ("holds", "rests") for verdict in told.guards):
-            self.wrong(f"no evidence: record {seq} ends {ref} though a guard does not hold: {told.guards}")
+        fault = unheld(guards_of(ramp, settings(before, PRODUCTION)), told, mine, ramp.seq)
+        if fault:
+            self.wrong(f"no evidence: record {seq} ends {ref} {fault}")
         if isinstance(action, Complete):
             self._completed(before, model, ramp)
 
@@ -174,7 +176,8 @@ class Rollouts:
     def _completed(self, before: State, model: str, ramp: Ramp) -> None:
         candidate, stable = self._kinds(before, model, ramp)
         self.counts[f"completed: {candidate}"] += 1
-        forbids = any(guard.startswith("error_rate") for guard in ramp.guards)
+        guards = guards_of(ramp, settings(before, PRODUCTION))
+        forbids = any(guard.measure == "error_rate" for guard in guards)
         # twice the limit and more, shown over tens of thousands of requests: no chance that anybody has
         if candidate == "erring" and stable == "good" and forbids:
             self.wrong(f"{model}@{ramp.version} fails one request in ten, and was completed")
