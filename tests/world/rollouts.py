@@ -176,11 +176,20 @@ class Rollouts:
     def _completed(self, before: State, model: str, ramp: Ramp) -> None:
         candidate, stable = self._kinds(before, model, ramp)
         self.counts[f"completed: {candidate}"] += 1
+        self._chances(candidate, stable, ramp)
         guards = guards_of(ramp, settings(before, PRODUCTION))
         forbids = any(guard.measure == "error_rate" for guard in guards)
         # twice the limit and more, shown over tens of thousands of requests: no chance that anybody has
         if candidate == "erring" and stable == "good" and forbids:
             self.wrong(f"{model}@{ramp.version} fails one request in ten, and was completed")
+
+    def _chances(self, candidate: str, stable: str, ramp: Ramp) -> None:
+        """How often a false alarm may have come: once in a rollout, and (at the most) once more for each time
+        that a pause or a resume of it has begun the counts anew.
+        """
+        if candidate == stable == "good":
+            paused = len(ramp.trail) - 1 - ramp.step  # its promote and its steps are the others
+            self.counts["chances of a false alarm"] += 1 + max(0, paused)
 
     def _halted(self, before: State, action: Halt) -> None:
         found = _ramp(before, action.rollout)
@@ -191,6 +200,7 @@ class Rollouts:
         if action.reason.startswith("it does not come up"):
             why = "not coming up"
         self.counts[f"halted by {why}: {candidate}"] += 1
+        self._chances(candidate, stable, found[1])
         if why == "a guard" and candidate == stable == "good" and not action.reason.startswith("crashes"):
             self.counts["false alarms"] += 1
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mldeploy.core.rollout import FALSE_ALARM
 from tests.world.__main__ import outcomes, story
 from tests.world.faults import HAPPENINGS, KINDS, Weather
 from tests.world.world import Cast, Outcome, World
@@ -149,8 +150,28 @@ def test_a_thousand_fleets_of_fifty_hosts() -> None:
         assert not outcome.error, f"\n{story(outcome, 50)}"
         total.add(outcome)
     assert [what for what in (*FLEETS, *FLEETS_SELDOM) if not total.counts[what]] == []
-    ended = sum(count for what, count in total.counts.items() if what.startswith(("halted by", "completed")))
-    assert total.counts["false alarms"] <= ended / 100
+    assert total.counts["false alarms"] <= most_alarms(total.counts["chances of a false alarm"])
+
+
+def most_alarms(chances: int) -> int:
+    """False alarms among candidates just like stable that are no sign of anything.
+
+    Each has a chance of at most `FALSE_ALARM`, whatever came of the others, so their number is at most
+    binomial: sound code has more than this, and fails, once in 10,000 times at the most.
+    """
+    most, exactly = 0, (1 - FALSE_ALARM) ** chances
+    more = 1 - exactly
+    while more >= 1e-4:
+        exactly *= (chances - most) / (most + 1) * FALSE_ALARM / (1 - FALSE_ALARM)
+        most += 1
+        more -= exactly
+    return most
+
+
+def test_more_false_alarms_are_seen() -> None:
+    """One in a hundred, twice what is promised, is too many among a few thousand; and none is always well."""
+    assert most_alarms(0) == 0
+    assert 5_000 * FALSE_ALARM < most_alarms(5_000) < 5_000 / 100
 
 
 def crowd(hosts: int) -> Cast:
