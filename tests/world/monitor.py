@@ -72,8 +72,6 @@ class Monitor:
         verdict = self.verdicts[seq] if seq < len(self.verdicts) else None
         if verdict is None or verdict.record is None or verdict.record.id != record_id:
             self.wrong(f"lost: {record_id} was acknowledged at {seq}, which is not there")
-        elif verdict.void is not None:
-            self.wrong(f"void: {record_id} was acknowledged at {seq}, which is void: {verdict.void}")
         elif state.head != seq:
             self.wrong(f"the state after record {seq} has the head {state.head}")
 
@@ -156,14 +154,11 @@ class Monitor:
         self.telling.record(before, after, record)
 
     def _whole(self, seq: int, blobs: tuple[str, ...]) -> None:
-        """Every blob of what is visible from now on is there."""
+        """Every blob of what is visible from now on is there. (With the right bytes: see `_blob_changed`.)"""
         for sha256 in blobs:
             key = blob_key(sha256, self.head.blobs[sha256].push)
-            found = self.bucket.objects.get(key)
-            if found is None:
+            if key not in self.bucket.objects:
                 self.wrong(f"lost blob: record {seq} publishes {key}, which is not there")
-            elif hashlib.sha256(found.data).hexdigest() != sha256:
-                self.wrong(f"lost blob: record {seq} publishes {key}, which holds other bytes")
 
     def _blob_changed(self, change: Change) -> None:
         sha256, _, push = change.key.rpartition("/")[2].partition(".")

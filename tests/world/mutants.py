@@ -1,13 +1,8 @@
-"""Variants of the code under test that break one rule each, on purpose.
-
-The world has to find every one of them within a bounded number of seeds (`test_mutants.py`): a rule whose
-absence nobody notices is not checked.
-"""
+"""Variants of pushes, collections and hosts that break one rule each, and all others: see `variants.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,112 +13,36 @@ from mldeploy.bundle.files import sha256_file
 from mldeploy.bundle.manifest_file import read_manifest
 from mldeploy.bundle.push import Pushed, live_version, next_version
 from mldeploy.core.collection import plan_collection, push_id
-from mldeploy.core.fold import refusal
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.manifest import canonical, digest
 from mldeploy.core.plan import plan
-from mldeploy.core.records import Publish, Record, encode, format_time
+from mldeploy.core.records import Publish, Retire
 from mldeploy.core.state import State
 from mldeploy.core.types import ModelRef, parse_expiry
-from mldeploy.errors import OutcomeUnknownError, StoreError
 from mldeploy.store.blobs import blob_key
 from mldeploy.store.collect import Collection
-from mldeploy.store.log import Appended, Intent, Log, record_key
-from tests.world.actors import Process, WatchedLog
-from tests.world.rollout_mutants import FEW
-from tests.world.world import Cast, Parts, Then, real_collect
-
-# --- the log: facts about appending that each look harmless
-
-
-class NaiveLog(WatchedLog):
-    """One attempt for each number, and then what the variant says."""
-
-    def write(self, intent: Intent, **given: Any) -> Appended | None:
-        record_id = given["ids"]()
-        self.refresh()
-        for _ in range(20):
-            actions = tuple(intent(self.state))
-            problem = refusal(self.state, actions) if actions else None
-            if problem is not None:
-                raise problem
-            if not actions:
-                return None
-            seq = self.state.head + 1
-            data = encode(
-                Record(seq=seq, id=record_id, prev=self.state.head_sha256, time=format_time(given["now"]),
-                       actor=given["actor"], actions=actions)
-            )  # fmt: skip
-            try:
-                won = self.process.store.create(record_key(seq), data)
-            except OutcomeUnknownError as error:
-                self.unanswered(error)
-                continue
-            if won or self.taken(seq, data):
-                self.refresh()
-                truth = self.world_monitor.truth  # which may not reach so far: "taken" may be said of nothing
-                return Appended(seq, record_id, truth[seq] if seq < len(truth) else self.state)
-        raise StoreError("it was not written", "run it again")
-
-    def unanswered(self, error: OutcomeUnknownError) -> None:
-        """The attempt may have been written. Sound: the same bytes at the same number again."""
-        raise error
-
-    def taken(self, seq: int, data: bytes) -> bool:
-        """Whether what stands there is ours. Sound: read it."""
-        self.refresh()
-        found = self.process.store.get(record_key(seq))
-        return found is not None and found.data == data
-
-
-class AppendsElsewhere(NaiveLog):
-    """After a timeout it appends at the next number."""
-
-    def unanswered(self, error: OutcomeUnknownError) -> None:
-        self.refresh()
-
-
-class GivesUp(NaiveLog):
-    """A timeout is a failure."""
-
-    def unanswered(self, error: OutcomeUnknownError) -> None:
-        raise StoreError(error.message, error.hint) from error
-
-
-class TakenIsFailure(NaiveLog):
-    """What is taken (412) was taken by another."""
-
-    def taken(self, seq: int, data: bytes) -> bool:
-        self.refresh()
-        return False
-
-
-class TakenIsMine(NaiveLog):
-    """What is taken (412) is its own success, which some driver retried."""
-
-    def taken(self, seq: int, data: bytes) -> bool:
-        return True
-
-
-class Forgetful(WatchedLog):
-    """A store that cannot be read holds nothing."""
-
-    def refresh(self, limit: int | None = None) -> int:
-        try:
-            return super().refresh(limit)
-        except StoreError:
-            self._state = State()
-            self.world_looks()
-            raise
-
+from mldeploy.store.log import Log
+from tests.world.actors import Process
+from tests.world.log_mutants import LOG_MUTANTS
+from tests.world.rollout_mutants import ROLLOUT_MUTANTS, SLOW_ROLLOUTS
+from tests.world.telling_mutants import SLOW_TO_TELL, TELLING_MUTANTS
+from tests.world.variants import Mutant
+from tests.world.world import Cast, Parts, Then, real_collect, real_push
 
 # --- pushes
 
 
 def _push(
-    process: Process, folder: Path, log: Log, then: Then, *, upload_first: bool, exists: Callable[[str], bool]
+    process: Process,
+    folder: Path,
+    log: Log,
+    then: Then,
+    *,
+    upload_first: bool,
+    exists: Callable[[str], bool],
+    mixed_up: bool = False,
 ) -> Pushed:
-    """A push made by hand. `exists`: whether a blob need not be sent."""
+    """A push made by hand. `exists`: whether a blob need not be sent; `mixed_up`: each is sent as another."""
     manifest = read_manifest(folder)
     log.refresh()
     bundle, push = digest(manifest), push_id(process.ids(), log.state.horizon)
@@ -141,7 +60,8 @@ def _push(
     refs: list[ModelRef] = []
 
     def upload() -> None:
-        for sha256, path in brought.items():
+        paths = list(brought.values())
+        for sha256, path in zip(brought, [*paths[1:], *paths[:1]] if mixed_up else paths, strict=True):
             process.store.upload(blob_key(sha256, push), path)
 
     def intent(state: State) -> list[Any]:
@@ -180,6 +100,24 @@ def dedupe_by_head(process: Process, folder: Path, log: Log, then: Then) -> Push
         return any(process.store.list(f"blobs/sha256/{sha256[:2]}/{sha256}"))
 
     return _push(process, folder, log, then, upload_first=True, exists=exists)
+
+
+def mixed_up(process: Process, folder: Path, log: Log, then: Then) -> Pushed:
+    """Every blob goes to the key of another."""
+    return _push(
+        process, folder, log, then, upload_first=True, mixed_up=True,
+        exists=lambda sha256: sha256 in log.state.blobs,
+    )  # fmt: skip
+
+
+def tidy(process: Process, folder: Path, log: Log, then: Then) -> Pushed:
+    """A push retires the version before."""
+
+    def and_retires(ref: ModelRef) -> list[Any]:
+        before = [Retire(model=ref.name, version=ref.version - 1, force=True)] if ref.version > 1 else []
+        return [*then(ref), *before]
+
+    return real_push(process, folder, log, and_retires)
 
 
 # --- collections
@@ -240,34 +178,29 @@ def hasty(desired: Desired, observed: Observed, now: float, limits: Limits) -> t
     )
 
 
-_LOGS = Cast(writers=4, pushers=1, collectors=0, vandals=0, hosts=0, storm=600.0)
 _PUSHES = Cast(writers=2, pushers=3, collectors=2, vandals=0, hosts=0, storm=1800.0)
 _HOSTS = Cast(writers=2, pushers=2, collectors=0, vandals=0, hosts=2, storm=1200.0, requests=5.0)
 
-
-@dataclass(frozen=True)
-class Mutant:
-    """A broken variant, the worlds in which to look, and what must be found."""
-
-    parts: Parts
-    finds: str
-    cast: Cast = _LOGS
-    seeds: int = 40
-
-
 MUTANTS = {
-    "append at the next number after a timeout": Mutant(Parts(log=AppendsElsewhere), "duplicate|ghost"),
-    "a timeout is a failure": Mutant(Parts(log=GivesUp), "ghost"),
-    "taken is a failure": Mutant(Parts(log=TakenIsFailure), "duplicate|ghost"),
-    "taken is a success": Mutant(Parts(log=TakenIsMine), "lost: .* was acknowledged"),
-    "a store that cannot be read is empty": Mutant(Parts(log=Forgetful), "went back"),
-    "the record before the blobs": Mutant(Parts(push=record_first), "lost blob", _PUSHES),
-    "reuse what the store shows": Mutant(Parts(push=dedupe_by_head), "lost blob", _PUSHES),
-    "delete before the sweep": Mutant(Parts(collect=delete_first), "lost blob", _PUSHES),
-    "delete what is young": Mutant(Parts(collect=delete_unlisted), "lost blob", _PUSHES),
-    "stop before the fronts have let go": Mutant(Parts(plan=impatient), "stops worker", _HOSTS),
-    "route what is loading": Mutant(Parts(plan=trusting), "which is not ready", _HOSTS),
-    "route the new one before it is there": Mutant(Parts(plan=hasty), "takes away what serves", _HOSTS),
+    **LOG_MUTANTS,
+    "the record before the blobs": Mutant(
+        "lost blob: record .* which is not there", Parts(push=record_first), cast=_PUSHES
+    ),
+    "reuse what the store shows": Mutant(
+        "lost blob: record .* which is not there", Parts(push=dedupe_by_head), cast=_PUSHES
+    ),
+    "every blob under another's name": Mutant("wrote other bytes", Parts(push=mixed_up), cast=_PUSHES),
+    "a push retires": Mutant("pusher-. retired", Parts(push=tidy), cast=_PUSHES),
+    "delete before the sweep": Mutant(
+        "lost blob: .* removed .* which is live", Parts(collect=delete_first), cast=_PUSHES
+    ),
+    "delete what is young": Mutant("lost blob", Parts(collect=delete_unlisted), cast=_PUSHES),
+    "stop before the fronts have let go": Mutant("stops worker", Parts(plan=impatient), cast=_HOSTS),
+    "route what is loading": Mutant("which is not ready", Parts(plan=trusting), cast=_HOSTS),
+    "route the new one before it is there": Mutant("takes away what serves", Parts(plan=hasty), cast=_HOSTS),
+    **ROLLOUT_MUTANTS,
+    **TELLING_MUTANTS,
 }
-#: The same code without a broken rule, in the same worlds.
-SOUND = [Mutant(Parts(), "", cast) for cast in (_LOGS, _PUSHES, _HOSTS, FEW)]
+
+#: Those that take many worlds.
+SLOW = SLOW_ROLLOUTS | SLOW_TO_TELL

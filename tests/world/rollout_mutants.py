@@ -1,13 +1,13 @@
-"""Variants of the code that steers and serves which break one rule each: see `mutants.py`.
+"""Variants of the code that steers and serves which break one rule each: see `variants.py`.
 
 Left out: those of retirement and notices (`telling_mutants.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -21,25 +21,20 @@ from mldeploy.core.guards import Guard, parse_all
 from mldeploy.core.host import Action as HostAction
 from mldeploy.core.host import Desired, Limits, Observed, PublishTable
 from mldeploy.core.judge import judge
-from mldeploy.core.lifecycle import Context
+from mldeploy.core.lifecycle import Context, refuse
 from mldeploy.core.plan import plan
 from mldeploy.core.records import Action
 from mldeploy.core.retirement import Heard
-from mldeploy.core.state import State
+from mldeploy.core.routing import Split
+from mldeploy.core.state import Ramp, State
 from mldeploy.core.verdicts import BREACHED, HOLDS, Doubt, Step
 from mldeploy.store.fleet import Fleet
+from mldeploy_daemon import steering
 from mldeploy_daemon.measures import Measures
 from tests.world.clients import chosen
 from tests.world.faults import Weather
-from tests.world.world import Cast, Parts, World
-
-Patch = Callable[[], AbstractContextManager[Any]]
-
-
-def patched(target: str, with_: Any) -> Patch:
-    """One name of the product, for the length of a world."""
-    return lambda: mock.patch(target, with_)
-
+from tests.world.variants import Mutant, Patch, patched
+from tests.world.world import Cast, Parts
 
 # --- the fold
 
@@ -65,9 +60,41 @@ def _advancing(by: int) -> Patch:
 # --- steering
 
 
-def still_anyway(state: State, proposed: Action, seen: State) -> tuple[Action, ...]:
-    """What was proposed is written, whatever has happened meanwhile."""
-    return (proposed,) if fold.refusal(state, [proposed]) is None else ()
+def still_at_any_step(state: State, proposed: Action, seen: State) -> Sequence[Action]:
+    """What was proposed at a step is written at the next one as well; but not where it has begun anew."""
+    if isinstance(proposed, records.Advance | records.Complete):
+        now, then = steering._ramp(state, proposed.rollout), steering._ramp(seen, proposed.rollout)
+        if now is not None and then is not None and not now.paused and now.begun == then.begun:
+            return (proposed,) if fold.refusal(state, [proposed]) is None else ()
+    return steering.still(state, proposed, seen)
+
+
+def _any_step(ramp: Ramp, step: int) -> None:
+    """Whatever step is named."""
+    if ramp.paused:
+        refuse("the rollout is paused", "resume it first")
+
+
+def _advance(**given: Any) -> records.Advance:
+    """The step that is named is the next one."""
+    return records.Advance(**{**given, "step": given["step"] + 1})
+
+
+def _without_evidence(**given: Any) -> records.Advance:
+    return records.Advance(**{**given, "evidence": None})
+
+
+def _complete_anywhere(draft: Draft, action: records.Complete, told: Context) -> None:
+    """A rollout may be completed at any of its steps."""
+    where = draft.under_way(action.rollout)
+    assert where is not None
+    serving = draft.serving(*where)
+    ramp = serving.ramp
+    assert ramp is not None
+    last = len(ramp.steps) - 1
+    ramp = msgspec.structs.replace(ramp, step=last)
+    draft.put_serving(*where, msgspec.structs.replace(serving, ramp=ramp))
+    traffic.complete(draft, msgspec.structs.replace(action, step=last), told)
 
 
 class Credulous(Fleet):
@@ -137,6 +164,22 @@ def clinging(desired: Desired, observed: Observed, now: float, limits: Limits) -
     return tuple(action for action in actions if not kept or not isinstance(action, PublishTable))
 
 
+@contextmanager
+def _split_anew() -> Iterator[None]:
+    """The share is a part of the salt."""
+
+    def made(split: Split, salt: str, share: int) -> None:
+        begin(split, f"{salt}{share}", share)
+
+    begin = Split.__init__
+    chosen.cache_clear()
+    try:
+        with mock.patch.object(Split, "__init__", made):
+            yield
+    finally:
+        chosen.cache_clear()
+
+
 def generous(desired: Desired, observed: Observed, now: float, limits: Limits) -> tuple[HostAction, ...]:
     """The candidate takes twice its share."""
     models = {
@@ -175,80 +218,91 @@ def slow() -> Weather:
     return Weather({"lost": 0.03, "late": 0.03}, {"crash": 0.0002}, latency=1.0)
 
 
-@dataclass(frozen=True)
-class RolloutMutant:
-    """As `mutants.Mutant`, with patches of the product."""
+def fleet(
+    finds: str,
+    parts: Parts | None = None,
+    patches: Sequence[Patch] = (),
+    cast: Cast = FEW,
+    weather: Callable[[], Weather] = mild,
+) -> Mutant:
+    """One that few hosts show."""
+    return Mutant(finds, parts or Parts(), patches, cast, weather)
 
-    finds: str
-    parts: Parts = field(default_factory=Parts)
-    patches: Sequence[Patch] = ()
-    cast: Cast = FEW
-    weather: Callable[[], Weather] = mild
-    seeds: int = 40
 
-
-ROLLOUT_MUTANTS: Mapping[str, RolloutMutant] = {
-    "a step ends twice": RolloutMutant(
-        "ends step|before its hold", Parts(still=still_anyway),
-        (patched("mldeploy.core.traffic._check_step", lambda ramp, step: None),),
+ROLLOUT_MUTANTS: Mapping[str, Mutant] = {
+    "a step ends twice": fleet(
+        "ends step", Parts(still=still_at_any_step),
+        (
+            patched("mldeploy.core.traffic._check_step", _any_step),
+            patched("mldeploy_daemon.steering.delay", lambda rank: 0.0),  # all act at once
+        ),
     ),
-    "a step is left out": RolloutMutant("went from step", patches=(_advancing(2),)),
-    "a step goes back": RolloutMutant("went down", patches=(_advancing(-1),)),
-    "whoever is silent agrees": RolloutMutant("no evidence: .* hosts had reported", Parts(fleet=Credulous)),
-    "what has not failed has come up": RolloutMutant(
+    "another step is named": fleet(
+        "ends a step at which .* does not stand",
+        patches=(
+            patched("mldeploy.core.traffic._check_step", _any_step),
+            patched("mldeploy.core.rollout.Advance", _advance),
+        ),
+    ),
+    "completed at any step": fleet(
+        "before its last step",
+        patches=(
+            patched("mldeploy.core.rollout.Advance", records.Complete),
+            lambda: mock.patch.dict(fold._APPLY, {records.Complete: _complete_anywhere}),
+        ),
+    ),
+    "nobody says why": fleet(
+        "no evidence: .* without any",
+        patches=(patched("mldeploy.core.rollout.Advance", _without_evidence),),
+    ),
+    "a step is left out": fleet("went from step", patches=(_advancing(2),)),
+    "a step goes back": fleet("went down", patches=(_advancing(-1),)),
+    "whoever is silent agrees": fleet("no evidence: .* hosts had reported", Parts(fleet=Credulous)),
+    "what has not failed has come up": fleet(
         "no evidence: .* hosts had .*: it had come up on",
         patches=(patched("mldeploy.core.controller._up", _unless_it_failed),),
     ),
-    "no step is held": RolloutMutant("no evidence: .* before its hold", patches=(_not_waiting("hold"),)),
-    "no requests are needed": RolloutMutant(
+    "no step is held": fleet("no evidence: .* before its hold", patches=(_not_waiting("hold"),)),
+    "no requests are needed": fleet(
         "no evidence: .* requests", patches=(_not_waiting("requests", "answers", "holds"),)
     ),
-    "a guard that is undecided holds": RolloutMutant(
+    "a guard that is undecided holds": fleet(
         "no evidence: .* a guard does not hold", patches=(_not_waiting("needed"),)
     ),
-    "what is breached holds": RolloutMutant(
+    "what is breached holds": fleet(
         "no evidence: .* does not hold by its own counts",
         patches=(patched("mldeploy.core.rollout.judge", _lenient),),
     ),
-    "the policy's guards are forgotten": RolloutMutant(
+    "the policy's guards are forgotten": fleet(
         "no evidence: .* which are not the ones that count",
         patches=(patched("mldeploy.core.rollout.guards_of", lambda ramp, said: parse_all(ramp.guards)),),
     ),
-    "failures are not told": RolloutMutant(
+    "failures are not told": fleet(
         "fails one request in ten, and was completed", Parts(measures=Forgiving)
     ),
-    "what is told is counted twice": RolloutMutant("no evidence: .* there were", Parts(measures=Twice)),
-    "a candidate that is halted goes on": RolloutMutant("after its rollout ended", Parts(plan=clinging)),
-    "a rollout needs no lease": RolloutMutant(
+    "what is told is counted twice": fleet("no evidence: .* there were", Parts(measures=Twice)),
+    "a candidate that is halted goes on": fleet("after its rollout ended", Parts(plan=clinging)),
+    "a rollout needs no lease": fleet(
         "after its rollout ended", Parts(lapsed=lambda desired: desired), weather=cut_off,
         cast=replace(FEW, storm=3600.0),
     ),
-    "twice the share": RolloutMutant("no record says so", Parts(plan=generous)),
-    "another split at every step": RolloutMutant(
-        "back to stable", patches=(patched("tests.world.serving.chosen", lambda s, n: chosen(f"{s}{n}", n)),)
+    "twice the share": fleet("no record says so", Parts(plan=generous)),
+    "another split at every step": fleet(
+        "back to stable", patches=(_split_anew,)
     ),
-    "no rollout is ever late": RolloutMutant(
+    "no rollout is ever late": fleet(
         "not done: .* after its deadline", patches=(patched("mldeploy.core.rollout._late", lambda *_: None),)
     ),
-    "who is gone is not forgotten": RolloutMutant(
-        "still a member|not done",
+    "who is gone is not forgotten": fleet(
+        "still a member",
         patches=(patched("mldeploy.core.controller._silent", lambda *_: iter(())),),
         cast=replace(FEW, lost=1),
     ),
 }  # fmt: skip
 
 #: Those that take many worlds.
-SLOW = {
-    "a step ends twice", "a step is left out", "a step goes back", "no step is held",
+SLOW_ROLLOUTS = {
+    "a step is left out", "a step goes back", "no step is held",
     "a guard that is undecided holds", "a candidate that is halted goes on", "a rollout needs no lease",
     "no rollout is ever late", "failures are not told",
 }  # fmt: skip
-
-
-def outcome(mutant: RolloutMutant, seed: int) -> str:
-    """What is found of it in the world of that seed; "" for nothing."""
-    with ExitStack() as stack:
-        for patch in mutant.patches:
-            stack.enter_context(patch())
-        world = World(seed, parts=mutant.parts, cast=mutant.cast, weather=mutant.weather())
-        return world.run().error

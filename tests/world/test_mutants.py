@@ -1,4 +1,4 @@
-"""Variants that break one rule each are found."""
+"""Variants that break one rule each are found, and nothing is in the same worlds without them."""
 
 from __future__ import annotations
 
@@ -6,40 +6,21 @@ import re
 
 import pytest
 
-from tests.world.mutants import MUTANTS, SOUND, Mutant
-from tests.world.rollout_mutants import ROLLOUT_MUTANTS, SLOW, outcome
-from tests.world.telling_mutants import SLOW_TO_TELL, TELLING_MUTANTS
-from tests.world.world import World
+from tests.world.mutants import MUTANTS, SLOW
+from tests.world.variants import outcome, sound
 
-FLEET_MUTANTS = {**ROLLOUT_MUTANTS, **TELLING_MUTANTS}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_a_broken_rule_is_found(name: str) -> None:
-    mutant = MUTANTS[name]
-    for seed in range(1, mutant.seeds + 1):
-        error = World(seed, parts=mutant.parts, cast=mutant.cast).run().error
-        if error:
-            assert re.search(mutant.finds, error), f"seed {seed}: {error}"
-            return
-    raise AssertionError(f"{mutant.seeds} worlds, and nobody noticed")
+_SLOW = [pytest.mark.full, pytest.mark.timeout(1800)]
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.full] * (name in SLOW | SLOW_TO_TELL)) for name in FLEET_MUTANTS],
+    "name", [pytest.param(name, marks=_SLOW if name in SLOW else []) for name in MUTANTS]
 )
-def test_a_broken_rule_of_rollouts_is_found(name: str) -> None:
-    mutant = FLEET_MUTANTS[name]
+def test_a_broken_rule_is_found(name: str) -> None:
+    mutant = MUTANTS[name]
     for seed in range(1, mutant.seeds + 1):
         error = outcome(mutant, seed)
         if error:
             assert re.search(mutant.finds, error), f"seed {seed}: {error}"
+            assert sound(mutant.cast, mutant.weather, seed) == ""
             return
     raise AssertionError(f"{mutant.seeds} worlds, and nobody noticed")
-
-
-@pytest.mark.parametrize("mutant", SOUND, ids=["log", "pushes", "hosts", "rollouts"])
-def test_nothing_is_found_where_nothing_is_broken(mutant: Mutant) -> None:
-    for seed in range(1, 3):
-        assert World(seed, cast=mutant.cast).run().error == ""
