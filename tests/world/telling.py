@@ -22,6 +22,8 @@ from tests.world.notices import due, happened, opened
 LOST = 30.0
 #: Seconds after which a notice may be closed though not everyone was reached.
 GIVE_UP = 7 * 86_400.0
+#: Seconds of a day within which somebody is warned, whoever's turn it is and whatever was down.
+HALF_A_DAY = 43_200.0
 _EXPIRY = re.compile(r"expiry\.(.+)\.(\d+)\.(\d{4}-\d{2}-\d{2})")
 
 
@@ -40,6 +42,7 @@ class Telling:
         self.state = State()  # after the last record
         self.day = self._today()  # up to which `due` is reckoned
         self.due: set[str] = set()  # the warnings that ever were
+        self.since: dict[str, float] = {}  # warning that is not closed -> since when it is due
         self.warned: dict[tuple[str, int], str] = {}  # version -> the last day whose warning was closed
 
     # --- records
@@ -57,11 +60,27 @@ class Telling:
 
     def _reckon(self, state: State) -> None:
         """The warnings that are due in it, on each day since the last time."""
-        self.state, days = state, (self._today() - self.day).days
-        for later in range(days + 1):
-            for (model, version), day in due(state, self.day + timedelta(days=later)).items():
-                self.due.add(f"expiry.{model}.{version}.{day}")
-        self.day += timedelta(days=days)
+        self.state, today, begun = state, self._today(), self.now()
+        while True:
+            self.due.update(_warnings(state, self.day))
+            self.since = {name: self.since.get(name, begun) for name in self._unwarned(state, self.day)}
+            if self.day >= today:
+                return
+            self.day += timedelta(days=1)
+            begun = _midnight(self.day)
+            for name, since in self.since.items():
+                if begun - since >= HALF_A_DAY and state.hosts:
+                    self.wrong(
+                        f"lost: {name} was due for {(begun - since) / 3600:.0f} h, and nobody is warned"
+                    )
+
+    def _unwarned(self, state: State, today: date) -> list[str]:
+        """The warnings that are due and not closed."""
+        return [
+            name
+            for name, (version, day) in _warnings(state, today).items()
+            if day.isoformat() > self.warned.get(version, "")
+        ]
 
     def _opened(self, before: State, after: State, record: Record) -> None:
         """A notice of all that people are to be told, and none of anything else; and none is lost."""
@@ -130,7 +149,7 @@ class Telling:
         version = expiry[1], int(expiry[2])
         self.warned[version] = max(day, self.warned.get(version, ""))
         if name not in self.opened:
-            self.opened[name] = datetime.fromisoformat(f"{day}T00:00+00:00").timestamp()
+            self.opened[name] = _midnight(date.fromisoformat(day))
             self.counts["notices of expiries"] += 1
 
     # --- what happens
@@ -164,12 +183,8 @@ class Telling:
         """
         if not state.hosts or not settings(state, PRODUCTION).notify:
             return []
-        warnings = [
-            f"expiry.{model}.{version}.{day}"
-            for (model, version), day in due(state, self._today()).items()
-            if day.isoformat() > self.warned.get((model, version), "")
-        ]
-        return [*(name for name in self.opened if name not in self.closed), *warnings]
+        self._reckon(state)
+        return [*(name for name in self.opened if name not in self.closed), *self.since]
 
     def overdue(self, state: State) -> list[str]:
         """Versions that are there, past their expiry, and that nobody has asked for in a long time.
@@ -197,3 +212,16 @@ class Telling:
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self.now(), UTC).date()
+
+
+def _warnings(state: State, today: date) -> dict[str, tuple[tuple[str, int], date]]:
+    """By the name under which people are told: of which version, and of which day."""
+    return {
+        f"expiry.{model}.{version}.{day}": ((model, version), day)
+        for (model, version), day in due(state, today).items()
+    }
+
+
+def _midnight(day: date) -> float:
+    """When it begins."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()

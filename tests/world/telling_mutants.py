@@ -13,13 +13,16 @@ from mldeploy.core import fold, records, traffic
 from mldeploy.core.draft import Draft
 from mldeploy.core.lifecycle import Context
 from mldeploy.core.notices import expiry_id, open_notice
+from mldeploy.core.policy import Settings
 from mldeploy.core.records import Notified
+from mldeploy.core.retirement import _due
 from mldeploy.core.state import Notice, State, Version
 from mldeploy.reporting.message import Message, message
 from mldeploy.reporting.values import LaunchReport
 from mldeploy_daemon.notifying import Notifying, Outcome
 from mldeploy_daemon.uses import Uses
-from tests.world.rollout_mutants import fleet, slow
+from tests.world.days import WEEKEND, days
+from tests.world.rollout_mutants import fleet, mild, slow
 from tests.world.variants import Mutant, Patch, patched
 from tests.world.world import Parts
 
@@ -88,6 +91,11 @@ def _of_the_day_before(model: str, version: int, day: date) -> str:
     return expiry_id(model, version, day - timedelta(days=1))
 
 
+def _due_once(version: Version, said: Settings, today: date) -> date | None:
+    """Who was warned once is not warned again."""
+    return None if version.warned else _due(version, said, today)
+
+
 class ClosesAnyway(Notifying):
     """What could not be sent is closed all the same."""
 
@@ -146,6 +154,10 @@ TELLING_MUTANTS: Mapping[str, Mutant] = {
     "one name for all times": fleet("has come to be twice", patches=_opening(_one_name)),
     "nobody is warned": fleet(
         "not done: .*expiry", patches=(patched("mldeploy.core.duty.warnings", lambda *_: ()),)
+    ),
+    "warned once for all": Mutant(
+        "lost: .* was due for .*, and nobody is warned", cast=WEEKEND, plot=days, weather=mild,
+        patches=(patched("mldeploy.core.retirement._due", _due_once),),
     ),
     "warned under another name": fleet(
         "which is not due", patches=(patched("mldeploy.core.retirement.expiry_id", _of_the_day_before),)

@@ -21,6 +21,6 @@ def test_a_broken_rule_is_found(name: str) -> None:
         error = outcome(mutant, seed)
         if error:
             assert re.search(mutant.finds, error), f"seed {seed}: {error}"
-            assert sound(mutant.cast, mutant.weather, seed) == ""
+            assert sound(mutant.cast, mutant.weather, mutant.plot, seed) == ""
             return
     raise AssertionError(f"{mutant.seeds} worlds, and nobody noticed")

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from tests.world.faults import Weather
-from tests.world.world import Cast, Parts, World
+from tests.world.world import Cast, Parts, Plot, World, storm_and_calm
 
 Patch = Callable[[], AbstractContextManager[Any]]
 
@@ -34,6 +34,7 @@ class Mutant:
     cast: Cast | None = None
     weather: Callable[[], Weather] | None = None  # None: drawn from the seed
     seeds: int = 40
+    plot: Plot = storm_and_calm
 
 
 def outcome(mutant: Mutant, seed: int) -> str:
@@ -42,10 +43,12 @@ def outcome(mutant: Mutant, seed: int) -> str:
     with ExitStack() as stack:
         for patch in mutant.patches:
             stack.enter_context(patch())
-        return World(seed, parts=mutant.parts, cast=mutant.cast, weather=weather).run().error
+        return (
+            World(seed, parts=mutant.parts, cast=mutant.cast, weather=weather, plot=mutant.plot).run().error
+        )
 
 
 @functools.cache
-def sound(cast: Cast | None, weather: Callable[[], Weather] | None, seed: int) -> str:
+def sound(cast: Cast | None, weather: Callable[[], Weather] | None, plot: Plot, seed: int) -> str:
     """What is found in the same world of the code as it is."""
-    return outcome(Mutant("", cast=cast, weather=weather), seed)
+    return outcome(Mutant("", cast=cast, weather=weather, plot=plot), seed)
