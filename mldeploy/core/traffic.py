@@ -171,6 +171,7 @@ def rollback(draft: Draft, action: records.Rollback, told: Context) -> None:
             refuse(f"{model}@{to} is already stable in {environment}", "there is nothing to do")
         if ramp is not None and to == ramp.version:
             refuse(f"{model}@{to} is what is being rolled back", "name another version, or promote it")
+    was = serving
     gone = ramp.version if ramp is not None else serving.stable
     if ramp is not None:
         serving = without_rollout(serving, "rolled back", action.reason, told.seq)
@@ -185,6 +186,8 @@ def rollback(draft: Draft, action: records.Rollback, told: Context) -> None:
             environment=environment, previous=serving.stable, reason=action.reason,
             rollout=ramp.rollout if ramp is not None else "",
         )  # fmt: skip
+    else:  # nothing was stable: a version comes to serve, and none is taken back
+        launched(draft, environment, model, was, told)
 
 
 def freeze(draft: Draft, action: records.Freeze, told: Context) -> None:

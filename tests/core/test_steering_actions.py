@@ -153,6 +153,14 @@ def test_a_completed_ramp_a_halt_a_rollback_and_a_retirement_open_one() -> None:
     assert (notice(gone).kind, notice(gone).environment) == ("retired", "")
 
 
+def test_a_rollback_where_nothing_is_stable_is_a_launch() -> None:
+    gone = after(msgspec.structs.replace(retire(2), force=True), state=NOTIFIED)
+    silent = msgspec.structs.replace(gone, notices={})
+    back = after(records.Rollback(model="churn"), state=silent)
+    assert back.environments["production"]["churn"].stable == 1
+    assert (notice(back).kind, notice(back).version, notice(back).previous) == ("launched", 1, None)
+
+
 def test_one_record_that_does_the_same_in_two_environments_opens_a_notice_for_each() -> None:
     def together(state: State, *said: records.Action) -> State:
         return fold(state, state.head + 1, chain([said], state.head + 1, state.head_sha256)[0])

@@ -62,7 +62,11 @@ def due(state: State, today: date) -> dict[tuple[str, int], date]:
 
 def _launches(before: State, after: State, record: Record) -> Iterator[Event]:
     """Whatever is stable now and was not; where that was rolled back to, `_ends` says what was left."""
-    back = {(each.environment, each.model) for each in record.actions if isinstance(each, Rollback)}
+    back = {
+        (each.environment, each.model)
+        for each in record.actions
+        if isinstance(each, Rollback) and _left(before, each) is not None
+    }
     for where, models in after.environments.items():
         for name, serving in models.items():
             was = before.environments.get(where, {}).get(name, Serving())
@@ -78,12 +82,17 @@ def _ends(before: State, record: Record) -> Iterator[Event]:
                 if serving.ramp is not None and serving.ramp.rollout == action.rollout:
                     yield Event("halted", where, name, serving.ramp.version)
         elif isinstance(action, Rollback):
-            serving = before.environments.get(action.environment, {}).get(action.model, Serving())
-            left = serving.ramp.version if serving.ramp is not None else serving.stable
-            if left is not None:  # nothing was left by a rollback to where nothing was stable
+            left = _left(before, action)
+            if left is not None:
                 yield Event("rolled back", action.environment, action.model, left)
         elif isinstance(action, Retire) and not before.models[action.model].versions[action.version].retired:
             yield Event("retired", _whose(before, action.model), action.model, action.version)
+
+
+def _left(before: State, action: Rollback) -> int | None:
+    """What a rollback takes its traffic from; None where nothing was stable, and it is a launch."""
+    serving = before.environments.get(action.environment, {}).get(action.model, Serving())
+    return serving.ramp.version if serving.ramp is not None else serving.stable
 
 
 def _whose(state: State, model: str) -> str:
