@@ -205,27 +205,3 @@ def test_a_shadow_step_is_judged_by_answers(place: Place, agrees: bool) -> None:
     assert shadow.comparison.pairs > 0
     assert len(found) == (3 if agrees else 1)
     assert load.failed == []
-
-
-@pytest.mark.full
-@pytest.mark.timeout(600)
-def test_a_version_that_expired_unused_is_retired_and_one_in_use_is_not(place: Place) -> None:
-    """`expired` long ago, as the log says; the hosts have not watched for the idle period, and then have."""
-    used, unused = place.push(1.0), place.push(7.0, name="other")
-    for ref in (used, unused):
-        place.append(records.Extend(model=ref.name, version=ref.version, expires="2020-01-01"))
-    place.append(records.Policy(settings={"idle": 90}))
-    (daemon,) = hosts(place, 1)
-    with Load(daemon):
-
-        def gone() -> str:
-            return state(place).models["other"].versions[1].retired
-
-        until(gone, "the unused one is retired", 400.0, every=1.0)
-        assert not state(place).models["answer"].versions[1].retired
-        until(lambda: daemon.ask(model="other")[0] == 404, "its routes are gone")
-        assert daemon.ask()[0] == 200
-    retired = [a for r in said(place) for a in r.actions if isinstance(a, records.Retire)]
-    (action,) = retired
-    assert action.evidence is not None
-    assert action.evidence.unused >= 90
