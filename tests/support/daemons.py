@@ -190,11 +190,14 @@ def answer_of(body: Any) -> tuple[float, int]:
 
 
 class Load:
-    """Constant load on kept-alive connections. `failed` and `answers` tell what came back."""
+    """Constant load on kept-alive connections. `failed` and `answers` tell what came back; `blamed`, for each
+    failure, the version that it names (`churn@7`), or "".
+    """
 
     def __init__(self, daemon: Daemon, connections: int = 4, model: str = "answer", x: float = 1.0) -> None:
         self.daemon, self.model, self.x = daemon, model, x
         self.failed: list[str] = []
+        self.blamed: list[str] = []
         self.answers: dict[tuple[float, int], int] = {}
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -234,7 +237,8 @@ class Load:
                 if response.status == 200:
                     self._note("", answer_of(json.loads(data)))
                 else:
-                    self._note(f"{response.status} {data.decode()}", None)
+                    blamed = response.headers.get("mldeploy-version", "")
+                    self._note(f"{response.status} {data.decode()}", None, blamed)
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[http.client.HTTPConnection]:
@@ -242,9 +246,10 @@ class Load:
         with contextlib.closing(connection):
             yield connection
 
-    def _note(self, failed: str, answer: tuple[float, int] | None) -> None:
+    def _note(self, failed: str, answer: tuple[float, int] | None, blamed: str = "") -> None:
         with self._lock:
             if answer is None:
                 self.failed.append(failed)
+                self.blamed.append(blamed)
             else:
                 self.answers[answer] = self.answers.get(answer, 0) + 1
