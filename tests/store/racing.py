@@ -1,12 +1,16 @@
-"""Many processes append to one log at the same moment; some may be killed. What each was told."""
+"""Many processes append to one log at the same moment; some may be killed. What each was told.
+
+Those that are to be killed have no end of work, so that each is alive at its moment; and the moments are
+drawn among the records of the whole race, not among its seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,16 +18,20 @@ from pathlib import Path
 
 from mldeploy.store.objects import ObjectStore
 from tests.store.history_checker import Told
+from tests.support.daemons import until
 
 ROOT = Path(__file__).parents[2]
+#: More records than any race has time for.
+ENDLESS = 10**9
 
 
 @dataclass
 class Writer:
-    """One process, and what its journal says."""
+    """One process, and what its journal says. One that is `doomed` appends until it is killed."""
 
     process: subprocess.Popen[str]
     journal: Path
+    doomed: bool = False
     killed: bool = False
 
     def lines(self) -> list[list[str]]:
@@ -50,44 +58,44 @@ class Race:
     env: Mapping[str, str] | None = None
     writers: list[Writer] = field(default_factory=list)
 
-    def start(self, count: int) -> None:
-        """Start so many, and let them go at the same moment."""
-        fresh = [self._spawn() for _ in range(count)]
+    def ready(self, count: int, doomed: bool = False) -> list[Writer]:
+        """So many more, that wait to be let go."""
+        fresh = [self._spawn(doomed) for _ in range(count)]
         for writer in fresh:
             assert writer.process.stdout is not None
             assert writer.process.stdout.readline() == "ready\n"
-        for writer in fresh:
-            assert writer.process.stdin is not None
-            writer.process.stdin.write("go\n")
-            writer.process.stdin.flush()
+        return fresh
 
-    def _spawn(self) -> Writer:
+    def _spawn(self, doomed: bool) -> Writer:
         name = f"w{len(self.writers)}"
         journal = self.scratch / f"{name}.journal"
-        command = [sys.executable, "-m", "tests.store.appender", self.url, name, str(self.each), str(journal)]
+        each = ENDLESS if doomed else self.each
+        command = [sys.executable, "-m", "tests.store.appender", self.url, name, str(each), str(journal)]
         process = subprocess.Popen(
             [*command, self.driver],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=self.env,
         )  # fmt: skip
-        self.writers.append(Writer(process, journal))
+        self.writers.append(Writer(process, journal, doomed))
         return self.writers[-1]
 
-    def kill(self, draw: random.Random) -> bool:
-        """kill -9 one that runs and has begun; False if none does."""
-        running = [one for one in self.writers if one.process.poll() is None and one.lines()]
-        if not running:
-            return False
-        victim = draw.choice(running)
+    def kill(self, victim: Writer, records: int, seconds: float) -> None:
+        """kill -9 it, once it has begun and all of them have been told of so many records."""
+        until(lambda: victim.lines() and self.records() >= records, f"{records} records", seconds, every=0.05)
         victim.process.kill()
-        victim.process.wait()
-        victim.killed = True
-        return True
+        victim.killed = victim.process.wait() == -signal.SIGKILL
+
+    def records(self) -> int:
+        """How many have been acknowledged by now."""
+        # asked often: every line of every journal is not taken apart each time
+        there = [writer.journal for writer in self.writers if writer.journal.exists()]
+        return sum(journal.read_bytes().count(b"\ntold ") for journal in there)
 
     def finish(self, seconds: float) -> list[Told]:
-        """Wait for all; each that was not killed must have done all of its work."""
+        """Wait for all; each that was to be killed was, and all others have done all of their work."""
         end = time.monotonic() + seconds
         for writer in self.writers:
             writer.process.wait(max(end - time.monotonic(), 0.1))
+            assert writer.killed == writer.doomed
             assert writer.killed or (writer.process.returncode == 0 and writer.lines()[-1] == ["done"])
         return [writer.told() for writer in self.writers]
 
@@ -117,17 +125,26 @@ def race(
 ) -> list[Told]:
     """`writers` processes append `each` records; what they were told.
 
-    With `kills`, `victims` of them are killed at moments that it draws, and others started in their place.
+    With `kills`, `victims` more are killed, one after the other and each amid the others, when as many
+    records have been written as it draws.
     """
-    pause = threading.Event()
+    end = time.monotonic() + seconds
     with racing(Race(url, scratch, each, driver, env)) as running:
-        running.start(writers)
-        for _ in range(victims):
-            assert kills is not None
-            pause.wait(kills.random() * 0.5)
-            if running.kill(kills):
-                running.start(1)
-        return running.finish(seconds)
+        regular, doomed = running.ready(writers), running.ready(victims, doomed=True)
+        moments = sorted(kills.sample(range(1, writers * each), victims)) if kills is not None else []
+        go(*regular)
+        for victim, moment in zip(doomed, moments, strict=True):
+            go(victim)
+            running.kill(victim, moment, end - time.monotonic())
+        return running.finish(end - time.monotonic())
+
+
+def go(*writers: Writer) -> None:
+    """Let them go at the same moment."""
+    for writer in writers:
+        assert writer.process.stdin is not None
+        writer.process.stdin.write("go\n")
+        writer.process.stdin.flush()
 
 
 def read_store(store: ObjectStore) -> dict[int, bytes]:

@@ -62,8 +62,7 @@ def cut_race(
         )
         dropped = sum(lost(one) for one in proxy.requests)
     count = check(url, told, whole=not kills)
-    if not kills:
-        assert count == writers * each
+    assert count >= writers * each if kills else count == writers * each
     assert dropped > 0  # else nothing was tested
 
 
