@@ -1,6 +1,7 @@
 """Whole ramps by chance: how often a good candidate is halted, and how often a bad one goes through.
 
-What is claimed is claimed of 1,000 ramps (`full`); the quick tier plays fewer, with the same code.
+What is claimed is claimed of 1,000 ramps (`full`); the quick tier plays fewer, with the same code. All are
+drawn from fixed seeds: the same in every run, so none of it fails by accident.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def test_fewer_than_one_false_alarm_in_a_hundred_of_a_thousand_ramps(stable: Beh
 @pytest.mark.parametrize(("stable", "candidate"), BAD)
 def test_more_than_99_of_100_bad_candidates_are_caught(stable: Behaviour, candidate: Behaviour) -> None:
     ends = _ends(stable, candidate, 1_000, 20_000)
-    assert ends["completed"] < 10, ends
+    # caught is halted: one that is late has had its share of the traffic for a day
+    assert ends["halted"] > 990, ends
 
 
 # --- drift against a small baseline
