@@ -25,7 +25,7 @@ WORLDS = {
     "two pushes that bring or reuse the same blob": (Config(), 50_000),
     "two pushes of the same bundle": (Config(pushes=(1, 1), operations=0), 10_000),
 }
-#: Those that take minutes.
+#: Those that take up to half a minute each.
 LARGE = {
     "a push cut off twice": Config(pushes=(1,), crashes=(2,), operations=2),
     "two collectors, retired and restored": dataclasses.replace(TWO_COLLECTORS, operations=2),
