@@ -31,16 +31,12 @@ HOSTS, FRONTS, KEYS = 3, 2, 5_000
 HOLD, LEAST = 20, 60
 ROLLOUT = "01jd8zq5m0v3k4n5p6q7r8s9ta"
 STEPS = (0, 100, 1_000, 5_000, 10_000)
+#: The step that lets a key in.
 STEP = {
     key: next(share for share in STEPS if choose(key, ROLLOUT, share))
     for key in (f"user-{number}" for number in range(KEYS))
 }
 NEVER = {"pause.pressure": 1e9, "pause.queue": 1e9, "pause.latency": 1e9}
-
-
-def step_of(key: str) -> int:
-    """The step that lets a key in."""
-    return STEP[key]
 
 
 class Gauges:
@@ -88,7 +84,7 @@ def check_keys(hosts: list[list[Client]], candidate: int) -> None:
         for client in clients:
             assert client.failed == []
             assert {each.version for each in client.answers} == {1, candidate}
-            check_front(client.answers, step_of, candidate)
+            check_front(client.answers, STEP.__getitem__, candidate)
     of_hosts = [[each for client in clients for each in client.answers] for clients in hosts]
     within, everywhere = sum(flips(each, candidate) for each in of_hosts), flips(chain(*of_hosts), candidate)
     total = sum(map(len, of_hosts))
@@ -129,7 +125,7 @@ def test_from_a_shadow_to_all_traffic_with_sticky_keys_on_three_hosts(
         ]
         clients = [client for host in hosts for client in host]
         gauges = Gauges(daemons)
-        running = [*clients, gauges]
+        running: list[Client | Gauges] = [*clients, gauges]
         for each in running:
             for thread in each.threads:
                 thread.start()
