@@ -87,7 +87,7 @@ def test_what_expired_unused_goes_on_every_host_once_and_comes_back_and_what_is_
             goes_on_both(place, daemons, unused, asked)
             # what is used was older, took traffic for longer and was asked for on one host alone
             assert not state_of(place).models["answer"].versions[used.version].retired
-            until(lambda: closed(place, "retired") and closed(place, "expiry"), "both are told")
+            until(lambda: closed(place, "retired") and closed(place, f"expiry.{used.name}"), "both are told")
             load.more(20)
             comes_back_on_both(place, daemons, unused)
         assert load.failed == []
