@@ -2,7 +2,8 @@
 
 One connection to each control socket, JSON lines, answers in order. A front that cannot be connected to is
 not running: it has nothing in flight, and reads the table itself when it starts. A front that is connected
-but has not answered is alive with whatever it acknowledged before. A table that could not be written goes
+but has not answered is alive with whatever it acknowledged before. Who has answered and goes by an earlier
+table is told again: it could not read it, or the word was not sent. A table that could not be written goes
 along with the word. Left out: what to tell (`agent.py`).
 """
 
@@ -11,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from mldeploy_daemon.table import Table
 logger = logging.getLogger(__name__)
 MIRROR = "mirror"
 _LONGEST_LINE = 16 << 20
+#: Seconds until a front that goes on by an earlier table is told again: every answer is a look.
+AGAIN = 1.0
 
 
 class _Counter(msgspec.Struct):
@@ -76,6 +81,7 @@ class Line:
         self.writer: asyncio.StreamWriter | None = None
         self.reading: asyncio.Task[None] | None = None
         self.unanswered = 0
+        self.told = -math.inf  # when it was told of a table last
 
     async def connect(self) -> None:
         """Connect if the front runs and we are not connected."""
@@ -93,11 +99,13 @@ class Line:
         self.last, self.unanswered = _Answer(), 0
         self.reading = asyncio.create_task(self._read(reader))
 
-    def say(self, message: dict[str, Any]) -> None:
-        """Send one line; the answer comes by itself."""
-        if self.writer is not None and self.unanswered < 100:  # a front that does not answer is not fed
-            self.unanswered += 1
-            self.writer.write(msgspec.json.encode(message) + b"\n")
+    def say(self, message: dict[str, Any]) -> bool:
+        """Send one line; the answer comes by itself. Returns whether it was sent."""
+        if self.writer is None or self.unanswered >= 100:  # a front that does not answer is not fed
+            return False
+        self.unanswered += 1
+        self.writer.write(msgspec.json.encode(message) + b"\n")
+        return True
 
     def behind(self, generation: int) -> bool:
         """Whether it has answered everything and goes by an earlier table."""
@@ -138,7 +146,9 @@ class Fronts:
         count: int,
         changed: Callable[[], None],
         heard: Callable[[str, str, tuple[Measure, ...]], None] = lambda *_: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.monotonic = monotonic
         names = [*(f"front {index}" for index in range(count)), MIRROR]
         self.lines = [Line(index, name, changed, heard, self._ended) for index, name in enumerate(names)]
         self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
@@ -150,9 +160,9 @@ class Fronts:
         for line in self.lines:
             if line.writer is None and Path(line.path).exists():
                 await line.connect()
-                line.say(self._word())
-            elif self.unwritten is not None and line.behind(self.generation):
-                line.say(self._word())  # it had no time to hear the last one, and cannot read it anywhere
+                self._tell(line)
+            elif line.behind(self.generation) and self.monotonic() - line.told >= AGAIN:
+                self._tell(line)
         return tuple(
             Front(
                 index=line.index,
@@ -168,7 +178,11 @@ class Fronts:
         """There is a new table: `unwritten`, or on the disk. Who connects later is told then."""
         self.generation = generation
         for line in self.lines:
-            line.say(self._word())
+            self._tell(line)
+
+    def _tell(self, line: Line) -> None:
+        if line.say(self._word()):
+            line.told = self.monotonic()
 
     def _word(self) -> dict[str, Any]:
         word: dict[str, Any] = {"op": "table", "generation": self.generation}

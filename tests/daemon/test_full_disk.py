@@ -38,7 +38,7 @@ from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import REWRITE, Disk
 from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.front.control import Control
-from mldeploy_daemon.fronts import Fronts
+from mldeploy_daemon.fronts import AGAIN, Fronts
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.table import Reading, Table, read_table, write_table
 from tests.core.strategies import ulid
@@ -230,13 +230,14 @@ def test_the_fronts_are_handed_what_the_disk_does_not_have(disk: Disk) -> None:
         front = Told()
         control = Control(front, Path("run/front-0.sock"))
         await control.start()
-        fronts = Fronts(1, lambda: None)
+        now = 0.0
+        fronts = Fronts(1, lambda: None, monotonic=lambda: now)
         fronts.generation = 6
         await _until(lambda: front.heard == [None], fronts.look)
         fronts.unwritten = big
         fronts.tell(7)
         await _until(lambda: front.heard == [None, 7], fronts.look)
-        front.generation = 6  # it did not take it in
+        front.generation, now = 6, now + AGAIN  # it did not take it in
         fronts.ask()
         await _until(lambda: front.heard == [None, 7, 7], fronts.look)
         fronts.close()  # as when it is lost
