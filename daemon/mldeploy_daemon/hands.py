@@ -1,7 +1,8 @@
 """Does what the plan says. Short things at once, long ones in a few threads, so that nothing waits for a
 download but what needs it.
 
-Every failure ends in the book with the stage it happened at; nothing is decided here.
+Every failure ends in the book with the stage it happened at, but for removals, which are put off for a
+while; nothing is decided here.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 THREADS = 3
 #: What says that the store did not give a file, or gave another: no fault of what was to be built of it.
 LACKING = (StoreError, NotFoundError, IntegrityError)
+#: Seconds until what could not be removed is tried again: a disk that takes nothing is asked for ever.
+REMOVE_AGAIN = 60.0
 #: Not the very idlest: the threads share the agent's interpreter lock.
 NICE = 10
 
@@ -172,8 +175,22 @@ class Hands:
                 self.book.failed(action.environment, "", "fetch" if lacking else "install", reason)
             case StartZygote():
                 self.book.failed(action.environment, "", "zygote", reason)
+            case StartWorker() if not lacking:  # else its files were not what they should be: fetched again
+                self.book.failed(f"{action.model}@{action.version}", action.digest, "load", reason)
             case _:
                 logger.error("%s: %s", action, reason)
+                self._put_off(action)
+
+    def _put_off(self, action: Action) -> None:
+        """To be removed in a while, as if its grace ended only then."""
+        when = self.observer.now() + REMOVE_AGAIN - self.observer.grace
+        match action:
+            case RemoveBundle():
+                self.observer.unused[action.digest] = when
+            case RemoveEnvironment():
+                self.observer.unused[action.environment] = when
+            case RemoveBlob():
+                self.observer.unused[f"blob {action.sha256}"] = when
 
     def _succeeded(self, action: Action) -> None:
         match action:
