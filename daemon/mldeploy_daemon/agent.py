@@ -22,6 +22,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
@@ -307,8 +308,11 @@ class Agent:
         return 0
 
 
-def main() -> int:
-    """The process of the agent. Returns the exit code."""
+def main() -> NoReturn:
+    """The process of the agent. However it ends, it ends now: the threads may be in the middle of a download,
+    and everything they do may be cut off at any point.
+    """
+    code = 1
     try:
         config = load()
         faulthandler.enable()
@@ -318,16 +322,16 @@ def main() -> int:
             format="agent: %(levelname)s %(message)s",
         )
         code = asyncio.run(Agent(config).run())
-    except UsageError as error:
-        print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
-        return os.EX_CONFIG  # the keeper does not start us again
     except MldeployError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
-        return 1
-    sys.stderr.flush()
-    # threads may be in the middle of a download; everything they do may be cut off at any point
-    os._exit(code)
+        code = os.EX_CONFIG if isinstance(error, UsageError) else 1  # the keeper does not start us again
+    except BaseException:
+        logger.exception("the agent ends, to be started again")
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
