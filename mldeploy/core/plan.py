@@ -48,6 +48,7 @@ def plan(desired: Desired, observed: Observed, now: float, limits: Limits) -> tu
     actions += _endings(observed, routes, running, now, limits)
     actions += _beginnings(desired, observed, running, now, limits)
     actions += _removals(observed, _needed(desired, observed, running), now, limits)
+    actions = _apart(actions, observed)
     begun = {_subject(action) for action in observed.busy}
     chosen = {_subject(action): action for action in reversed(actions)}  # the most urgent of each
     return tuple(
@@ -232,10 +233,20 @@ def _removals(observed: Observed, needed: frozenset[str], now: float, limits: Li
     for environment in sorted(observed.environments):
         if environment not in observed.zygotes and idle(environment, limits.grace):
             yield RemoveEnvironment(environment=environment)
-    if not any(isinstance(action, FetchBundle | BuildEnvironment) for action in observed.busy):
-        for sha256 in sorted(observed.blobs):
-            if idle(f"blob {sha256}", limits.grace):
-                yield RemoveBlob(sha256=sha256)
+    for sha256 in sorted(observed.blobs):
+        if idle(f"blob {sha256}", limits.grace):
+            yield RemoveBlob(sha256=sha256)
+
+
+def _apart(actions: list[Action], observed: Observed) -> list[Action]:
+    """Blobs are removed while nothing is made of blobs, and the other way round: which ones a bundle is made
+    of is not known before it is there, and one that is in place is not fetched.
+    """
+    if any(isinstance(action, RemoveBlob) for action in observed.busy):
+        return [action for action in actions if not isinstance(action, FetchBundle | BuildEnvironment)]
+    if any(isinstance(action, FetchBundle | BuildEnvironment) for action in (*actions, *observed.busy)):
+        return [action for action in actions if not isinstance(action, RemoveBlob)]
+    return actions
 
 
 def settled(desired: Desired, observed: Observed, now: float) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -244,6 +246,32 @@ def test_retired_models_lose_routes_then_workers_then_files() -> None:
     assert not only(RemoveEnvironment, later), "its zygote goes first"
     later = plan(nothing, msgspec.structs.replace(idle, zygotes={}), NOW + LIMITS.grace, LIMITS)
     assert RemoveEnvironment(environment="e") in later
+
+
+@pytest.mark.parametrize(
+    ("desired", "more", "made"),
+    [
+        (asks(5), {}, FetchBundle(model="m", version=5, digest="m5")),
+        (asks(1), {"environments": frozenset(), "zygotes": {}},
+         BuildEnvironment(environment="e", model="m", version=1, digest="m1")),
+    ],
+)  # fmt: skip
+def test_a_blob_is_not_removed_while_something_may_be_made_of_it(
+    desired: Desired, more: dict[str, Any], made: Action
+) -> None:
+    """Version 5 may share it, and would find it in place before it goes."""
+    unused = {"blob b": NOW - LIMITS.grace}
+    observed = host(unused=unused, blobs=frozenset({"b"}), **more)
+    both = FetchBundle | BuildEnvironment | RemoveBlob
+
+    def given(*busy: Action) -> list[Action]:
+        actions = plan(desired, msgspec.structs.replace(observed, busy=frozenset(busy)), NOW, LIMITS)
+        return [action for action in actions if isinstance(action, both)]
+
+    assert given() == [made]
+    assert given(made) == []
+    assert given(RemoveBlob(sha256="other")) == [RemoveBlob(sha256="b")]
+    assert plan(asks(None), observed, NOW, LIMITS)[-1] == RemoveBlob(sha256="b")
 
 
 def test_files_of_the_previous_version_are_kept_and_fetched() -> None:
