@@ -23,11 +23,10 @@ import msgspec
 
 from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Front
-from mldeploy_daemon.table import Table
+from mldeploy_daemon.table import LONGEST_LINE, Table
 
 logger = logging.getLogger(__name__)
 MIRROR = "mirror"
-_LONGEST_LINE = 16 << 20
 #: Seconds until a front that goes on by an earlier table is told again: every answer is a look.
 AGAIN = 1.0
 
@@ -48,6 +47,11 @@ class _Answer(msgspec.Struct):
     inflight: dict[str, int] = {}
     oldest_ms: dict[str, float] = {}
     counters: list[_Counter] | None = None
+
+    @property
+    def instance(self) -> str:
+        """Tells the process from its successor."""
+        return f"{self.pid} {self.started}"
 
 
 class Total(msgspec.Struct):
@@ -73,11 +77,13 @@ class Line:
         name: str,
         changed: Callable[[], None],
         heard: Callable[[str, str, tuple[Measure, ...]], None],
-        ended: Callable[[Line], None],
+        replaced: Callable[[Line], None],
     ) -> None:
-        self.index, self.name, self.changed, self.heard, self.ended = index, name, changed, heard, ended
+        self.index, self.name, self.changed, self.heard, self.replaced = index, name, changed, heard, replaced
         self.path = f"run/{name.replace(' ', '-')}.sock"
         self.last = _Answer()
+        self.instance = ""  # the process that has counted these since its start; it may have ended
+        self.counters: list[_Counter] = []
         self.writer: asyncio.StreamWriter | None = None
         self.reading: asyncio.Task[None] | None = None
         self.unanswered = 0
@@ -92,7 +98,7 @@ class Line:
         try:
             # of a Unix socket this never waits; a path too long or no listener is an OSError
             channel.connect(self.path)
-            reader, self.writer = await asyncio.open_unix_connection(sock=channel, limit=_LONGEST_LINE)
+            reader, self.writer = await asyncio.open_unix_connection(sock=channel, limit=LONGEST_LINE)
         except OSError:
             channel.close()
             return
@@ -116,10 +122,11 @@ class Line:
             while line := await reader.readline():
                 answer = msgspec.json.decode(line, type=_Answer)
                 self.unanswered = max(0, self.unanswered - 1)
-                if answer.counters is None:  # only `stats` tells them
-                    answer.counters = self.last.counters
+                if answer.counters is not None:  # only `stats` tells them
+                    self._counted(answer.instance, answer.counters)
+                    answer.counters = None
                 if answer.measures is not None:
-                    self.heard(self.name, f"{answer.pid} {answer.started}", answer.measures)
+                    self.heard(self.name, answer.instance, answer.measures)
                     answer.measures = None
                 self.last = answer
                 self.changed()
@@ -129,13 +136,18 @@ class Line:
             self.close()
             self.changed()
 
+    def _counted(self, instance: str, counters: list[_Counter]) -> None:
+        """In place of what the same process had counted before, over connections that were lost too."""
+        if instance != self.instance:
+            self.replaced(self)
+        self.instance, self.counters = instance, counters
+
     def close(self) -> None:
         """End the connection."""
         if self.writer is not None:
             with contextlib.suppress(OSError):
                 self.writer.close()
             self.writer = None
-            self.ended(self)
 
 
 class Fronts:
@@ -150,8 +162,8 @@ class Fronts:
     ) -> None:
         self.monotonic = monotonic
         names = [*(f"front {index}" for index in range(count)), MIRROR]
-        self.lines = [Line(index, name, changed, heard, self._ended) for index, name in enumerate(names)]
-        self.past: dict[tuple[str, int], Total] = {}  # of fronts that have ended
+        self.lines = [Line(index, name, changed, heard, self._replaced) for index, name in enumerate(names)]
+        self.past: dict[tuple[str, int], Total] = {}  # of processes that others have replaced
         self.generation = 0
         self.unwritten: Table | None = None  # the table of that generation, while the disk does not have it
 
@@ -206,11 +218,10 @@ class Fronts:
         """By model and version, what has been answered since the agent started."""
         totals = {key: msgspec.structs.replace(total) for key, total in self.past.items()}
         for line in self.lines:
-            if line.writer is not None:
-                _add(totals, line)
+            _add(totals, line)
         return totals
 
-    def _ended(self, line: Line) -> None:
+    def _replaced(self, line: Line) -> None:
         _add(self.past, line)
 
     def close(self) -> None:
@@ -220,5 +231,5 @@ class Fronts:
 
 
 def _add(totals: dict[tuple[str, int], Total], line: Line) -> None:
-    for counter in line.last.counters or ():
+    for counter in line.counters:
         totals.setdefault((counter.model, counter.version), Total()).add(counter)

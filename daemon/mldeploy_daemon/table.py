@@ -22,6 +22,8 @@ from mldeploy.core.types import FULL_SHARE
 
 #: Where the table lies, relative to the state folder.
 ROUTES = Path("run/routes.json")
+#: Bytes that a line of a control socket may have, with a table or with all that a front has counted.
+LONGEST_LINE = 64 << 20
 #: Roles of a version in the evidence.
 STABLE, CANDIDATE, SHADOW = "stable", "candidate", "shadow"
 #: What VersionRoutes.platform says unless told otherwise.

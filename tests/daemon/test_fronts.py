@@ -23,26 +23,23 @@ class Front:
         self.heard: list[str] = []
         self.answers = asyncio.Event()
         self.answers.set()
-        self._writer: asyncio.StreamWriter | None = None
-        self._left = asyncio.Event()
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     async def listen(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, "run/front-0.sock")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writer = writer
-        self._left.clear()
+        self._serving.add(asyncio.current_task())
         while line := await reader.readline():
             await self.answers.wait()
             self.heard.append(msgspec.json.decode(line)["op"])
             writer.write(msgspec.json.encode({"generation": self.generation, **self.more}) + b"\n")
         writer.close()
         await writer.wait_closed()
-        self._left.set()
 
     async def close(self) -> None:
         """Once the other side has hung up."""
-        await self._left.wait()
+        await asyncio.gather(*(task for task in self._serving if task is not None))
         self._server.close()
 
     @property
@@ -122,5 +119,35 @@ def test_a_front_that_was_not_fed_while_it_did_not_answer_hears_of_the_table_aft
             assert front.tables == 1
             front.answers.set()
             await _until(lambda: front.tables == 2, fronts.look)
+
+    asyncio.run(talk())
+
+
+def test_what_a_front_has_counted_counts_once_however_often_the_connection_is_lost() -> None:
+    async def talk() -> None:
+        async with linked(lambda: 0.0) as (fronts, front):
+            line = fronts.lines[0]
+
+            async def counted(pid: int, requests: int) -> int:
+                series = {"model": "m", "version": 1, "requests": {"2xx": requests}}
+                front.more = {"pid": pid, "started": 1.0, "counters": [series]}
+                await _until(lambda: not line.unanswered, fronts.look)
+                fronts.ask()
+                await _until(lambda: not line.unanswered, fronts.look)
+                return fronts.totals()["m", 1].requests
+
+            async def lost() -> int:
+                tables = front.tables
+                fronts.close()
+                await _until(lambda: front.tables > tables, fronts.look)
+                return fronts.totals()["m", 1].requests
+
+            assert await counted(pid=7, requests=7) == 7
+            assert await lost() == 7, "nothing is forgotten meanwhile"
+            assert await counted(pid=7, requests=8) == 8
+            assert await lost() == 8
+            assert await counted(pid=9, requests=2) == 10, "another process, from zero"
+            assert await lost() == 10
+            assert await counted(pid=9, requests=3) == 11
 
     asyncio.run(talk())

@@ -20,10 +20,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mldeploy_daemon.table import LONGEST_LINE
+
 #: Where the mirror listens, relative to the state folder.
 MIRROR = Path("run/mirror.sock")
-_MAX_LINE = 64 << 20
-_MAX_ANSWER = 64 << 20
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Control:
         """Listen, in place of whoever had the name before. Raises OSError."""
         staged = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         staged.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._serve, staged, limit=_MAX_LINE)
+        self._server = await asyncio.start_unix_server(self._serve, staged, limit=LONGEST_LINE)
         staged.chmod(0o600)
         self._inode = staged.stat().st_ino
         staged.replace(self._path)
@@ -107,7 +107,7 @@ async def ask(path: Path, request: dict[str, Any], seconds: float) -> dict[str, 
     """One request to the control socket at `path`; None where there is no answer within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_unix_connection(path, limit=_MAX_ANSWER)
+            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
             try:
                 writer.write(msgspec.json.encode(request) + b"\n")
                 return msgspec.json.decode(await reader.readline(), type=dict[str, Any])
