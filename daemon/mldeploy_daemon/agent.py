@@ -299,10 +299,10 @@ class Agent:
         if self.follower.refused is not None:
             print(f"error: {self.follower.refused}\nhint: {self.follower.refused.hint}", file=sys.stderr)
             return os.EX_CONFIG  # the keeper does not start us again
-        await self.follower.leave()
-        await self.reporter.send()
-        self.uses.write()
+        self.uses.write()  # before anything is asked of the store: the keeper does not wait for long
         self.measures.write()
+        await self.follower.leave()
+        await self.reporter.part()
         self.fronts.close()
         self.ledger.close()
         return 0

@@ -35,6 +35,8 @@ from mldeploy_daemon.workers import Workers
 logger = logging.getLogger(__name__)
 #: Seconds between two reports at the least.
 SOONEST = 0.5
+#: Seconds a host that stops tries to report.
+PART_DEADLINE = 2.0
 #: Lines of a failed worker's log that are told.
 TAIL_LINES = 20
 
@@ -114,6 +116,13 @@ class Reporter:
             self.failed(error)
         except Exception:
             logger.exception("the report")
+
+    async def part(self) -> None:
+        """One more report, if that is possible within PART_DEADLINE."""
+        try:
+            await asyncio.wait_for(self.send(), PART_DEADLINE)
+        except TimeoutError:
+            logger.warning("the last report did not arrive in time")
 
     def _build(self, seen: Seen) -> HostReport:
         return HostReport(
