@@ -40,7 +40,7 @@ from mldeploy_daemon.workers import Workers
 from mldeploy_daemon.zygotes import Zygotes
 
 logger = logging.getLogger(__name__)
-#: Fetches, builds and removals at the same time.
+#: Fetches, builds, and of the rest, at the same time: each has threads of its own.
 THREADS = 3
 #: What says that the store did not give a file, or gave another: no fault of what was to be built of it.
 LACKING = (StoreError, NotFoundError, IntegrityError)
@@ -65,7 +65,10 @@ class Hands:
     ) -> None:
         self.disk, self.follower, self.observer = disk, follower, observer
         self.workers, self.zygotes, self.book, self.changed = workers, zygotes, book, changed
-        self.pool = ThreadPoolExecutor(THREADS, "work", initializer=_step_back)
+        self.pools = {
+            kind: ThreadPoolExecutor(THREADS, kind, initializer=_step_back)
+            for kind in ("fetch", "build", "work")
+        }
         self.tasks: set[asyncio.Task[None]] = set()
 
     def do(self, actions: Iterable[Action]) -> None:
@@ -117,7 +120,7 @@ class Hands:
         if isinstance(action, FetchBundle | BuildEnvironment):
             await self.follower.looked.wait()
         try:
-            await loop.run_in_executor(self.pool, partial(self._work, action))
+            await loop.run_in_executor(self.pools[_kind(action)], partial(self._work, action))
         finally:
             self.observer.disk_changed()
 
@@ -198,6 +201,16 @@ class Hands:
                 self.book.came_up(f"{action.model}@{action.version}")
             case BuildEnvironment() | StartZygote():
                 self.book.came_up(action.environment)
+
+
+def _kind(action: Action) -> str:
+    """Of which threads it takes one."""
+    match action:
+        case FetchBundle():
+            return "fetch"
+        case BuildEnvironment():
+            return "build"
+    return "work"
 
 
 def _step_back() -> None:

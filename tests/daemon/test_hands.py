@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import msgspec
 import pytest
 
-from mldeploy.core.host import Bundle, Desired, Limits, Observed, Wanted, Wish
+from mldeploy.core.host import (
+    Action,
+    BuildEnvironment,
+    Bundle,
+    Desired,
+    FetchBundle,
+    Limits,
+    Observed,
+    RemoveBundle,
+    StartWorker,
+    Wanted,
+    Wish,
+)
 from mldeploy.core.plan import plan
 from mldeploy.errors import DiskError, IntegrityError
 from mldeploy_daemon import fetch
@@ -34,8 +48,10 @@ class Host:
             busy=set(), unused=dict.fromkeys(("b", "e", "blob s"), 0.0), grace=GRACE,
             now=lambda: self.time, disk_changed=lambda: None, manifest=lambda _: "its manifest",
         )  # fmt: skip
+        looked = SimpleNamespace(wait=AsyncMock())
+        follower: Any = SimpleNamespace(state=None, store=None, looked=looked)
         nobody: Any = None
-        self.hands = Hands(disk, nobody, self.observer, nobody, nobody, self.book, lambda: None)
+        self.hands = Hands(disk, follower, self.observer, nobody, nobody, self.book, lambda: None)
 
     async def ticks(self, number: int = 20) -> None:
         """Look, plan and do as often; what was begun ends before the next."""
@@ -104,6 +120,49 @@ def test_files_that_were_altered_are_no_failure_of_the_version(
     host, _ = _unverified(disk, monkeypatch, IntegrityError("altered", "it is fetched again by itself"))
     asyncio.run(host.ticks(1))
     assert host.book.bad == {}
+
+
+def test_downloads_and_builds_keep_nothing_waiting_but_what_needs_them(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, done = threading.Event(), []
+
+    def wait(*_: object, **__: object) -> None:
+        there.wait()
+
+    monkeypatch.setattr(fetch, "fetch_bundle", wait)
+    monkeypatch.setattr(fetch, "verify_bundle", lambda *_: done.append("verified"))
+    monkeypatch.setattr(fetch, "build_environment", lambda *_: done.append("built"))
+    monkeypatch.setattr(Disk, "remove_bundle", lambda *_: done.append("removed"))
+    monkeypatch.setattr(Disk, "broken_seals", lambda *_: ["model.pkl"])
+
+    async def live() -> None:
+        host = Host(disk, Observed())
+
+        async def do(action: Action) -> None:
+            before = set(host.hands.tasks)
+            host.hands.do([action])
+            async with asyncio.timeout(20):
+                await asyncio.gather(*(host.hands.tasks - before))
+
+        host.hands.do(FetchBundle(model="m", version=number, digest=f"b{number}") for number in range(10))
+        await do(StartWorker(model="m", version=1, digest="b", replica=0, environment="e"))
+        await do(BuildEnvironment(environment="e", model="m", version=1, digest="b"))
+        await do(RemoveBundle(digest="b"))
+        monkeypatch.setattr(fetch, "build_environment", wait)
+        host.hands.do(
+            BuildEnvironment(environment=f"e{number}", model="m", version=1, digest="b")
+            for number in range(10)
+        )
+        await do(RemoveBundle(digest="b"))
+        there.set()
+        await asyncio.gather(*host.hands.tasks)
+
+    try:
+        asyncio.run(live())
+    finally:
+        there.set()
+    assert done == ["verified", "built", "removed", "removed"]
 
 
 def _unverified(disk: Disk, monkeypatch: pytest.MonkeyPatch, error: Exception) -> tuple[Host, list[str]]:
