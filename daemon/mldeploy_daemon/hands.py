@@ -30,6 +30,7 @@ from mldeploy.core.host import (
     StopWorker,
     StopZygote,
 )
+from mldeploy.core.manifest import Manifest
 from mldeploy.errors import IntegrityError, MldeployError, NotFoundError, StoreError
 from mldeploy_daemon import fetch
 from mldeploy_daemon.book import Book
@@ -111,9 +112,15 @@ class Hands:
             self.workers.start(action, manifest, self.zygotes.socket(action.environment))
 
     async def _start_zygote(self, action: StartZygote) -> None:
-        manifest = self.observer.manifest(action.digest)
-        if manifest is not None:
-            await self.zygotes.start(action.environment, manifest)
+        manifest = self._manifest(action.digest)
+        await self.zygotes.start(action.environment, manifest)
+
+    def _manifest(self, digest: str) -> Manifest:
+        """Raises IntegrityError: it has gone since the action was given, or is not what it was."""
+        manifest = self.observer.manifest(digest)
+        if manifest is None:
+            raise IntegrityError(f"bundle {digest} is not in its place", "it is fetched again by itself")
+        return manifest
 
     async def _in_thread(self, action: Action) -> None:
         loop = asyncio.get_running_loop()
@@ -130,13 +137,9 @@ class Hands:
             case FetchBundle():
                 fetch.fetch_bundle(self._source(), self.disk, model=action.model, digest=action.digest)
             case BuildEnvironment():
-                manifest = self.observer.manifest(action.digest)
-                if manifest is not None:
-                    fetch.build_environment(self._source(), self.disk, manifest)
+                fetch.build_environment(self._source(), self.disk, self._manifest(action.digest))
             case StartWorker():
-                manifest = self.observer.manifest(action.digest)
-                if manifest is not None:
-                    fetch.verify_bundle(self.disk, manifest, action.digest)
+                fetch.verify_bundle(self.disk, self._manifest(action.digest), action.digest)
             case RemoveBundle():
                 self.disk.remove_bundle(action.digest)
             case RemoveEnvironment():
@@ -177,7 +180,7 @@ class Hands:
             case BuildEnvironment():
                 self.book.failed(action.environment, "", "fetch" if lacking else "install", reason)
             case StartZygote():
-                self.book.failed(action.environment, "", "zygote", reason)
+                self.book.failed(action.environment, "", "fetch" if lacking else "zygote", reason)
             case StartWorker() if not lacking:  # else its files were not what they should be: fetched again
                 self.book.failed(f"{action.model}@{action.version}", action.digest, "load", reason)
             case _:

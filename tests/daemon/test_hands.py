@@ -23,6 +23,7 @@ from mldeploy.core.host import (
     Observed,
     RemoveBundle,
     StartWorker,
+    StartZygote,
     Wanted,
     Wish,
 )
@@ -163,6 +164,26 @@ def test_downloads_and_builds_keep_nothing_waiting_but_what_needs_them(
     finally:
         there.set()
     assert done == ["verified", "built", "removed", "removed"]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        BuildEnvironment(environment="e", model="m", version=1, digest="b"),
+        StartZygote(environment="e", digest="b"),
+    ],
+)
+def test_what_is_to_be_made_of_a_bundle_that_has_gone_has_not_come_up(disk: Disk, action: Action) -> None:
+    host = Host(disk, Observed())
+    host.observer.manifest = lambda _: None
+    host.book.failed("e", "", "install", "no wheel fits")
+
+    async def live() -> None:
+        host.hands.do([action])
+        await asyncio.gather(*host.hands.tasks)
+
+    asyncio.run(live())
+    assert (host.book.bad["e"].attempts, host.book.bad["e"].stage) == (2, "fetch")
 
 
 def _unverified(disk: Disk, monkeypatch: pytest.MonkeyPatch, error: Exception) -> tuple[Host, list[str]]:
