@@ -21,6 +21,8 @@ from mldeploy_daemon.disk import Disk
 logger = logging.getLogger(__name__)
 #: Seconds after the first failure; each further one doubles them, up to the second number.
 FIRST_BACKOFF, LONGEST_BACKOFF = 5.0, 600.0
+#: Seconds after its backoff in which whoever still wants an environment has tried it again.
+WANTED = 3600.0
 #: A worker that was ready for less than this many seconds died young.
 YOUNG = 60.0
 #: So many young deaths take a version out of rotation.
@@ -98,9 +100,13 @@ class Book:
 
     def keep(self, refs: frozenset[str]) -> None:
         """At every look. Forget versions that are not asked for any more: who asks again wants them tried at
-        once; and wait for nothing from before the clock was set back.
+        once; environments that nobody has tried again; and wait for nothing from before the clock was set
+        back.
         """
-        self.forget([key for key in self.bad if "@" in key and key not in refs])
+        past = self.now() - WANTED
+        self.forget(
+            [key for key, bad in self.bad.items() if (key not in refs if "@" in key else bad.retry_at < past)]
+        )
         self._shorten()
 
     def _shorten(self) -> None:

@@ -24,7 +24,7 @@ from mldeploy.errors import (
 )
 from mldeploy.store.log import Log
 from mldeploy_daemon import config
-from mldeploy_daemon.book import Book, backoff
+from mldeploy_daemon.book import WANTED, Book, backoff
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import Disk
 from mldeploy_daemon.fetch import Source, fetch_bundle, read_manifest, verify_bundle
@@ -129,6 +129,19 @@ def test_what_is_no_longer_asked_for_or_could_not_be_fetched_is_forgotten(disk: 
     assert set(book.bad) == {"m@1", "e" * 64}
     book.try_fetching()
     assert book.bad == {}
+
+
+def test_an_environment_that_nobody_tries_again_is_forgotten(disk: Disk) -> None:
+    now = 100.0
+    book = Book(disk, lambda: now)
+    book.failed("e" * 64, "", "install", "no wheel")
+    now += backoff(1) + WANTED
+    book.keep(frozenset())
+    book.failed("e" * 64, "", "install", "no wheel")
+    assert book.bad["e" * 64].attempts == 2, "it is still wanted"
+    now += backoff(2) + WANTED + 1
+    book.keep(frozenset())
+    assert disk.load_bad() == {}
 
 
 def test_staging_is_wiped_and_garbage_is_not_believed(disk: Disk) -> None:
