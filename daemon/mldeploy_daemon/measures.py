@@ -41,6 +41,7 @@ class Measures:
         self._past: dict[Key, Measure] = {}  # as `kept` has it when it is written
         self._changed = False
         self._written = 0.0
+        self._lost = False  # whether the disk did not take it the last time
         # by the key of a measure: what it was added up from, and the sum; most have ended and stay so
         self._sums: dict[Key, tuple[tuple[Measure, ...], Measure]] = {}
 
@@ -135,5 +136,9 @@ class Measures:
         self.kept.past = tuple(self._past.values())
         try:
             self.disk.write(str(MEASURES), msgspec.json.encode(self.kept))
-        except DiskError as error:
-            logger.error("%s", error)  # it is in memory, and written with the next change
+        except DiskError as error:  # it is in memory, and written with the next change
+            if not self._lost:
+                logger.error("%s", error)
+            self._lost = True
+        else:
+            self._lost = False

@@ -42,6 +42,7 @@ class Uses:
         self._at = monotonic()
         self._requests: dict[str, int] = {}
         self._written = self._at
+        self._lost = False  # whether the disk did not take it the last time
 
     def load(self) -> None:
         """Go on from uses.json."""
@@ -80,5 +81,9 @@ class Uses:
         self._kept.uses = {ref: at for ref, at in self._kept.uses.items() if self.live(ref)}
         try:
             self.disk.write(USES, msgspec.json.encode(self._kept))
-        except DiskError as error:
-            logger.error("%s", error)  # it is in memory, and written with the next
+        except DiskError as error:  # it is in memory, and written with the next
+            if not self._lost:
+                logger.error("%s", error)
+            self._lost = True
+        else:
+            self._lost = False

@@ -39,8 +39,10 @@ from mldeploy_daemon.disk import REWRITE, Disk
 from mldeploy_daemon.follow import LEASE, Follower
 from mldeploy_daemon.front.control import Control
 from mldeploy_daemon.fronts import AGAIN, Fronts
+from mldeploy_daemon.measures import Measures
 from mldeploy_daemon.publish import Publisher
 from mldeploy_daemon.table import Reading, Table, read_table, write_table
+from mldeploy_daemon.uses import Uses
 from tests.core.strategies import ulid
 from tests.core.test_actions import after
 from tests.core.test_actions import promote as promoted
@@ -192,6 +194,30 @@ def test_a_table_that_came_with_the_word_is_not_given_up_for_an_earlier_one(disk
     assert reading.read() == Table(generation=7)
     write_table(Table(generation=1))  # of an agent that found no table: the disk is all there is
     assert reading.read() == Table(generation=1)
+
+
+# --- what is counted
+
+
+def test_that_it_cannot_be_kept_is_logged_once_in_a_row(
+    disk: Disk, room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    measures, uses = Measures(disk, lambda: 0.0), Uses(disk, lambda _: True)
+
+    def said() -> int:
+        caplog.clear()
+        for _ in range(10):
+            measures.write()
+            uses.write()
+        return len([record for record in caplog.records if record.levelname == "ERROR"])
+
+    room.left = False
+    assert said() == 2
+    assert said() == 0
+    room.left = True
+    assert said() == 0
+    room.left = False
+    assert said() == 2
 
 
 # --- the fronts
