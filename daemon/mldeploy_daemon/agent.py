@@ -198,7 +198,7 @@ class Agent:
         """Say so in the report, also while there is nothing else to say that is new."""
         self.follower.note(error)
         if self.seen is not None:
-            self.seen = replace(self.seen, errors=tuple(self.follower.errors))
+            self.seen = replace(self.seen, errors=self.follower.errors)
             self.reporter.look()
 
     def _leased(self, desired: Desired) -> Desired:
@@ -224,9 +224,10 @@ class Agent:
         news = self.publisher.publish(routes, desired, told, self.observer.manifest, self.ready, drained)
         error = self.publisher.unwritten
         self.fronts.unwritten = self.publisher.table if error is not None else None
-        if error is not None and before is None:
-            logger.error("%s; the fronts are told all the same", error)
+        if error is not None:
             self.follower.note(error)
+            if before is None:
+                logger.error("%s; the fronts are told all the same", error)
         if news:
             self.fronts.tell(self.publisher.table.generation)
         self.chronicle.routed(observed.routes, routes)
@@ -273,7 +274,7 @@ class Agent:
             standings=told,
             head=head,
             ready=self.ready and not self.follower.drained,
-            errors=tuple(self.follower.errors),
+            errors=self.follower.errors,
             totals=totals,
             watched=self.uses.watched,
             uses=self.uses.since(),

@@ -18,7 +18,6 @@ import os
 import random
 import socket
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -40,6 +39,7 @@ from mldeploy.store.objects import ObjectStore, open_store
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.desired import Kept
 from mldeploy_daemon.disk import REWRITE, Disk
+from mldeploy_daemon.troubles import Troubles
 
 logger = logging.getLogger(__name__)
 #: Touched when the head was read, so that a lease outlives the agent.
@@ -71,7 +71,7 @@ class Follower:
         self.read_head = False  # whether the store's head has been read, ever
         self.unreachable = False  # whether the last attempt failed
         self.recovered = False  # whether the store came back; for the agent to take note of
-        self.errors: deque[str] = deque(maxlen=5)
+        self.troubles = Troubles()
         self.woken = asyncio.Event()
         self.looked = asyncio.Event()  # once the store has been asked for the first time, answer or not
         self.refused: UsageError | None = None
@@ -155,9 +155,13 @@ class Follower:
         self.note(error)
 
     def note(self, error: MldeployError) -> None:
-        """Remember an error for the report, once in a row."""
-        if not self.errors or self.errors[-1] != str(error):
-            self.errors.append(str(error))
+        """Remember an error for the report."""
+        self.troubles.note(error)
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """For the report."""
+        return self.troubles.told()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """One look, in the thread."""
@@ -210,7 +214,7 @@ class Follower:
         except DiskError as error:
             if self._unsaved == -math.inf:
                 logger.error("%s", error)
-                self.note(error)
+            self.note(error)
             self._unsaved = now
         else:
             self._unsaved = -math.inf
