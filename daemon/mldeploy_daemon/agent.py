@@ -29,6 +29,7 @@ from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import Standings, standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
+from mldeploy_daemon.background import Background
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.chronicle import Chronicle
 from mldeploy_daemon.config import Config, load
@@ -89,13 +90,9 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
         self._set_up()
-        background = [
-            asyncio.create_task(self.follower.run()),
-            asyncio.create_task(self.reporter.run()),
-            asyncio.create_task(self.steerer.run()),
-            asyncio.create_task(self.notifier.run()),
-            asyncio.create_task(self.shipper.run()),
-        ]
+        background = Background(
+            self.follower.run, self.reporter.run, self.steerer.run, self.notifier.run, self.shipper.run
+        )
         try:
             while not self.stopping and self.follower.refused is None:
                 self.awake.clear()
@@ -103,8 +100,7 @@ class Agent:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.awake.wait(), pause)
         finally:
-            for task in background:
-                task.cancel()
+            background.close()
         return await self._finish()
 
     def _set_up(self) -> None:
@@ -318,9 +314,7 @@ def main() -> NoReturn:
         config = load()
         faulthandler.enable()
         logging.basicConfig(
-            stream=sys.stderr,
-            level=config.log_level.upper(),
-            format="agent: %(levelname)s %(message)s",
+            stream=sys.stderr, level=config.log_level.upper(), format="agent: %(levelname)s %(message)s"
         )
         code = asyncio.run(Agent(config).run())
     except MldeployError as error:
