@@ -11,22 +11,12 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 #: In the command line of every zygote and worker: what starts them.
 RUNTIME = "boot.py"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-
-
-#: Beginnings of variables that are between mldeployd, its store and whom it notifies.
-_SECRET = ("MLDEPLOY", "AWS_", "AZURE_", "GOOGLE_")
-
-
-def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """`environ` for processes that run model code."""
-    return {name: value for name, value in environ.items() if not name.startswith(_SECRET)}
 
 
 def _prctl(option: int, value: int) -> None:

@@ -19,10 +19,9 @@ from pathlib import Path
 import msgspec
 
 from mldeploy.bundle.environment import find_interpreter
-from mldeploy.bundle.launch import runtime_command
+from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.system import without_secrets
 from mldeploy_daemon.worker_files import RUN, SCRATCH, is_runtime
 
 logger = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ class Zygotes:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env=without_secrets(os.environ),
+                    env=model_environ(os.environ),
                     start_new_session=True,
                 )
         except OSError as error:

@@ -23,6 +23,10 @@ from mldeploy.errors import Finding
 CHECK_DEADLINE = 600.0
 SERVING = "serving"
 _LAST_WORDS = 5  # lines of the model's own output shown with a crash
+#: Variables that model code may see: where programs and libraries are, language and time, devices, and who
+#: runs it, which libraries ask for and /etc/passwd may not be there to answer.
+_GIVEN = ("PATH", "LD_LIBRARY_PATH", "LD_PRELOAD", "LANG", "LANGUAGE", "TZ", "TZDIR", "USER", "LOGNAME")
+_GIVEN_BEGINNINGS = ("LC_", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "MALLOC_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,17 @@ def runtime_command(python: Path, mode: str, options: Mapping[str, object]) -> l
     """The command line that starts boot.py in MODE (`zygote`, `check`) with its options."""
     boot = Path(mldeploy.runtime.__file__).with_name("boot.py")
     return [str(python), "-I", "-S", str(boot), mode, json.dumps(options)]
+
+
+def model_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """What processes that run model code get of `environ`.
+
+    A list of what they may see, for nobody can list what they may not: credentials of stores come under the
+    names of every driver, cloud and profile.
+    """
+    return {
+        name: value for name, value in environ.items() if name in _GIVEN or name.startswith(_GIVEN_BEGINNINGS)
+    }
 
 
 def run_check(
@@ -71,6 +86,7 @@ def run_check(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env=model_environ(os.environ),
         start_new_session=True,
         cwd=scratch,
     )

@@ -13,7 +13,7 @@ import pytest
 
 from mldeploy.bundle.files import sha256_file
 from mldeploy.bundle.interpreters import find_interpreter
-from mldeploy.bundle.launch import run_check, runtime_command
+from mldeploy.bundle.launch import model_environ, run_check, runtime_command
 from mldeploy.bundle.manifest_file import read_manifest, write_manifest
 from mldeploy.bundle.validate import validate
 from mldeploy.core.manifest import File, Manifest, canonical
@@ -233,6 +233,37 @@ def test_a_check_that_hangs_is_ended_with_its_children(bundle: Path, built: Path
     )
     assert "within 3 s" in checked.findings[0].message
     assert runtime_command(interpreter, "check", {})[:3] == [str(interpreter), "-I", "-S"]
+
+
+SECRETS = dict.fromkeys(
+    ("FSSPEC_S3_SECRET", "FSSPEC_GCS_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLDEPLOY_STORE", "HF_TOKEN"), "secret"
+)
+
+
+def test_model_code_sees_no_credentials(
+    bundle: Path, built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    (bundle / "code/doubling.py").write_text(
+        "import os\nraise OSError('sees ' + ' '.join(k for k in os.environ if os.environ[k] == 'secret'))\n"
+    )
+    plain = tmp_path / "manifest.json"
+    plain.write_bytes(canonical(read_manifest(bundle)))
+    (tmp_path / "work").mkdir()
+    interpreter = find_interpreter(PYTHON)
+    assert interpreter is not None
+    checked = run_check(
+        interpreter, bundle=bundle, manifest=plain, environment=built, scratch=tmp_path / "work"
+    )
+    said = checked.findings[0].message
+    assert "sees" in said
+    assert [name for name in SECRETS if name in said] == []
+
+
+def test_what_model_code_sees_is_what_is_listed() -> None:
+    given = {"PATH": "/bin", "LC_ALL": "C", "TZ": "UTC", "CUDA_VISIBLE_DEVICES": "0"}
+    assert model_environ({**given, **SECRETS, "PATHS": "x", "HTTPS_PROXY": "http://u:p@h"}) == given
 
 
 def test_gates_of_another_platform_or_python_are_skipped_and_said(bundle: Path) -> None:

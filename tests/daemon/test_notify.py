@@ -44,6 +44,7 @@ def test_a_launch_is_told_once_by_mail_and_webhook(place: Place) -> None:
             **os.environ,
             "MLDEPLOY_NOTIFY_SMTP_PASSWORD": PASSWORD,
             "MLDEPLOY_NOTIFY_TOKEN": "t0k3n-of-hook",
+            "FSSPEC_S3_SECRET": "for the store",
         }
         daemon = place.daemon(env=env, log_level="debug").start()
         daemon.wait_ready()
@@ -76,7 +77,7 @@ def test_a_launch_is_told_once_by_mail_and_webhook(place: Place) -> None:
         until(lambda: len(daemon.workers()) == 1, "the first version's worker is gone")
         for worker in daemon.workers():
             environ = Path(f"/proc/{worker['pid']}/environ").read_bytes()
-            assert b"MLDEPLOY" not in environ and b"PATH=" in environ
+            assert b"MLDEPLOY" not in environ and b"FSSPEC" not in environ and b"PATH=" in environ
     for secret in (PASSWORD, PASSWORD.replace("/", "%2F"), "t0k3n-of-hook"):
         assert secret not in daemon.text()
         assert with_secret(place.root, secret) == []
