@@ -12,6 +12,8 @@ import base64
 import smtplib
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -38,9 +40,7 @@ def send(target: NotifyEmail, message: Message) -> str:
     number = int(port) if port.isdecimal() else int(target.port or 0)
     where = f"{host}:{number}"
     try:
-        with _connect(target, host, number) as server:
-            if target.user:
-                _login(server, str(target.user), str(target.password or ""))
+        with _session(target, host, number) as server:
             refused = server.send_message(mail, from_addr=str(target.from_addr[1]), to_addrs=recipients)
     except smtplib.SMTPAuthenticationError as error:
         raise NotificationError(
@@ -100,6 +100,22 @@ def compose(target: NotifyEmail, message: Message) -> tuple[EmailMessage, list[s
     file = f"{message.identity.partition('@')[0]}.html"
     mail.add_attachment(message.page.encode(), maintype="text", subtype="html", filename=file)
     return mail, [address for _, address in [*to, *copies, *(("", str(a)) for a in sorted(target.bcc))]]
+
+
+@contextmanager
+def _session(target: NotifyEmail, host: str, port: int) -> Iterator[smtplib.SMTP]:
+    """Connected and logged in. What the server answers to the goodbye is of no account: the mail is with it,
+    and smtplib's own context would raise that as an error, and the mail would be sent again.
+    """
+    server = _connect(target, host, port)
+    try:
+        if target.user:
+            _login(server, str(target.user), str(target.password or ""))
+        yield server
+        with suppress(smtplib.SMTPException, OSError):
+            server.quit()
+    finally:
+        server.close()
 
 
 def _connect(target: NotifyEmail, host: str, port: int) -> smtplib.SMTP:

@@ -29,6 +29,7 @@ class Mailbox:
     user: str = ""
     password: str = ""
     refuse: tuple[str, ...] = ()  # recipients
+    goodbye: str = "221 Bye"  # to QUIT
     mails: list[EmailMessage] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
     logins: list[tuple[str, str]] = field(default_factory=list)
@@ -48,6 +49,9 @@ class Mailbox:
             return "530 log in first"
         envelope.mail_from = address
         return "250 OK"
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        return self.goodbye
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert isinstance(envelope.content, bytes)

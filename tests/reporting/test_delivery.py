@@ -220,6 +220,13 @@ def test_a_recipient_that_is_refused_does_not_keep_the_mail_from_the_others(news
     assert "refused every recipient" in failed.message and len(box.mails) == 1
 
 
+def test_a_mail_that_was_taken_has_arrived_whatever_the_server_says_to_the_goodbye(news: Message) -> None:
+    with mail_server(Mailbox(goodbye="421 too busy")) as box:
+        sent = here(news, {"ops": mailto(box)}, environ=ENVIRON)
+        assert sent.reached == ("ops",), said(sent)
+        assert len(box.mails) == 1
+
+
 @pytest.mark.parametrize(
     "url",
     [
