@@ -147,15 +147,10 @@ class Notifying:
         # also where it cannot be composed: once in a turn
         self.told.tries(notice.id, max(age, duty.begins(turn, len(order))))
         made = message(self.report(state, notice, now), identity)
+        made = msgspec.structs.replace(made, had=tuple(sorted(reached)))
         sent = self.deliver(made, left, first_mail(targets))
-        self.told.has_reached(notice.id, {*reached, *sent.reached})
-        errors = tuple(_named(notice, name, error) for name, error in sorted(sent.failed.items()))
-        if not sent.failed:
-            return Outcome(Notified(notice=notice.id))
-        if age >= duty.GIVE_UP:
-            said = "; ".join(f"{name}: {error.message}" for name, error in sorted(sent.failed.items()))
-            return Outcome(Notified(notice=notice.id, reason=clean(f"not reached: {said}")), errors)
-        return Outcome(None, errors)
+        self.told.has_reached(notice.id, {*reached, *sent.reached, *sent.took})
+        return _outcome(notice, sent, late=age >= duty.GIVE_UP)
 
     def report(self, state: State, notice: Notice, now: float) -> LaunchReport:
         """What the notice tells. Raises StoreError."""
@@ -258,6 +253,17 @@ class Notifying:
         self._since = {name: at for name, at in self._since.items() if name in ids}
         self._rests = {name: rest for name, rest in self._rests.items() if name in ids}
         self._orders = {name: order for name, order in self._orders.items() if name in ids}
+
+
+def _outcome(notice: Notice, sent: Sent, *, late: bool) -> Outcome:
+    """Closed where nothing is left to be tried, or it is too late; whom it did not reach is the reason."""
+    failed = [(name, error.message, error.hint) for name, error in sorted(sent.failed.items())]
+    failed += [(name, note, "see the addresses in the URL") for name, note in sorted(sent.notes.items())]
+    errors = tuple(_named(notice, name, NotificationError(said, hint)) for name, said, hint in failed)
+    if sent.failed and not late:
+        return Outcome(None, errors)
+    reason = "; ".join(f"{name}: {said}" for name, said, _ in failed)
+    return Outcome(Notified(notice=notice.id, reason=clean(reason and f"not reached: {reason}")), errors)
 
 
 def _named(notice: Notice, target: str, error: NotificationError) -> NotificationError:

@@ -41,7 +41,9 @@ class Tellings:
 
     @property
     def reached(self) -> dict[str, tuple[str, ...]]:
-        """Pending notice -> the targets that it has reached, from here or, as was found, from elsewhere."""
+        """Pending notice -> the targets that it has reached, from here or, as was found, from elsewhere;
+        and recipients at targets that are not done with, as `reporting.message.mark` names them.
+        """
         return self._kept.reached
 
     def tried(self, notice: str) -> float | None:

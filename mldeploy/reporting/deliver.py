@@ -44,6 +44,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     hint: str = ""
     note: str = ""  # arrived, and yet there is something to say
+    took: tuple[
+        str, ...
+    ] = ()  # with an error: recipients that have it all the same, as `message.mark` names them
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +55,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     reached: tuple[str, ...] = ()
     failed: dict[str, NotificationError] = {}
     notes: dict[str, str] = {}
+    took: tuple[str, ...] = ()  # recipients that were reached at targets that failed: `Message.had` next time
 
 
 def deliver(
@@ -108,6 +112,7 @@ def _read(said: bytes, targets: Mapping[str, str], why: str) -> Sent:
         reached=tuple(name for name in sorted(targets) if name not in failed),
         failed=failed,
         notes={name: result.note for name, result in results.items() if result.note},
+        took=tuple(sorted({each for result in results.values() for each in result.took})),
     )
 
 
@@ -136,10 +141,11 @@ def _one(delivery: Delivery, name: str) -> Result:
     if name != delivery.owner_at:
         message = msgspec.structs.replace(message, owner="")
     try:
-        note = send(delivery.targets[name], message, Secrets(os.environ))
+        said = send(delivery.targets[name], message, Secrets(os.environ))
     except NotificationError as error:
         return Result(target=name, error=error.message or "it failed", hint=error.hint)
-    return Result(target=name, note=note)
+    hint = "the others have it; it is tried again for these" if said.later else ""
+    return Result(target=name, error=said.later, hint=hint, note=said.note, took=said.took)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -34,6 +35,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     page: str  # with the plots: a file
     document: dict[str, Any]  # the report as it encodes to JSON
     owner: str = ""  # an address, or empty
+    had: tuple[str, ...] = ()  # recipients of mails that have it already, as `mark` names them
+
+
+def mark(address: str) -> str:
+    """Names a recipient without telling the address, which may come from a secret."""
+    return f"@{sha256(address.lower().encode()).hexdigest()[:16]}"
 
 
 def message(report: LaunchReport, store: str) -> Message:

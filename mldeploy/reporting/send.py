@@ -14,19 +14,21 @@ from typing import Any
 from mldeploy.errors import NotificationError
 from mldeploy.reporting import smtp, webhook
 from mldeploy.reporting.message import Message
+from mldeploy.reporting.smtp import Said
 from mldeploy.reporting.targets import Secrets
 
 _WEBHOOKS = ("http://", "https://")
 _MALFORMED = "https://appriseit.com/services/ has the form of every kind of URL"
 
 
-def send(url: str, message: Message, secrets: Secrets) -> str:
+def send(url: str, message: Message, secrets: Secrets) -> Said:
     """Send `message` to the target of a policy; what there is to say of it, mostly nothing.
 
     Raises NotificationError, in which no secret stands.
     """
     try:
-        return secrets.hide(_send(secrets.fill(url), message))
+        said = _send(secrets.fill(url), message)
+        return said._replace(note=secrets.hide(said.note), later=secrets.hide(said.later))
     except NotificationError as error:
         # from None: the cause's text may hold what this one hides
         raise NotificationError(secrets.hide(error.message), secrets.hide(error.hint)) from None
@@ -53,13 +55,13 @@ def prepare() -> None:
     _open("json://localhost")
 
 
-def _send(url: str, message: Message) -> str:
+def _send(url: str, message: Message) -> Said:
     said = _Listener()
     with said:
         target = _open(url)
         if target is None and url.startswith(_WEBHOOKS):
             webhook.send(url, message)
-            return ""
+            return Said()
         if target is None:
             raise NotificationError(f"the URL makes no sense to Apprise{said.words()}", _MALFORMED)
         kind = type(target).__name__
@@ -73,7 +75,7 @@ def _send(url: str, message: Message) -> str:
             raise NotificationError(
                 f"{target.service_name} did not take it{said.words()}", "it is tried again"
             )
-    return ""
+    return Said()
 
 
 def _open(url: str) -> Any:

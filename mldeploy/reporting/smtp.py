@@ -12,17 +12,17 @@ import base64
 import smtplib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mldeploy.errors import NotificationError
-from mldeploy.reporting.message import Message
+from mldeploy.reporting.message import Message, mark
 
 if TYPE_CHECKING:
     from apprise.plugins.email import NotifyEmail
@@ -33,9 +33,20 @@ TIMEOUT = 15.0
 _OURS = ("message-id", "date", "from", "to", "cc", "bcc", "subject", "content-type", "mime-version")
 
 
-def send(target: NotifyEmail, message: Message) -> str:
-    """Send `message`; returns what there is to say of it, mostly nothing. Raises NotificationError."""
-    mail, recipients = compose(target, message)
+class Said(NamedTuple):
+    """What a target that took a message said besides, mostly nothing."""
+
+    note: str = ""  # who will never get it
+    later: str = ""  # why some have not got it yet, and are to be tried again
+    took: tuple[str, ...] = ()  # then, those that have got it: their marks
+
+
+def send(target: NotifyEmail, message: Message) -> Said:
+    """Send `message` to whom has not had it. Raises NotificationError where nobody got it."""
+    mail, everybody = compose(target, message)
+    recipients = [address for address in everybody if mark(address) not in message.had]
+    if not recipients:
+        return Said()
     host, _, port = str(target.smtp_host).partition(":")
     number = int(port) if port.isdecimal() else int(target.port or 0)
     where = f"{host}:{number}"
@@ -44,10 +55,12 @@ def send(target: NotifyEmail, message: Message) -> str:
             refused = server.send_message(mail, from_addr=str(target.from_addr[1]), to_addrs=recipients)
     except smtplib.SMTPAuthenticationError as error:
         raise NotificationError(
-            f"{where} refused the user name or password: {_said(error)}",
+            f"{where} refused the user name or password: {_words(error)}",
             "see the policy's URL and its secrets",
         ) from error
     except smtplib.SMTPRecipientsRefused as error:
+        if len(recipients) < len(everybody):  # the others had it before
+            return _said_of(where, recipients, dict.fromkeys(recipients, (450, b"")) | error.recipients)
         first = next(iter(error.recipients.values()), (0, b""))
         raise NotificationError(
             f"{where} refused every recipient: {first[0]} {_text(first[1])}", "see the addresses in the URL"
@@ -58,11 +71,21 @@ def send(target: NotifyEmail, message: Message) -> str:
             "?mode=ssl, starttls or insecure in the URL says which kind; SSL_CERT_FILE names authorities",
         ) from error
     except smtplib.SMTPException as error:
-        raise NotificationError(f"{where}: {_said(error)}", "it is tried again") from error
+        raise NotificationError(f"{where}: {_words(error)}", "it is tried again") from error
     except OSError as error:
         raise NotificationError(f"{where} cannot be reached: {error}", "it is tried again") from error
-    names = ", ".join(refused)
-    return f"{where} refused {names}, and took it for the others" if refused else ""
+    return _said_of(where, recipients, refused)
+
+
+def _said_of(where: str, recipients: list[str], refused: Mapping[str, tuple[int, bytes]]) -> Said:
+    """4xx is a server's "not now" (RFC 5321, 4.2.1), that of greylisting mostly; 5xx is for good."""
+    for_good = [address for address, (code, _) in refused.items() if code >= 500]
+    later = [f"{each} ({code} {_text(said)})" for each, (code, said) in refused.items() if code < 500]
+    return Said(
+        note=f"{where} refused {', '.join(for_good)}, and took it for the others" if for_good else "",
+        later=f"{where} does not take it yet for {', '.join(later)}" if later else "",
+        took=tuple(mark(address) for address in recipients if address not in refused) if later else (),
+    )
 
 
 def compose(target: NotifyEmail, message: Message) -> tuple[EmailMessage, list[str]]:
@@ -153,7 +176,7 @@ def _address(name: str, address: str) -> Address:
     return Address(display_name=name, username=user, domain=domain)
 
 
-def _said(error: smtplib.SMTPException) -> str:
+def _words(error: smtplib.SMTPException) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
         return f"{error.smtp_code} {_text(error.smtp_error)}"
     return str(error)

@@ -67,6 +67,9 @@ class World:
         self.outbox: list[tuple[str, str, Message]] = []  # host, target
         self.attempts: list[tuple[str, str]] = []
         self.down: set[str] = set()
+        self.put_off: set[str] = set()
+        self.notes: dict[str, str] = {}  # of targets that are reached
+        self.had: list[tuple[str, ...]] = []  # of each attempt: who needs no more
         self.able: set[str] | None = None  # the hosts that have the secrets of the targets; None: all
         self.names = [f"h{number}" for number in range(hosts)]
         self.say(*(records.Join(host=name) for name in self.names))
@@ -83,9 +86,13 @@ class World:
             self.attempts += [(name, target) for target in targets]
             down = set(targets) if self.able is not None and name not in self.able else self.down
             failed = {target: NotificationError("it is down", "wait") for target in targets if target in down}
+            put_off = self.put_off & set(targets)  # one of its two recipients is to be tried again
+            failed |= {target: NotificationError("not yet for b") for target in put_off}
             reached = tuple(sorted(set(targets) - set(failed)))
+            notes = {target: note for target, note in self.notes.items() if target in reached}
+            self.had.append(made.had)
             self.outbox += [(name, target, made) for target in reached]
-            return Sent(reached=reached, failed=failed)
+            return Sent(reached=reached, failed=failed, notes=notes, took=("@a",) if put_off else ())
 
         disk = Disk(self.root / name)
         disk.prepare()
@@ -302,6 +309,29 @@ def test_what_no_target_takes_for_a_week_is_given_up_with_the_reason(world: Worl
     assert world.pending == []
     closed = [a for a in _said(world) if isinstance(a, records.Notified)]
     assert closed == [records.Notified(notice=notice.id, reason="not reached: hook: it is down")]
+
+
+def test_who_was_refused_for_good_is_told_and_stands_in_the_record(world: World) -> None:
+    world.notes = {"ops": "mail:25 refused b@example.com"}
+    notice = world.launch("h1")
+    outcome = world.hosts["h1"].send(world.log.state, notice, 0)
+    assert [str(error) for error in outcome.errors] == [
+        f"notice {notice.id} did not reach ops: mail:25 refused b@example.com"
+    ]
+    reason = "not reached: ops: mail:25 refused b@example.com"
+    assert outcome.closing == records.Notified(notice=notice.id, reason=reason)
+
+
+def test_whom_one_host_has_reached_at_a_target_the_next_leaves_alone(world: World) -> None:
+    world.put_off = {"ops"}
+    world.launch("h1")
+    world.look("h1")
+    world.report("h1")
+    assert world.pending and world.had == [()]
+    world.put_off = set()
+    world.run(600, "h1")
+    assert len(world.sent("ops")) == 1 and world.pending == []
+    assert world.had[1:] == [("@a", "hook")]
 
 
 def _said(world: World) -> list[records.Action]:

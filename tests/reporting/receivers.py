@@ -29,6 +29,7 @@ class Mailbox:
     user: str = ""
     password: str = ""
     refuse: tuple[str, ...] = ()  # recipients
+    put_off: tuple[str, ...] = ()  # recipients that are to be tried again
     goodbye: str = "221 Bye"  # to QUIT
     mails: list[EmailMessage] = field(default_factory=list)
     recipients: list[list[str]] = field(default_factory=list)
@@ -39,6 +40,8 @@ class Mailbox:
     ) -> str:
         if address in self.refuse:
             return "550 no such user"
+        if address in self.put_off:
+            return "450 greylisted, come back"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 

@@ -10,7 +10,7 @@ import pytest
 
 from mldeploy.errors import NotificationError
 from mldeploy.reporting.deliver import Sent, deliver, first_mail
-from mldeploy.reporting.message import Message, message
+from mldeploy.reporting.message import Message, mark, message
 from mldeploy.reporting.send import send
 from mldeploy.reporting.targets import PREFIX, Secrets
 from tests.reporting.receivers import TLS, Hook, Mailbox, http_server, mail_server
@@ -38,15 +38,19 @@ def here(
 ) -> Sent:
     """What `deliver` does in its process, in this one: it starts a second sooner."""
     owner_at = first_mail(targets) if owner_at is None else owner_at
-    failed, notes = {}, {}
+    failed, notes, took = {}, {}, set[str]()
     for name, url in targets.items():
         made = news if name == owner_at else msgspec.structs.replace(news, owner="")
         try:
-            notes[name] = send(url, made, Secrets(environ))
+            told = send(url, made, Secrets(environ))
+            notes[name], took = told.note, took | {*told.took}
+            if told.later:
+                failed[name] = NotificationError(told.later)
         except NotificationError as error:
             failed[name] = error
     reached = tuple(sorted(name for name in targets if name not in failed))
-    return Sent(reached=reached, failed=failed, notes={name: note for name, note in notes.items() if note})
+    notes = {name: note for name, note in notes.items() if note}
+    return Sent(reached=reached, failed=failed, notes=notes, took=tuple(sorted(took)))
 
 
 def said(sent: Sent) -> str:
@@ -218,6 +222,26 @@ def test_a_recipient_that_is_refused_does_not_keep_the_mail_from_the_others(news
         box.refuse = ("team@example.com", "ops@example.com")
         failed = here(news, {"ops": mailto(box)}, environ=ENVIRON).failed["ops"]
     assert "refused every recipient" in failed.message and len(box.mails) == 1
+
+
+def test_a_recipient_that_is_put_off_is_tried_again_and_the_others_get_no_second_mail(news: Message) -> None:
+    with mail_server(Mailbox(put_off=("team@example.com",))) as box:
+        sent = deliver(news, {"ops": mailto(box)}, environ=ENVIRON)
+        assert sent.reached == () and "team@example.com (450" in sent.failed["ops"].message
+        assert box.recipients == [["ops@example.com"]] and sent.took == (mark("Ops@example.com"),)
+        again = msgspec.structs.replace(news, had=sent.took)
+        still = here(again, {"ops": mailto(box)})
+        assert "team@example.com (450" in still.failed["ops"].message and still.took == ()
+        box.put_off = ()
+        assert here(again, {"ops": mailto(box)}).reached == ("ops",)
+    assert box.recipients[1:] == [["team@example.com"]]
+    assert box.mails[0]["Message-ID"] == box.mails[1]["Message-ID"]
+
+
+def test_a_recipient_that_is_put_off_and_then_refused_is_done_with(news: Message) -> None:
+    with mail_server(Mailbox(refuse=("team@example.com",))) as box:
+        sent = here(msgspec.structs.replace(news, had=(mark("ops@example.com"),)), {"ops": mailto(box)})
+    assert sent.reached == ("ops",) and "team@example.com" in sent.notes["ops"] and box.mails == []
 
 
 def test_a_mail_that_was_taken_has_arrived_whatever_the_server_says_to_the_goodbye(news: Message) -> None:
