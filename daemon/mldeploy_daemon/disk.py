@@ -37,7 +37,6 @@ _FOLDERS = (
     "partial",
     "staging",
     "run/workers",
-    "run/scratch",
 )
 #: Seconds after which nobody goes on with a blob that came in part.
 STALE = 86_400.0

@@ -1,9 +1,9 @@
 """What zygotes and workers write: status files, sockets, logs, and the lines they say while they start.
 
-All of it lies in run/workers/, the only part of run/ that they may write besides a place for temporary
-files; what is a worker's lies in a folder of its own there, the only one that this worker may write. So model
-code can touch neither the routing table nor another worker's socket. Reading never fails: what cannot be read
-is not there. Left out: what it means (`workers.py`).
+All of it lies in run/workers/, the only part of run/ that they may write; what is a worker's, its temporary
+files too, lies in a folder of its own there, the only one that this worker may write. So model code can touch
+neither the routing table nor another worker's socket, nor what another's libraries load from a cache. Reading
+never fails: what cannot be read is not there. Left out: what it means (`workers.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import msgspec
 from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 
 RUN = Path("run/workers")
-#: Where their libraries may put temporary files and caches.
-SCRATCH = Path("run/scratch")
 #: Bytes of a worker's log that are kept when it has failed.
 TAIL = 4096
 
@@ -63,8 +61,13 @@ def log_of(identifier: str) -> str:
     return f"{RUN}/{identifier}/log"
 
 
+def scratch_of(name: str) -> str:
+    """Where its libraries put temporary files and caches, relative to the state folder; or a zygote's."""
+    return f"{RUN}/{name}/tmp"
+
+
 def make_folder(identifier: str) -> None:
-    """Its folder, for it and its zygote to write in. Raises OSError."""
+    """The folder of a worker, for it and its zygote to write in; or of a zygote. Raises OSError."""
     (RUN / identifier).mkdir(mode=0o700, parents=True)
 
 
@@ -106,5 +109,5 @@ def is_runtime(pid: int, ticks: int) -> bool:
 
 
 def remove_files(identifier: str) -> None:
-    """Remove everything a worker left."""
+    """Remove everything a worker left in its folder, or a zygote."""
     shutil.rmtree(RUN / identifier, ignore_errors=True)

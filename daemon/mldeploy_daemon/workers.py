@@ -26,7 +26,6 @@ from mldeploy.core.host import StartWorker, Worker
 from mldeploy.core.manifest import Manifest
 from mldeploy_daemon.system import give_way
 from mldeploy_daemon.worker_files import (
-    SCRATCH,
     Progress,
     Status,
     identifiers,
@@ -35,6 +34,7 @@ from mldeploy_daemon.worker_files import (
     make_folder,
     read_status,
     remove_files,
+    scratch_of,
     socket_of,
     status_of,
     tail,
@@ -137,7 +137,7 @@ class Workers:
             "socket": socket_of(identifier),
             "status": status_of(identifier),
             "log": log_of(identifier),
-            "write": [str(SCRATCH)],
+            "scratch": scratch_of(identifier),
             "replica": action.replica,
             "idle": action.idle,
             "threads": manifest.resources.threads,

@@ -22,7 +22,7 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.worker_files import RUN, SCRATCH, is_runtime
+from mldeploy_daemon.worker_files import RUN, is_runtime, make_folder, remove_files, scratch_of
 
 logger = logging.getLogger(__name__)
 #: Seconds a zygote has to import its packages.
@@ -95,6 +95,7 @@ class Zygotes:
         stem = RUN / self.stem(zygote.environment)
         for suffix in (".sock", ".json"):
             stem.with_suffix(suffix).unlink(missing_ok=True)
+        remove_files(stem.name)
         options = {
             "environment": f"environments/{zygote.environment}",
             "socket": f"{stem}.sock",
@@ -103,9 +104,11 @@ class Zygotes:
             "confine": self.confine,
             "read": ["bundles"],
             "write": [str(RUN)],
-            "scratch": str(SCRATCH),
+            "scratch": scratch_of(stem.name),
         }
         try:
+            make_folder(stem.name)
+            Path(scratch_of(stem.name)).mkdir()
             with stem.with_suffix(".log").open("wb") as log:
                 process = subprocess.Popen(
                     runtime_command(interpreter, "zygote", options),
@@ -152,6 +155,7 @@ class Zygotes:
         zygote.ended.set()
         if self.alive.get(zygote.environment) is zygote:
             del self.alive[zygote.environment]
+            remove_files(self.stem(zygote.environment))
         self.changed()
 
     def stop(self, environment: str) -> None:

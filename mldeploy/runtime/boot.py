@@ -46,7 +46,10 @@ def _start(mode: str, options: dict[str, Any]) -> int:
     environment = str(Path(options["environment"]).absolute())
     write = [*options.get("write", ()), *filter(None, [options.get("scratch")])]
     read = [*options.get("read", ()), *filter(None, [options.get("bundle"), options.get("manifest")])]
-    _set_variables(write)
+    for name in _THREADS:
+        os.environ[name] = "1"
+    if write:  # temporary files where they may be written: in the last of the folders given
+        importlib.import_module(f"{PACKAGE}.scratch").use_scratch(write[-1])
     try:
         confinement = confine.confine(
             options.get("confine", "require"), base=[environment], read=read, write=write
@@ -69,16 +72,6 @@ def _load_package() -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = package
     spec.loader.exec_module(package)
-
-
-def _set_variables(write: list[str]) -> None:
-    """One thread, and temporary files where they may be written: in the last of the folders given."""
-    for name in _THREADS:
-        os.environ[name] = "1"
-    if write:
-        scratch = str(Path(write[-1]).absolute())
-        for name in ("TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"):
-            os.environ[name] = scratch
 
 
 def _report_unconfined(mode: str, options: dict[str, Any], message: str) -> None:

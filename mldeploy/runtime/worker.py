@@ -28,6 +28,7 @@ from .errors import BundleError
 from .loader import load
 from .model import Engine, Model, check_signature
 from .replay import check_batching, replay
+from .scratch import use_scratch
 from .server import Server
 from .spec import Manifest, WorkerSpec, read_manifest
 from .warmup import Measured, warm_up
@@ -118,11 +119,15 @@ class Worker:
     def _prepare(self, wake: socket.socket) -> Server | None:
         """Everything up to listening; None where it was told to stop meanwhile. Raises BundleError."""
         spec = self._spec
+        if spec.scratch:
+            os.makedirs(spec.scratch, mode=0o700, exist_ok=True)
         narrow(
             self._confinement,
             [spec.bundle, *spec.read, *filter(None, [spec.manifest])],
-            [str(Path(spec.status).parent), *spec.write],
+            [str(Path(spec.status).parent), *filter(None, [spec.scratch]), *spec.write],
         )
+        if spec.scratch:
+            use_scratch(spec.scratch)
         process.reseed()
         process.wake_precisely()
         bundle = str(Path(spec.bundle).absolute())  # the model may change the working directory

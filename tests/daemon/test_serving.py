@@ -154,6 +154,9 @@ def test_models_with_one_lock_share_an_environment_and_a_zygote(
     assert len(zygotes) == 1
     parents = {_parent(each["pid"]) for each in daemon.workers()}
     assert len(parents) == 1
+    # each has a place for temporary files, which goes with it
+    places = {path.parent.name for path in (daemon.state / "run/workers").glob("*/tmp")}
+    assert places == {zygotes[0].stem, *(each["id"] for each in daemon.workers())}
     # a zygote takes none of its workers with it, and is replaced
     os.kill(parents.pop(), signal.SIGKILL)
     assert daemon.ask() == (200, (1.0, 1))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
+import pytest
 
-from mldeploy.runtime import process
+from mldeploy.runtime import process, scratch
 from tests.runtime.helpers import ONE, Bundle, Host, wait_until
 
 # the classes below are not where a worker could import them from
@@ -243,6 +246,45 @@ def test_empty_buffers_are_loaded(host: Host, make_bundle: Callable[..., Bundle]
     sizes = [(bundle.folder / name).stat().st_size for name in bundle.manifest["entry"]["buffers"]]
     assert 0 in sizes
     assert host.fork(bundle).ready().front().ask(ONE)[0] == 200
+
+
+def test_temporary_files_and_caches_are_in_a_folder_of_the_workers_own(
+    host: Host, make_bundle: Callable[..., Bundle]
+) -> None:
+    code = """
+import os, tempfile
+import numpy as np
+NAMES = ("TMPDIR", "HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR")
+class Model:
+    def predict(self, x):
+        kept = tempfile.NamedTemporaryFile(delete=False)
+        said = [os.path.dirname(kept.name), *(os.environ[name] for name in NAMES)]
+        return np.array([said] * len(x))
+"""
+    bundle = make_bundle()
+    bundle.manifest["signature"]["outputs"] = [{"name": "y", "datatype": "BYTES", "shape": [-1, 6]}]
+    bundle.code(code).sample(ONE, [])
+    (host.state / "run/zygote-tmp").mkdir()
+    host.start(scratch="run/zygote-tmp")
+    for name in ("w-1", "w-2"):
+        folder = f"run/{name}/tmp"
+        worker = host.fork(bundle, scratch=folder, write=[]).ready()
+        said = worker.front().ask(ONE)[1]["outputs"][0]["data"]
+        assert set(said) == {str(host.state / folder)}
+        assert list((host.state / folder).iterdir())
+
+
+def test_what_was_imported_before_looks_for_its_folder_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    numba = types.SimpleNamespace(reload_config=lambda: looked.append(os.environ["NUMBA_CACHE_DIR"]))
+    monkeypatch.setitem(sys.modules, "numba.core.config", numba)  # type: ignore[arg-type]
+    monkeypatch.setattr(tempfile, "tempdir", "/where/the/zygote/was")
+    for name in scratch._VARIABLES:
+        monkeypatch.setenv(name, "/where/the/zygote/was")
+    scratch.use_scratch(str(tmp_path))
+    assert tempfile.gettempdir() == str(tmp_path) and looked == [str(tmp_path)]
 
 
 def test_status_files_are_always_whole(host: Host, sums: Bundle) -> None:
