@@ -29,6 +29,7 @@ from mldeploy.core.plan import plan, settled
 from mldeploy.core.standing import Standings, standings
 from mldeploy.core.wish import wish, without_lease
 from mldeploy.errors import DiskError, MldeployError, UsageError
+from mldeploy_daemon import clock
 from mldeploy_daemon.background import Background
 from mldeploy_daemon.book import Book
 from mldeploy_daemon.chronicle import Chronicle
@@ -68,7 +69,7 @@ class Agent:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.now = time.time
+        self.now = clock.now
         self.limits = Limits(
             grace=config.grace,
             drain=config.drain_deadline,

@@ -12,7 +12,6 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from mldeploy.core.standing import Standing, Standings, by_digest, come_up, fail
 from mldeploy.errors import MldeployError
 from mldeploy.store.objects import ObjectStore
 from mldeploy.store.reports import HostReport, ModelReport, VersionReport, WorkerReport, write_report
+from mldeploy_daemon import clock
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.fronts import Total
 from mldeploy_daemon.ledger import weight
@@ -151,7 +151,7 @@ class Reporter:
 
     def _models(self, seen: Seen) -> dict[str, ModelReport]:
         """What is said of each model; what it is looked up in is made once for all of them."""
-        doing, pids, now = by_digest((*seen.observed.busy, *seen.actions)), self._pids(), time.time()
+        doing, pids, now = by_digest((*seen.observed.busy, *seen.actions)), self._pids(), clock.now()
 
         def of_version(name: str, standing: Standing) -> VersionReport:
             total = seen.totals.get((name, standing.version), Total())
@@ -184,7 +184,7 @@ def _version_report(standing: Standing, total: Total, pids: Sequence[int]) -> Ve
         reason=standing.reason,
         stage=standing.stage,
         attempts=standing.attempts,
-        retry_at=standing.retry_at,
+        retry_at=standing.retry_at and clock.to_wall(standing.retry_at),
         workers=tuple(_memory(pid) for pid in pids),
         requests=total.requests,
         failures=total.failures,
