@@ -8,7 +8,10 @@ never fails: what cannot be read is not there. Left out: what it means (`workers
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
@@ -41,9 +44,18 @@ class Progress(msgspec.Struct):
 
     state: str = ""
     pid: int = 0
+    start_ticks: int = 0
     stage: str = ""
     reason: str = ""
     error: str = ""
+
+
+def name_worker(model: str, version: int, digest: str, replica: int, *, idle: bool) -> str:
+    """The beginning of a worker's id. It vouches for all of these: a worker can write everything below the
+    folder of that name, and not the name.
+    """
+    said = "\n".join((model, digest, "idle" if idle else ""))
+    return f"w-{sha256(said.encode()).hexdigest()[:16]}-{version}-{replica}-"
 
 
 def socket_of(identifier: str) -> str:
@@ -95,9 +107,22 @@ def tail(identifier: str) -> str:
         return ""
 
 
+def credible(identifier: str) -> Status | None:
+    """What a living worker says of itself, if it was started as that and the process is its own.
+
+    Status files may be written by what runs in a worker: it may say that it is another, or name another's
+    process, and be taken for it, or that one be stopped in its place.
+    """
+    said = read_status(identifier)
+    if said is None or said.id != identifier:
+        return None
+    name = name_worker(said.model, said.version, said.digest, said.replica, idle=said.idle)
+    return said if identifier.startswith(name) and _has_open(said.pid, identifier) else None
+
+
 def statuses() -> list[Status]:
-    """What is said by workers, dead ones included."""
-    return [status for each in identifiers() if (status := read_status(each)) is not None]
+    """What is said by workers that live."""
+    return [status for each in identifiers() if (status := credible(each)) is not None]
 
 
 def is_runtime(pid: int, ticks: int) -> bool:
@@ -106,6 +131,29 @@ def is_runtime(pid: int, ticks: int) -> bool:
     Status files may be written by what runs in a worker: nothing else is ever signalled on their word.
     """
     return pid > 0 and start_ticks(pid) == ticks and runs_in(pid, Path.cwd(), RUNTIME)
+
+
+def follow(pid: int, ticks: int) -> int | None:
+    """A pidfd of that zygote or worker, if it lives."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, ValueError):
+        return None
+    if is_runtime(pid, ticks):  # looked at after: what the pidfd is of keeps its pid as long as it lives
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _has_open(pid: int, identifier: str) -> bool:
+    """Whether the process has something open in the worker's folder (its log, always), as no other can."""
+    folder = Path.cwd() / RUN / identifier
+    with contextlib.suppress(OSError):  # it has just ended, or is somebody else's
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                if folder in descriptor.readlink().parents:
+                    return True
+    return False
 
 
 def remove_files(identifier: str) -> None:

@@ -17,7 +17,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -28,10 +27,12 @@ from mldeploy_daemon.system import give_way
 from mldeploy_daemon.worker_files import (
     Progress,
     Status,
+    credible,
+    follow,
     identifiers,
-    is_runtime,
     log_of,
     make_folder,
+    name_worker,
     read_status,
     remove_files,
     scratch_of,
@@ -114,8 +115,8 @@ class Workers:
 
     def start(self, action: StartWorker, manifest: Manifest, zygote: str) -> None:
         """Ask the zygote at that socket for a worker."""
-        name = sha256(action.model.encode()).hexdigest()[:12]
-        identifier = f"w-{name}-{action.version}-{action.replica}-{secrets.token_hex(3)}"
+        name = name_worker(action.model, action.version, action.digest, action.replica, idle=action.idle)
+        identifier = f"{name}{secrets.token_hex(3)}"
         live = Live(
             id=identifier,
             model=action.model,
@@ -166,7 +167,7 @@ class Workers:
 
     def _progress(self, live: Live, said: Progress) -> None:
         if said.pid and live.pidfd < 0 and live.id in self.live:
-            self._follow(live, said.pid)
+            self._follow(live, follow(said.pid, said.start_ticks), said.pid)
         if said.error or said.reason:
             live.reason = said.error or said.reason
         if said.stage:
@@ -184,14 +185,13 @@ class Workers:
             self.came_up.append(live)
             self.changed()
 
-    def _follow(self, live: Live, pid: int) -> None:
+    def _follow(self, live: Live, pidfd: int | None, pid: int) -> None:
         """Be told when the process ends."""
         live.pid = pid
-        try:
-            live.pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
+        if pidfd is None:
             self._gone(live)
             return
+        live.pidfd = pidfd
         asyncio.get_running_loop().add_reader(live.pidfd, self._gone, live)
 
     def _gone(self, live: Live) -> None:
@@ -265,13 +265,14 @@ class Workers:
                 if known.adopted and known.state == "loading":
                     self._look_again(known)
                 continue
-            status = read_status(identifier)
-            if status is not None and status.id == identifier and is_runtime(status.pid, status.start_ticks):
-                self._take_over(status, environment_of(status.digest))
+            status = credible(identifier)
+            pidfd = follow(status.pid, status.start_ticks) if status is not None else None
+            if status is not None and pidfd is not None:
+                self._take_over(status, pidfd, environment_of(status.digest))
             else:
                 remove_files(identifier)
 
-    def _take_over(self, status: Status, environment: str) -> None:
+    def _take_over(self, status: Status, pidfd: int, environment: str) -> None:
         now = self.now()
         live = Live(
             id=status.id,
@@ -286,7 +287,7 @@ class Workers:
             adopted=True,
         )
         self.live[live.id] = live
-        self._follow(live, status.pid)
+        self._follow(live, pidfd, status.pid)
         if status.state == "ready":
             self._ready(live)
         logger.info("%s goes on as %s (pid %d)", live.ref, live.id, status.pid)

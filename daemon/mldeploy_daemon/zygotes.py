@@ -22,7 +22,7 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.worker_files import RUN, is_runtime, make_folder, remove_files, scratch_of
+from mldeploy_daemon.worker_files import RUN, follow, make_folder, remove_files, scratch_of
 
 logger = logging.getLogger(__name__)
 #: Seconds a zygote has to import its packages.
@@ -180,12 +180,12 @@ class Zygotes:
         """Take over the zygotes that a former agent started and that still run."""
         for environment in environments:
             status = _read(RUN / f"{self.stem(environment)}.json")
-            if status is None or not is_runtime(status.pid, status.start_ticks):
+            pidfd = follow(status.pid, status.start_ticks) if status is not None else None
+            if status is None or pidfd is None:
                 continue
-            with contextlib.suppress(ProcessLookupError):
-                zygote = Zygote(environment, "ready", status.pid, os.pidfd_open(status.pid))
-                asyncio.get_running_loop().add_reader(zygote.pidfd, self._gone, zygote)
-                self.alive[environment] = zygote
+            zygote = Zygote(environment, "ready", status.pid, pidfd)
+            asyncio.get_running_loop().add_reader(pidfd, self._gone, zygote)
+            self.alive[environment] = zygote
 
 
 def _read(path: Path) -> _Status | None:

@@ -1,0 +1,106 @@
+"""Which workers a new agent takes over: those that are what their status files say, and no others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mldeploy_daemon.system import RUNTIME, start_ticks
+from mldeploy_daemon.worker_files import RUN, Progress, credible, make_folder, name_worker, status_of
+from mldeploy_daemon.workers import Live, Workers
+
+Adopted = dict[str, tuple[str, int, str, int]]
+
+
+class Host:
+    """A state folder with processes that look like workers: they have their logs open."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+
+    def worker(self, name: str, **said: Any) -> tuple[str, int]:
+        """Its id and pid. `said`: what its status file says instead of what is so."""
+        digest = f"{name}-digest"
+        identifier = f"{name_worker(name, 1, digest, 0, idle=False)}abcdef"
+        make_folder(identifier)
+        with (RUN / identifier / "log").open("wb") as log:
+            process = self.stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", "input()", RUNTIME],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+        self.stack.callback(process.kill)
+        pid = said.get("pid", process.pid)
+        told = {
+            "id": identifier, "pid": pid, "start_ticks": start_ticks(pid), "model": name, "version": 1,
+            "digest": digest, "replica": 0, "state": "ready",
+        }  # fmt: skip
+        Path(status_of(identifier)).write_text(json.dumps(told | said))
+        return identifier, process.pid
+
+    def adopted(self) -> Adopted:
+        """What an agent takes over that starts now."""
+
+        async def adopt() -> Adopted:
+            workers = Workers(lambda: None)
+            workers.adopt(lambda _: "e")
+            for live in workers.live.values():
+                os.close(live.pidfd)
+            return {name: (w.model, w.version, w.digest, w.pid) for name, w in workers.live.items()}
+
+        return asyncio.run(adopt())
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.chdir(tmp_path)
+    with ExitStack() as stack:
+        yield Host(stack)
+
+
+def test_a_worker_that_runs_is_adopted_as_what_it_is(host: Host) -> None:
+    identifier, pid = host.worker("churn")
+    assert host.adopted() == {identifier: ("churn", 1, "churn-digest", pid)}
+
+
+@pytest.mark.parametrize(
+    "said", [{"model": "fraud"}, {"version": 2}, {"digest": "other"}, {"replica": 1}, {"idle": True}]
+)
+def test_one_that_says_it_is_another_is_not(host: Host, said: dict[str, Any]) -> None:
+    other, pid = host.worker("fraud")
+    forger, _ = host.worker("churn", **said)
+    assert host.adopted() == {other: ("fraud", 1, "fraud-digest", pid)}
+    assert not (RUN / forger).exists()
+
+
+def test_one_that_names_another_workers_process_is_not(host: Host) -> None:
+    other, pid = host.worker("fraud")
+    forger, _ = host.worker("churn", pid=pid)
+    # an agent that starts ends what it does not believe in
+    assert credible(forger) is None and credible(other) is not None
+    assert host.adopted() == {other: ("fraud", 1, "fraud-digest", pid)}
+
+
+def test_what_is_said_while_it_starts_makes_nobody_else_be_followed(host: Host) -> None:
+    async def start(pid: int) -> tuple[str, int]:
+        workers = Workers(lambda: None)
+        live = Live("w", "churn", 1, "d", "e", 0, "loading", 0.0)
+        workers.live["w"] = live
+        workers._progress(live, Progress(state="loading", pid=pid, start_ticks=start_ticks(pid) or 0))
+        return live.state, live.pidfd
+
+    with subprocess.Popen(["sleep", "600"]) as bystander:
+        assert asyncio.run(start(bystander.pid)) == ("gone", -1)
+        bystander.kill()
