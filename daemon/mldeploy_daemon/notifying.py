@@ -13,6 +13,7 @@ by this host or, as far as its report says so, by the next. Left out: threads an
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,10 +27,10 @@ from mldeploy.core.fold import refusal
 from mldeploy.core.policy import settings
 from mldeploy.core.records import Notified
 from mldeploy.core.state import Notice, State
-from mldeploy.errors import NotificationError, StoreError
+from mldeploy.errors import MldeployError, NotificationError, StoreError
 from mldeploy.reporting import compose
 from mldeploy.reporting.deliver import Sent, deliver, first_mail
-from mldeploy.reporting.message import Message, message
+from mldeploy.reporting.message import Message, bare, message
 from mldeploy.reporting.steps import Told
 from mldeploy.reporting.values import LaunchReport
 from mldeploy.reporting.words import clean
@@ -39,6 +40,7 @@ from mldeploy.store.reports import HostReport, report_key
 from mldeploy.store.tail import record_key
 from mldeploy_daemon.told import Tellings
 
+logger = logging.getLogger(__name__)
 #: Seconds between looks with nothing pending; where the time is not known yet; and the least between two.
 QUIET, SOON, SHORT = 900.0, 2.0, 1.0
 #: Environments in which the report of a host that has left is looked for.
@@ -144,13 +146,22 @@ class Notifying:
         now, identity = self._now(), self._store_id()
         since = self._since_of(notice)
         age = now - since if now and since is not None else 0.0
-        # also where it cannot be composed: once in a turn
         self.told.tries(notice.id, max(age, duty.begins(turn, len(order))))
-        made = message(self.report(state, notice, now), identity)
+        made = self._composed(state, notice, now, identity)
         made = msgspec.structs.replace(made, had=tuple(sorted(reached)))
         sent = self.deliver(made, left, first_mail(targets))
         self.told.has_reached(notice.id, {*reached, *sent.reached, *sent.took})
         return _outcome(notice, sent, late=age >= duty.GIVE_UP)
+
+    def _composed(self, state: State, notice: Notice, now: float, identity: str) -> Message:
+        """What is sent. Raises StoreError. What cannot be composed is told all the same, in short."""
+        try:
+            return message(self.report(state, notice, now), identity)
+        except MldeployError:
+            raise
+        except Exception:
+            logger.exception("notice %s cannot be composed", notice.id)
+            return bare(notice, identity)
 
     def report(self, state: State, notice: Notice, now: float) -> LaunchReport:
         """What the notice tells. Raises StoreError."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from html import escape
 from typing import Any
 
 import msgspec
 
+from mldeploy.core.state import Notice
 from mldeploy.reporting import mail, page, text
 from mldeploy.reporting.values import LaunchReport
 from mldeploy.reporting.words import clean
@@ -33,7 +35,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     html: str
     page: str  # with the plots: a file
-    document: dict[str, Any]  # the report as it encodes to JSON
+    document: dict[str, Any]  # the report, or the notice, as it encodes to JSON
     owner: str = ""  # an address, or empty
     had: tuple[str, ...] = ()  # recipients of mails that have it already, as `mark` names them
 
@@ -41,6 +43,29 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 def mark(address: str) -> str:
     """Names a recipient without telling the address, which may come from a secret."""
     return f"@{sha256(address.lower().encode()).hexdigest()[:16]}"
+
+
+def bare(notice: Notice, store: str) -> Message:
+    """The message of a notice whose report cannot be composed: what the log says, in a few lines of text."""
+    ref = f"{notice.model}@{notice.version}"
+    where = f" in {notice.environment}" if notice.environment else ""
+    facts = {
+        "when": notice.time, "by": notice.actor, "why": notice.reason, "rollout": notice.rollout,
+        "record": str(notice.seq or ""),
+    }  # fmt: skip
+    title = clean(f"{ref}: {notice.kind}{where}", 200)
+    told = "\n".join([title, *(f"{name}: {clean(fact)}" for name, fact in facts.items() if fact)])
+    told += f"\n\nThe report of it could not be made: see the daemon's log, and `mldeploy report {ref}`.\n"
+    return Message(
+        identity=f"{notice.id}@{store}",
+        title=title,
+        kind=_KINDS.get(notice.kind, "info"),
+        brief=told,
+        text=told,
+        html=f"<pre>{escape(told)}</pre>",
+        page=f"<!doctype html><meta charset=utf-8><pre>{escape(told)}</pre>",
+        document=msgspec.to_builtins(notice),
+    )
 
 
 def message(report: LaunchReport, store: str) -> Message:

@@ -494,7 +494,7 @@ class Following:
         return self.world.log.append(intent, actor="host:h1", now=datetime.fromtimestamp(0, UTC))
 
 
-def test_a_notice_that_cannot_be_composed_keeps_no_other_back(
+def test_a_notice_that_cannot_be_composed_is_told_in_short(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = world.launch("h1", 7), world.launch("h1", 8)
@@ -512,7 +512,27 @@ def test_a_notice_that_cannot_be_composed_keeps_no_other_back(
     for _ in range(3):
         asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]
     notifier.pool.shutdown()
-    assert len(world.sent("ops")) == 1 and world.outbox[0][2].identity.startswith(good.id)
-    assert world.pending == [bad.id]
+    told = {made.identity.partition("@")[0]: made for _, target, made in world.outbox if target == "ops"}
+    assert len(world.sent("ops")) == 2 and set(told) == {bad.id, good.id} and world.pending == []
+    assert told[bad.id].title == "churn@7: launched in production"
+    assert "by: host:h1" in told[bad.id].text and "report churn@7" in told[bad.id].text
+    assert following.errors == [] and caplog.text.count("ZeroDivisionError: ") == 1
+
+
+def test_a_notice_that_cannot_be_told_keeps_no_other_back(world: World) -> None:
+    bad, good = world.launch("h1", 7), world.launch("h1", 8)
+    notifying = world.hosts["h1"]
+    deliver = notifying.deliver
+
+    def choke(made: Message, targets: Mapping[str, str], owner_at: str) -> Sent:
+        return 1 / 0 if made.identity.startswith(bad.id) else deliver(made, targets, owner_at)  # type: ignore[return-value]
+
+    notifying.deliver = choke
+    following = Following(world)
+    notifier = Notifier(Config(store="", state=""), "h1", following)  # type: ignore[arg-type]
+    notifier._notifying = notifying
+    for _ in range(3):
+        asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]
+    notifier.pool.shutdown()
+    assert world.outbox[0][2].identity.startswith(good.id) and world.pending == [bad.id]
     assert following.errors == [f"notice {bad.id} cannot be told: see the daemon's log"]  # once in a turn
-    assert caplog.text.count("ZeroDivisionError: ") == 1
