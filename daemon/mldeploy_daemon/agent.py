@@ -50,7 +50,7 @@ from mldeploy_daemon.report import Reporter, Seen
 from mldeploy_daemon.steer import Steerer
 from mldeploy_daemon.system import RUNTIME, processes_in
 from mldeploy_daemon.uses import Uses
-from mldeploy_daemon.worker_files import statuses
+from mldeploy_daemon.worker_files import end_unconfined, statuses
 from mldeploy_daemon.workers import Workers
 from mldeploy_daemon.zygotes import Zygotes
 
@@ -143,6 +143,7 @@ class Agent:
         self.notifier.load()
         self.shipper = Shipper(config.environment, host, lambda: self.follower.store)
         self.zygotes.adopt(self.disk.environments())
+        end_unconfined(config.confine)
         self._end_strays()
         # ready once is ready until the keeper stops: a restart of the agent is nobody's business
         self.ready = self.disk.read("run/ready") == config.boot.encode()

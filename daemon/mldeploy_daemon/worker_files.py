@@ -9,8 +9,10 @@ never fails: what cannot be read is not there. Left out: what it means (`workers
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
+import signal
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import msgspec
 
 from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 
+logger = logging.getLogger(__name__)
 RUN = Path("run/workers")
 #: Bytes of a worker's log that are kept when it has failed.
 TAIL = 4096
@@ -34,6 +37,7 @@ class Status(msgspec.Struct):
     digest: str = ""
     replica: int = 0
     idle: bool = False
+    confinement: str = "off"
     state: str = ""
     stage: str = ""
     reason: str = ""
@@ -123,6 +127,26 @@ def credible(identifier: str) -> Status | None:
 def statuses() -> list[Status]:
     """What is said by workers that live."""
     return [status for each in identifiers() if (status := credible(each)) is not None]
+
+
+def fits(confinement: str, confine: str) -> bool:
+    """Whether what a zygote or worker reached when it started is what `--confine` asks for now."""
+    if confine == "require":
+        return "landlock" in confinement and "seccomp" in confinement
+    return confine == "off" or confinement != "off"
+
+
+def end_unconfined(confine: str) -> None:
+    """End the workers that live on from a time when `--confine` asked for less."""
+    for said in statuses():
+        pidfd = None if fits(said.confinement, confine) else follow(said.pid, said.start_ticks)
+        if pidfd is not None:
+            logger.warning(
+                "%s was confined by %s, and is ended: --confine %s", said.id, said.confinement, confine
+            )
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+            remove_files(said.id)  # or it might be adopted while it dies
 
 
 def is_runtime(pid: int, ticks: int) -> bool:

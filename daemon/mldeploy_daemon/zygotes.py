@@ -22,7 +22,7 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.worker_files import RUN, follow, make_folder, remove_files, scratch_of
+from mldeploy_daemon.worker_files import RUN, fits, follow, make_folder, remove_files, scratch_of
 
 logger = logging.getLogger(__name__)
 #: Seconds a zygote has to import its packages.
@@ -32,6 +32,7 @@ START = 120.0
 class _Status(msgspec.Struct):
     pid: int = 0
     start_ticks: int = 0
+    confinement: str = "off"
     state: str = ""
     reason: str = ""
 
@@ -177,11 +178,20 @@ class Zygotes:
                 signal.pidfd_send_signal(zygote.pidfd, number)
 
     def adopt(self, environments: Iterable[str]) -> None:
-        """Take over the zygotes that a former agent started and that still run."""
+        """Take over the zygotes that a former agent started and that still run; end those that are confined
+        less than is asked for now.
+        """
         for environment in environments:
             status = _read(RUN / f"{self.stem(environment)}.json")
             pidfd = follow(status.pid, status.start_ticks) if status is not None else None
             if status is None or pidfd is None:
+                continue
+            if not fits(status.confinement, self.confine):
+                logger.warning(
+                    "a zygote confined by %s is ended: --confine %s", status.confinement, self.confine
+                )
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
                 continue
             zygote = Zygote(environment, "ready", status.pid, pidfd)
             asyncio.get_running_loop().add_reader(pidfd, self._gone, zygote)

@@ -14,9 +14,19 @@ from typing import Any
 
 import pytest
 
-from mldeploy_daemon.system import RUNTIME, start_ticks
-from mldeploy_daemon.worker_files import RUN, Progress, credible, make_folder, name_worker, status_of
+from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
+from mldeploy_daemon.worker_files import (
+    RUN,
+    Progress,
+    credible,
+    end_unconfined,
+    make_folder,
+    name_worker,
+    status_of,
+)
 from mldeploy_daemon.workers import Live, Workers
+from mldeploy_daemon.zygotes import Zygotes
+from tests.support.daemons import until
 
 Adopted = dict[str, tuple[str, int, str, int]]
 
@@ -42,6 +52,7 @@ class Host:
                 )
             )
         self.stack.callback(process.kill)
+        until(lambda: runs_in(process.pid, Path.cwd(), RUNTIME), "its command line is there")
         pid = said.get("pid", process.pid)
         told = {
             "id": identifier, "pid": pid, "start_ticks": start_ticks(pid), "model": name, "version": 1,
@@ -104,3 +115,31 @@ def test_what_is_said_while_it_starts_makes_nobody_else_be_followed(host: Host) 
     with subprocess.Popen(["sleep", "600"]) as bystander:
         assert asyncio.run(start(bystander.pid)) == ("gone", -1)
         bystander.kill()
+
+
+@pytest.mark.parametrize(
+    ("confine", "left"),
+    [("require", ["full"]), ("best-effort", ["full", "part"]), ("off", ["free", "full", "part"])],
+)
+def test_what_is_confined_less_than_is_asked_for_now_is_ended(
+    host: Host, confine: str, left: list[str]
+) -> None:
+    levels = {"full": "landlock-6+seccomp", "part": "seccomp", "free": "off"}
+    workers = {name: host.worker(name, confinement=level) for name, level in levels.items()}
+    end_unconfined(confine)
+    until(lambda: sorted(name for name in levels if start_ticks(workers[name][1])) == left, "they are ended")
+    assert sorted(model for model, *_ in host.adopted().values()) == left
+
+
+def test_a_zygote_that_is_confined_less_than_is_asked_for_now_is_ended(host: Host) -> None:
+    async def adopt(confine: str) -> list[str]:
+        zygotes = Zygotes(confine, lambda: None)
+        zygotes.adopt(["env"])
+        return list(zygotes.alive)
+
+    identifier, pid = host.worker("churn")
+    status = RUN / f"{Zygotes.stem('env')}.json"
+    status.write_text(json.dumps({"pid": pid, "start_ticks": start_ticks(pid), "confinement": "seccomp"}))
+    assert asyncio.run(adopt("best-effort")) == ["env"]
+    assert asyncio.run(adopt("require")) == []
+    until(lambda: start_ticks(pid) is None, f"{identifier} is ended")
