@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import time
@@ -35,15 +36,29 @@ class Place:
             (self.folder / "run").mkdir(mode=0o700, exist_ok=True)
             os.chdir(self.folder)
             self._lock()
-            # a front that starts before the agent must not believe in workers of a former run
-            with contextlib.suppress(FileNotFoundError):
-                os.replace("run/routes.json", "run/routes.last.json")
+            self._set_aside()
         except OSError as error:
             self.release()
             raise Refused(
                 f"the state folder {self.folder} cannot be used: {error.strerror or error}",
                 "give a folder that this user may write with --state, on a disk with room",
             ) from error
+
+    @staticmethod
+    def _set_aside() -> None:
+        """The table of a former run: a front that starts before the agent must not believe in its workers.
+
+        One that a power cut has left empty does not take the place of the last good one.
+        """
+        table = Path("run/routes.json")
+        try:
+            json.loads(table.read_bytes())
+        except FileNotFoundError:
+            return
+        except ValueError:
+            table.unlink()
+        else:
+            table.replace("run/routes.last.json")
 
     def _lock(self) -> None:
         deadline = time.monotonic() + PATIENCE
