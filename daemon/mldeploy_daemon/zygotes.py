@@ -122,7 +122,12 @@ class Zygotes:
         except OSError as error:
             raise DiskError(f"the zygote cannot be started: {error}", "it is tried again") from error
         zygote.process, zygote.pid = process, process.pid
-        zygote.pidfd = os.pidfd_open(process.pid)
+        try:
+            zygote.pidfd = os.pidfd_open(process.pid)
+        except OSError as error:  # no descriptor is left: nobody would know of it
+            process.kill()
+            process.wait()
+            raise DiskError(f"the zygote cannot be followed: {error}", "it is tried again") from error
 
     async def _listening(self, zygote: Zygote) -> None:
         path = RUN / f"{self.stem(zygote.environment)}.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import subprocess
@@ -10,10 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mldeploy.errors import DiskError
+from mldeploy_daemon import zygotes
 from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 from mldeploy_daemon.worker_files import (
     RUN,
@@ -133,9 +137,9 @@ def test_what_is_confined_less_than_is_asked_for_now_is_ended(
 
 def test_a_zygote_that_is_confined_less_than_is_asked_for_now_is_ended(host: Host) -> None:
     async def adopt(confine: str) -> list[str]:
-        zygotes = Zygotes(confine, lambda: None)
-        zygotes.adopt(["env"])
-        return list(zygotes.alive)
+        made = Zygotes(confine, lambda: None)
+        made.adopt(["env"])
+        return list(made.alive)
 
     identifier, pid = host.worker("churn")
     status = RUN / f"{Zygotes.stem('env')}.json"
@@ -143,3 +147,24 @@ def test_a_zygote_that_is_confined_less_than_is_asked_for_now_is_ended(host: Hos
     assert asyncio.run(adopt("best-effort")) == ["env"]
     assert asyncio.run(adopt("require")) == []
     until(lambda: start_ticks(pid) is None, f"{identifier} is ended")
+
+
+def test_a_zygote_that_cannot_be_followed_is_not_left_running(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def full(pid: int) -> int:
+        started.append(pid)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    idle = [sys.executable, "-I", "-S", "-c", "import time; time.sleep(600)"]
+    monkeypatch.setattr(zygotes, "find_interpreter", lambda _: Path(sys.executable))
+    monkeypatch.setattr(zygotes, "runtime_command", lambda *_: idle)
+    monkeypatch.setattr(os, "pidfd_open", full)
+    RUN.mkdir(parents=True)
+    manifest: Any = SimpleNamespace(python="3.11", imports=())
+    made = Zygotes("off", lambda: None)
+    with pytest.raises(DiskError, match=r"cannot be followed: .*Too many open files"):
+        asyncio.run(made.start("env", manifest))
+    assert made.alive == {} and start_ticks(started[0]) is None
