@@ -8,10 +8,11 @@ Left out: which blobs (`bundle/push.py`).
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,16 +74,17 @@ class _Sending:
         self._store, self._push, self._journal = store, push, journal
         self._moved: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._given_up = threading.Event()
-        self._running: set[Future[None]] = set()
+        self._senders = 0  # at work
+        self._changed = threading.Condition()
 
     def run(self, pieces: Mapping[str, Piece], advance: Progress, pool: Callable[[int], Executor]) -> None:
         left = iter(pieces.items())  # shared: what one thread takes no other gets
         threads = pool(THREADS)
         try:
-            self._running = {threads.submit(self._send_all, left) for _ in range(min(THREADS, len(pieces)))}
-            while self._running:
+            running = {threads.submit(self._send_all, left) for _ in range(min(THREADS, len(pieces)))}
+            while running:
                 # the bar moves now and then: for each file it would cost as much as the file
-                done, self._running = wait(self._running, TICK, FIRST_COMPLETED)
+                done, running = wait(running, TICK, FIRST_COMPLETED)
                 self._tell(advance)
                 for future in done:
                     future.result()
@@ -96,18 +98,31 @@ class _Sending:
 
     def ends(self, seconds: float | None) -> bool:
         """Wait so long, None for as long as it takes, for what is on its way; whether it has ended."""
-        # one that was cancelled before it began is done, and `wait` would wait for it for ever
-        return not wait([future for future in self._running if not future.done()], seconds).not_done
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._senders, seconds)
 
     def _tell(self, advance: Progress) -> None:
         if moved := sum(self._moved.get() for _ in range(self._moved.qsize())):
             advance(moved)
 
     def _send_all(self, left: Iterator[tuple[str, Piece]]) -> None:
-        for sha256, piece in left:
-            if self._given_up.is_set():
-                return
-            self._send(sha256, piece)
+        with self._at_work():
+            for sha256, piece in left:
+                if self._given_up.is_set():
+                    return
+                self._send(sha256, piece)
+
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Counted here and not by futures: a Ctrl-C may come before anybody has kept one."""
+        with self._changed:
+            self._senders += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._senders -= 1
+                self._changed.notify_all()
 
     def _send(self, sha256: str, piece: Piece) -> None:
         journal = self._journal
