@@ -95,9 +95,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     hold: bool = True  # keep the control connection open, so that its end tells the agent of ours
     read: tuple[str, ...] = ()  # folders it may read besides its bundle
     write: tuple[str, ...] = ()  # folders it may write besides that of its status file, socket and log
-    scratch: str = (
-        ""  # made for temporary files and caches of its libraries. "": where the zygote has its own
-    )
+    scratch: str = ""  # made for temporary files and caches of libraries; "": where the zygote has its own
     drain: float = 5.0  # seconds for fronts to take the last answers once it was told to stop
     manifest: str = ""  # a JSON manifest elsewhere than in the bundle
 

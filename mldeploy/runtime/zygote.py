@@ -28,6 +28,7 @@ import msgspec
 
 from . import process
 from .confine import Confinement
+from .reading import NOT_JSON
 from .spec import WorkerSpec, ZygoteOptions
 from .worker import EXIT_FAILED, Worker
 
@@ -121,7 +122,7 @@ class Zygote:
     def _answer(self, connection: socket.socket, line: bytes) -> None:
         try:
             request = msgspec.json.decode(line, type=_Fork)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             self._reply(connection, {"ok": False, "error": f"not a request: {error}"})
             return
         if request.op == "ping":

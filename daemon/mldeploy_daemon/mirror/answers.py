@@ -15,6 +15,7 @@ import numpy.typing as npt
 from mldeploy.core.criterion import Value
 from mldeploy.core.manifest import Tensor
 from mldeploy.runtime.errors import BadRequestError
+from mldeploy.runtime.reading import NOT_JSON
 from mldeploy.runtime.spec import Tensor as Spec
 from mldeploy.runtime.tensors import Array, TensorReader
 
@@ -53,14 +54,14 @@ class Reader:
         """The inputs of a request."""
         try:
             return self._arrays(_requests.decode(body).inputs)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
 
     def answer(self, body: bytes | memoryview) -> Arrays | None:
         """The outputs of an answer."""
         try:
             return self._arrays(_answers.decode(body).outputs)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except NOT_JSON:
             return None
 
     def _arrays(self, tensors: list[_Tensor]) -> Arrays | None:

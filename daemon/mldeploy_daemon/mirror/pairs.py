@@ -21,6 +21,8 @@ from typing import IO
 
 import msgspec
 
+from mldeploy.runtime.reading import NOT_JSON
+
 FOLDER = Path("pairs")
 #: Pairs that differ, a second; lines, seconds and bytes of one file; bytes of all files of a shadow.
 PER_SECOND, LINES, SECONDS, FILE_BYTES, MAX_BYTES = 10, 500, 30.0, 8 << 20, 64 << 20
@@ -139,6 +141,6 @@ def raw(body: bytes) -> msgspec.Raw:
     """A body as it stands in a line: JSON without the blanks and new lines around its values, anything else
     as text.
     """
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    with contextlib.suppress(*NOT_JSON):
         return _RAW(msgspec.json.format(body.decode(), indent=-1))
     return _RAW(msgspec.json.encode(body.decode("utf-8", "replace")))
