@@ -3,16 +3,19 @@
 All of it lies in run/workers/, the only part of run/ that they may write; what is a worker's, its temporary
 files too, lies in a folder of its own there, the only one that this worker may write. So model code can touch
 neither the routing table nor another worker's socket, nor what another's libraries load from a cache. Reading
-never fails: what cannot be read is not there. Left out: what it means (`workers.py`).
+never fails: what cannot be read is not there, and no link is followed, for what the model may not read it
+could otherwise have the agent read and report. Left out: what it means (`workers.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
 import signal
+import stat
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,8 +25,8 @@ from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 
 logger = logging.getLogger(__name__)
 RUN = Path("run/workers")
-#: Bytes of a worker's log that are kept when it has failed.
-TAIL = 4096
+#: Bytes of a worker's log that are kept when it has failed; and of a status file at most.
+TAIL, STATUS = 4096, 1 << 16
 
 
 class Status(msgspec.Struct):
@@ -95,20 +98,31 @@ def identifiers() -> list[str]:
 def read_status(identifier: str) -> Status | None:
     """What the worker says of itself, or None where nothing can be read."""
     try:
-        return msgspec.json.decode(Path(status_of(identifier)).read_bytes(), type=Status)
+        return msgspec.json.decode(read_theirs(status_of(identifier), STATUS), type=Status)
     except (OSError, msgspec.MsgspecError):
         return None
 
 
 def tail(identifier: str) -> str:
     """The last words of a worker's log."""
-    path = Path(log_of(identifier))
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL))
-            return file.read().decode("utf-8", "replace")
+        return read_theirs(log_of(identifier), TAIL).decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def read_theirs(path: str | os.PathLike[str], most: int) -> bytes:
+    """The last bytes, so many at the most, of a file that a worker or zygote may have replaced by anything: a
+    link, a pipe that nobody writes to. Raises OSError for what is no file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
+        return os.pread(fd, most, max(0, status.st_size - most))
+    finally:
+        os.close(fd)
 
 
 def credible(identifier: str) -> Status | None:

@@ -22,7 +22,17 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
-from mldeploy_daemon.worker_files import RUN, fits, follow, make_folder, remove_files, scratch_of
+from mldeploy_daemon.worker_files import (
+    RUN,
+    STATUS,
+    TAIL,
+    fits,
+    follow,
+    make_folder,
+    read_theirs,
+    remove_files,
+    scratch_of,
+)
 
 logger = logging.getLogger(__name__)
 #: Seconds a zygote has to import its packages.
@@ -147,10 +157,10 @@ class Zygotes:
     def _words(self, zygote: Zygote) -> str:
         """The last line of its log."""
         try:
-            text = (RUN / f"{self.stem(zygote.environment)}.log").read_text("utf-8", "replace")
+            said = read_theirs(RUN / f"{self.stem(zygote.environment)}.log", TAIL)
         except OSError:
             return ""
-        return text.strip().rpartition("\n")[2][-500:]
+        return said.decode("utf-8", "replace").strip().rpartition("\n")[2][-500:]
 
     def _gone(self, zygote: Zygote) -> None:
         asyncio.get_running_loop().remove_reader(zygote.pidfd)
@@ -205,6 +215,6 @@ class Zygotes:
 
 def _read(path: Path) -> _Status | None:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Status)
+        return msgspec.json.decode(read_theirs(path, STATUS), type=_Status)
     except (OSError, msgspec.MsgspecError):
         return None

@@ -24,9 +24,12 @@ from mldeploy_daemon.worker_files import (
     Progress,
     credible,
     end_unconfined,
+    log_of,
     make_folder,
     name_worker,
+    read_status,
     status_of,
+    tail,
 )
 from mldeploy_daemon.workers import Live, Workers
 from mldeploy_daemon.zygotes import Zygotes
@@ -168,3 +171,17 @@ def test_a_zygote_that_cannot_be_followed_is_not_left_running(
     with pytest.raises(DiskError, match=r"cannot be followed: .*Too many open files"):
         asyncio.run(made.start("env", manifest))
     assert made.alive == {} and start_ticks(started[0]) is None
+
+
+def test_no_link_and_no_pipe_is_read_in_place_of_what_a_worker_writes(host: Host, tmp_path: Path) -> None:
+    """What it may not read would stand in the report; and a pipe would hold the agent for ever."""
+    identifier, _ = host.worker("churn")
+    assert read_status(identifier) is not None
+    (tmp_path / "secret").write_text("the key")
+    for path, read in ((log_of(identifier), tail), (status_of(identifier), read_status)):
+        Path(path).unlink()
+        Path(path).symlink_to(tmp_path / "secret")
+        assert not read(identifier)
+        Path(path).unlink()
+        os.mkfifo(path)
+        assert not read(identifier)
