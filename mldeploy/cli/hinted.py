@@ -10,7 +10,7 @@ import re
 import shlex
 
 #: A command in backquotes that goes to a store, and names none yet.
-_COMMAND = re.compile(r"`(mldeploy (?!init\b)(?:(?!--store|--help)[^`])*)`")
+_COMMAND = re.compile(r"`(mldeploy (?!(?:init|serve)\b)(?:(?!--store|--help)[^`])*)`")
 
 
 def with_store(text: str, store: str | None) -> str:

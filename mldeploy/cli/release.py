@@ -13,7 +13,7 @@ from mldeploy.cli.output import size
 from mldeploy.cli.rollout_options import named, with_rollout_options
 from mldeploy.cli.rollouts import note_steps
 from mldeploy.cli.session import Session, written
-from mldeploy.errors import NotAllowedError, UsageError
+from mldeploy.errors import MldeployError, UsageError
 
 if TYPE_CHECKING:
     from mldeploy.client import Client
@@ -200,11 +200,10 @@ def _finish(
         show(None)
     waited = None
     if wait:
-        undone = back and _undone(client, change)
         try:
             waited = _wait(session, client, change, limit)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_goes_on(client, change, undone)) from None
+            raise KeyboardInterrupt(_goes_on(client, change, back and _undone(client, change))) from None
     if session.output.json:
         show(waited)
 
@@ -213,7 +212,7 @@ def _undone(client: Client, change: Change) -> bool:
     """Whether a rollback would undo it: not the first version that takes traffic."""
     try:
         return not client.rollback(change.model, dry_run=True).already
-    except NotAllowedError:
+    except (MldeployError, KeyboardInterrupt):  # it only serves a hint, and somebody wants to leave
         return False
 
 

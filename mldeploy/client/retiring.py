@@ -47,7 +47,10 @@ def restore(at: Connection, ref: ModelRef, dry_run: bool) -> Change:
     written = at.change(RestoreVersion(ref), dry_run=dry_run)
     expires = intents.find_version(at.refresh(), ref).expires
     past = written.actions and expires < at.now().date().isoformat()
-    why = f"{ref} expired on {expires}: while nobody uses it, hosts retire it again; `mldeploy extend` it"
+    why = (
+        f"{ref} expired on {expires}: once nobody has used it for the policy's `idle`, hosts retire it again; "
+        "`mldeploy extend` it before"
+    )
     warnings = (why,) if past else ()
     return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)
 

@@ -24,7 +24,8 @@ from mldeploy.errors import NotAllowedError
 
 def which(at: Connection, model: str, key: str, moment: datetime | None) -> Which:
     """See Client.which."""
-    state = looked_at(at) if moment is None else _then(at, moment)
+    state = looked_at(at)  # what was before the environment was is no reason to call it a typo
+    state = state if moment is None else _then(at, moment)
     intents.find_model(state, model)
     now = intents.serving(state, at.environment, model)
     if now.stable is None:

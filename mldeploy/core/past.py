@@ -1,6 +1,6 @@
 """What the state keeps of rollouts and shadows that are over: enough to find their records in the log.
 
-Rules: one entry for each version, and the newest few only, so that the state stays small however long the
+Rules: one entry for each version's rollouts and one for its shadows, and the newest few only, so that the state stays small however long the
 log is; a trail names the records of a rollout, and of a very long one (paused and resumed for years) its
 beginning and its end. Left out: the records' contents (the log has them).
 """
@@ -11,7 +11,7 @@ import msgspec
 
 from mldeploy.core.state import Ended, Past, Serving, Shadowing
 
-#: Versions of a model, in one environment, whose last rollout or shadow can be told.
+#: Ends of a model, in one environment, that can be told.
 KEPT = 16
 #: Records of one rollout that are named.
 LONGEST = 256
@@ -26,8 +26,8 @@ def longer(trail: tuple[int, ...], seq: int) -> tuple[int, ...]:
 
 
 def remembered(serving: Serving, ended: Ended, kind: str = "rollout") -> Serving:
-    """`serving` with that end remembered, in place of what was known of its version."""
-    others = tuple(past for past in serving.past if past.ended.version != ended.version)
+    """`serving` with that end remembered, in place of the one before of its version and kind."""
+    others = tuple(past for past in serving.past if (past.kind, past.ended.version) != (kind, ended.version))
     past = (*others, Past(kind=kind, ended=ended))[-KEPT:]
     return msgspec.structs.replace(serving, past=past)
 

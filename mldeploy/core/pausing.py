@@ -59,7 +59,7 @@ class Calm(msgspec.Struct, frozen=True):
 
     seconds: float
     looks: int  # that had a latency
-    when: float  # the last of them
+    when: float  # the last latency, of a busy host too
 
 
 class Pausing(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,12 +122,13 @@ def _learn(state: Pausing, load: Load, now: float) -> dict[str, Calm]:
 
     A busy host, though not too busy to copy, teaches nothing.
     """
-    if load.pressure > _QUIET or not load.latency:
-        return state.calm
     calm = dict(state.calm)
     for ref, seconds in load.latency.items():
         before = calm.get(ref)
-        if before is None:
+        if load.pressure > _QUIET:
+            if before is not None:
+                calm[ref] = msgspec.structs.replace(before, when=now)
+        elif before is None:
             calm[ref] = Calm(seconds, 1, now)
         else:
             slowly = min(_CALM, _PAUSED * (now - before.when))

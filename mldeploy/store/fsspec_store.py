@@ -277,6 +277,8 @@ class FsspecStore:
 def _without_password(rest: str) -> str:
     """A URL's part after ://, without who asks; a container before an @, as abfs:// has it, stays."""
     place, slash, path = rest.partition("/")
+    if ":" in place and "@" not in place and "@" in path:  # a password with a slash, which none may have
+        return rest.rpartition("@")[2]
     who, at, host = place.rpartition("@")
     return f"{host if ':' in who else who + at + host}{slash}{path}"
 

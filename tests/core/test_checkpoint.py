@@ -234,7 +234,7 @@ def every_action() -> Iterator[list[Action] | bytes]:
 
 #: What these records fold to. Where this changes, the same records fold to something else than they did:
 #: if no field, default or action has changed with it, raise FOLD (core/fold.py); then write the new one here.
-FOLDED = "c354e4dddb2c103b"
+FOLDED = "9759696db583812e"
 
 
 def test_the_same_records_still_fold_to_the_same_state() -> None:

@@ -33,6 +33,15 @@ def test_a_rollouts_trail_names_every_record_of_it() -> None:
     assert last(state).ended.outcome == "halted"
 
 
+def test_a_shadow_does_not_take_the_place_of_a_halted_rollout_of_its_version() -> None:
+    halted = after(records.Halt(rollout=ulid(3), reason="errors"), state=RAMP)
+    version = serving(RAMP).ramp.version  # type: ignore[union-attr]
+    shadow = records.Shadow(model="churn", version=version, shadow=ulid(50))
+    state = after(shadow, records.Unshadow(shadow=ulid(50)), state=halted)
+    kinds = [each.kind for each in serving(state).past if each.ended.version == version]
+    assert kinds == ["rollout", "shadow"]
+
+
 def test_what_needed_one_record_is_remembered_too() -> None:
     assert [(each.ended.version, each.ended.outcome) for each in serving(TWO).past][-1] == (2, "completed")
     assert last(TWO).ended.trail == (last(TWO).ended.seq,)

@@ -110,3 +110,16 @@ def test_it_never_resumes_early_and_counts_every_pause(loads):
         assert after_.pauses == pauses
         assert SHORTEST <= after_.wait <= LONGEST
         state = after_
+
+
+def test_a_pause_long_after_a_resume_is_no_relapse_on_a_host_that_is_rather_busy():
+    """It learns no calm latency meanwhile, but has seen that it was well."""
+    state = after(Pausing(), Load(latency={"m": 0.001}), 10, 0.0)
+    now = 10.0
+    for _ in range(4):
+        state = look(state, Load(latency={"m": 0.1}, pressure=0.15), now)
+        assert (state.paused, state.wait) == (True, SHORTEST)
+        state = after(state, QUIET, SHORTEST + 1, now + STEP)
+        assert not state.paused
+        state = after(state, Load(latency={"m": 0.001}, pressure=0.15), 600, now + 10)
+        now += 620

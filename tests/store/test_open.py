@@ -72,6 +72,7 @@ def test_other_schemes_go_to_fsspec() -> None:
 
 def test_credentials_are_not_told() -> None:
     assert FsspecStore.open("memory+fsspec://user:secret@host/a@b").url == "memory+fsspec://host/a@b"
+    assert "sec/ret" not in FsspecStore.open("memory+fsspec://key:sec/ret@bucket/p").url
     for url in ("memory+fsspec://bucket/models@prod/x", "memory+fsspec://container@account.example/x"):
         assert FsspecStore.open(url).url == url
     assert Settings(endpoint="http://user:secret@host:9000/a@b").shown() == "http://host:9000/a@b"
