@@ -22,7 +22,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from mldeploy.core.host import Action, Desired, Limits, Observed, PublishTable
 from mldeploy.core.plan import plan, settled
@@ -307,9 +306,14 @@ class Agent:
         return 0
 
 
-def main() -> NoReturn:
-    """The process of the agent. However it ends, it ends now: the threads may be in the middle of a download,
-    and everything they do may be cut off at any point.
+def main() -> None:
+    """The process of the agent, which does not return."""
+    asyncio.run(_process())
+
+
+async def _process() -> None:
+    """However the agent ends, the process ends here and now: its threads may be in the middle of a download,
+    and everything they do may be cut off at any point; `asyncio.run` would wait for some of them.
     """
     code = 1
     try:
@@ -318,7 +322,7 @@ def main() -> NoReturn:
         logging.basicConfig(
             stream=sys.stderr, level=config.log_level.upper(), format="agent: %(levelname)s %(message)s"
         )
-        code = asyncio.run(Agent(config).run())
+        code = await Agent(config).run()
     except MldeployError as error:
         print(f"error: {error}\nhint: {error.hint}", file=sys.stderr)
         code = os.EX_CONFIG if isinstance(error, UsageError) else 1  # the keeper does not start us again

@@ -19,6 +19,11 @@ def now() -> float:
     return _BEGAN + time.monotonic()
 
 
+def from_wall(moment: float) -> float:
+    """A moment of the clock on the wall, as it is set now, by this one; never one to come."""
+    return min(moment + (now() - time.time()), now())
+
+
 def to_wall(moment: float) -> float:
     """A moment of this clock, as the clock on the wall has it now."""
     return moment + (time.time() - now())

@@ -23,6 +23,7 @@ import msgspec
 
 from mldeploy.core.evidence import Measure
 from mldeploy.core.host import Front
+from mldeploy_daemon import clock
 from mldeploy_daemon.table import LONGEST_LINE, Table
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Total(msgspec.Struct):
 
     requests: int = 0
     failures: int = 0
-    last_used: float = 0.0
+    last_used: float = 0.0  # by the agent's clock
 
     def add(self, counter: _Counter) -> None:
         """Count one front's in."""
@@ -140,6 +141,8 @@ class Line:
         """In place of what the same process had counted before, over connections that were lost too."""
         if instance != self.instance:
             self.replaced(self)
+        for counter in counters:  # now: the clock on the wall may have been set by the time somebody asks
+            counter.last_used = counter.last_used and clock.from_wall(counter.last_used)
         self.instance, self.counters = instance, counters
 
     def close(self) -> None:

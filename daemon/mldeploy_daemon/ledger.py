@@ -130,7 +130,10 @@ class Ledger:
         digests: Collection[str],
     ) -> Memory:
         """Everything as one value; `digests` are the bundles on the disk: others are forgotten."""
-        used = {f"{model}@{version}": self._used(total) for (model, version), total in totals.items()}
+        used = {
+            f"{model}@{version}": min(total.last_used, self.now())
+            for (model, version), total in totals.items()
+        }
         # who is awake is waited for no more, and has to be waited for again once it sleeps
         awake = {
             f"{name}@{version}" for name, route in routes.items() for version, w in route.workers.items() if w
@@ -150,11 +153,6 @@ class Ledger:
             used=used,
             woken=dict(self.woken),
         )
-
-    def _used(self, total: Total) -> float:
-        """When it was used last, by this process's clock; fronts say it by the one on the wall."""
-        now = self.now()
-        return total.last_used and min(total.last_used + now - time.time(), now)
 
     def _write(self) -> None:
         known = self._written.keys() == self.seen.keys()

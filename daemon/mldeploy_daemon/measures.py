@@ -123,7 +123,8 @@ class Measures:
         }
         now = self.now()
         known = {scope_key(measure.model, measure.scope) for measure in self._every()}
-        self.kept.ended = {key: self.kept.ended.get(key, now) for key in known - named}
+        # a run before this one may have gone by a clock that was ahead
+        self.kept.ended = {key: min(self.kept.ended.get(key, now), now) for key in known - named}
         left = without(self._past.values(), self.kept.over(now))
         if len(left) < len(self._past):
             self._past, self._changed = {measure.key: measure for measure in left}, True

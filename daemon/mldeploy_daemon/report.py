@@ -188,7 +188,7 @@ def _version_report(standing: Standing, total: Total, pids: Sequence[int]) -> Ve
         workers=tuple(_memory(pid) for pid in pids),
         requests=total.requests,
         failures=total.failures,
-        last_used=total.last_used,
+        last_used=total.last_used and clock.to_wall(total.last_used),
         log_tail=tuple(standing.log_tail.splitlines()[-TAIL_LINES:]),
     )
 

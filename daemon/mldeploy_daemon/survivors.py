@@ -13,7 +13,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from mldeploy_daemon.system import RUNTIME, children, runs_in, start_ticks
+from mldeploy_daemon.system import RUNTIME, STATUS, children, read_theirs, runs_in, start_ticks
 
 
 class Survivors:
@@ -28,9 +28,9 @@ class Survivors:
         written = self.run / "workers"
         for path in (*written.glob("w-*/status.json"), *written.glob("zygote-*.json")):
             try:
-                status = json.loads(path.read_bytes())
+                status = json.loads(read_theirs(path, STATUS))
                 pid, ticks = status["pid"], status["start_ticks"]
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, RecursionError, KeyError, TypeError):
                 continue
             alive = isinstance(pid, int) and ticks is not None and start_ticks(pid) == ticks
             # a status file may be written by what runs in a worker: believe the kernel, not the file

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import signal
 import socket
+import stat
 from pathlib import Path
 
 #: In the command line of every zygote and worker: what starts them.
 RUNTIME = "boot.py"
+#: Bytes of a status file at most.
+STATUS = 1 << 16
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -48,6 +52,20 @@ def give_way(pid: int) -> None:
         os.setpriority(os.PRIO_PROCESS, pid, 19)
     with contextlib.suppress(OSError):  # no autogroups, or one was changed within the last tenth of a second
         Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
+def read_theirs(path: str | os.PathLike[str], most: int) -> bytes:
+    """The last bytes, so many at the most, of a file that a worker or zygote may have replaced by anything: a
+    link, a pipe that nobody writes to. Raises OSError for what is no file.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no file", str(path))
+        return os.pread(fd, most, max(0, status.st_size - most))
+    finally:
+        os.close(fd)
 
 
 def sync_filesystem(folder: Path) -> None:

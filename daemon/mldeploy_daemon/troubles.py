@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 #: Seconds for which an error is told after it was met last.
 LATELY = 3600.0
-#: So many are told, those that came up last; and so many are known.
+#: So many are told, those that were met last; and so many are known.
 TOLD, KNOWN = 5, 50
 
 
@@ -33,10 +33,11 @@ class Troubles:
                 del self._met[min(self._met, key=self._met.__getitem__)]
 
     def told(self) -> tuple[str, ...]:
-        """The last ones, newest last."""
+        """Those that were met last, in the order in which they came up."""
         with self._lock:
             self._forget()
-            return tuple(self._met)[-TOLD:]
+            lately = set(sorted(self._met, key=self._met.__getitem__)[-TOLD:])
+            return tuple(text for text in self._met if text in lately)
 
     def _forget(self) -> None:
         now = self.monotonic()

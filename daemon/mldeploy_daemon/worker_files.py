@@ -10,23 +10,22 @@ could otherwise have the agent read and report. Left out: what it means (`worker
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
 import signal
-import stat
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
-from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
+from mldeploy.runtime.reading import NOT_JSON
+from mldeploy_daemon.system import RUNTIME, STATUS, read_theirs, runs_in, start_ticks
 
 logger = logging.getLogger(__name__)
 RUN = Path("run/workers")
-#: Bytes of a worker's log that are kept when it has failed; and of a status file at most.
-TAIL, STATUS = 4096, 1 << 16
+#: Bytes of a worker's log that are kept when it has failed.
+TAIL = 4096
 
 
 class Status(msgspec.Struct):
@@ -99,7 +98,7 @@ def read_status(identifier: str) -> Status | None:
     """What the worker says of itself, or None where nothing can be read."""
     try:
         return msgspec.json.decode(read_theirs(status_of(identifier), STATUS), type=Status)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *NOT_JSON):
         return None
 
 
@@ -109,20 +108,6 @@ def tail(identifier: str) -> str:
         return read_theirs(log_of(identifier), TAIL).decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def read_theirs(path: str | os.PathLike[str], most: int) -> bytes:
-    """The last bytes, so many at the most, of a file that a worker or zygote may have replaced by anything: a
-    link, a pipe that nobody writes to. Raises OSError for what is no file.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "is no file", str(path))
-        return os.pread(fd, most, max(0, status.st_size - most))
-    finally:
-        os.close(fd)
 
 
 def credible(identifier: str) -> Status | None:

@@ -23,6 +23,7 @@ import msgspec
 
 from mldeploy.core.host import StartWorker, Worker
 from mldeploy.core.manifest import Manifest
+from mldeploy.runtime.reading import NOT_JSON
 from mldeploy_daemon.system import give_way
 from mldeploy_daemon.worker_files import (
     Progress,
@@ -155,7 +156,7 @@ class Workers:
             writer.write(msgspec.json.encode({"op": "fork", "worker": spec}) + b"\n")
             while line := await reader.readline():
                 self._progress(live, msgspec.json.decode(line, type=Progress))
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, ValueError, *NOT_JSON) as error:
             live.reason = live.reason or f"it cannot be started: {error}"
         finally:
             if writer is not None:

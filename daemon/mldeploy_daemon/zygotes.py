@@ -22,14 +22,14 @@ from mldeploy.bundle.environment import find_interpreter
 from mldeploy.bundle.launch import model_environ, runtime_command
 from mldeploy.core.manifest import Manifest
 from mldeploy.errors import BuildError, DiskError
+from mldeploy.runtime.reading import NOT_JSON
+from mldeploy_daemon.system import STATUS, read_theirs
 from mldeploy_daemon.worker_files import (
     RUN,
-    STATUS,
     TAIL,
     fits,
     follow,
     make_folder,
-    read_theirs,
     remove_files,
     scratch_of,
 )
@@ -216,5 +216,5 @@ class Zygotes:
 def _read(path: Path) -> _Status | None:
     try:
         return msgspec.json.decode(read_theirs(path, STATUS), type=_Status)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *NOT_JSON):
         return None

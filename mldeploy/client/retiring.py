@@ -48,8 +48,8 @@ def restore(at: Connection, ref: ModelRef, dry_run: bool) -> Change:
     expires = intents.find_version(at.refresh(), ref).expires
     past = written.actions and expires < at.now().date().isoformat()
     why = (
-        f"{ref} expired on {expires}: once nobody has used it for the policy's `idle`, hosts retire it again; "
-        "`mldeploy extend` it before"
+        f"{ref} expired on {expires}: once nobody has used it for the policy's `idle`, hosts retire it "
+        "again; `mldeploy extend` it before"
     )
     warnings = (why,) if past else ()
     return at.told(written, dry_run, model=ref.name, version=ref.version, environment=None, warnings=warnings)

@@ -1,8 +1,8 @@
 """What the state keeps of rollouts and shadows that are over: enough to find their records in the log.
 
-Rules: one entry for each version's rollouts and one for its shadows, and the newest few only, so that the state stays small however long the
-log is; a trail names the records of a rollout, and of a very long one (paused and resumed for years) its
-beginning and its end. Left out: the records' contents (the log has them).
+Rules: one entry for each version's rollouts and one for its shadows, and the newest few only, so that the
+state stays small however long the log is; a trail names the records of a rollout, and of a very long one
+(paused and resumed for years) its beginning and its end. Left out: the records' contents (the log has them).
 """
 
 from __future__ import annotations

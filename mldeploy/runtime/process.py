@@ -10,6 +10,7 @@ import ctypes
 import io
 import os
 import random
+import stat
 import sys
 import traceback
 from contextlib import suppress
@@ -19,12 +20,16 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from .reading import NOT_JSON
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 #: A log longer than this is cut to its last LOG_TAIL bytes.
 LOG_LIMIT = 16 << 20
 LOG_TAIL = 1 << 20
+#: Bytes of a status file at most.
+_STATUS = 1 << 16
 
 _LIBRARIES = ("openblas", "mkl_rt", "libblis", "libgomp", "libomp", "libiomp")
 #: C functions that take a number of threads as an int.
@@ -132,8 +137,7 @@ def redirect_output(path: str) -> None:
     null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-    os.close(log)
-    os.close(null)
+    os.close(null)  # the log stays open, whatever the model does with 1 and 2: the agent knows a worker by it
     sys.stdout, sys.stderr = _lenient(sys.stdout), _lenient(sys.stderr)
 
 
@@ -153,13 +157,29 @@ def _lenient(stream: TextIO) -> TextIO:
         return stream
     stream.reconfigure(line_buffering=True)  # or a crash takes the last words with it
     log = io.BufferedWriter(_Log(stream.fileno(), "w", closefd=False))
-    return io.TextIOWrapper(log, stream.encoding, stream.errors, line_buffering=True)
+    return io.TextIOWrapper(log, stream.encoding, "backslashreplace", line_buffering=True)
 
 
 def log_exception() -> None:
     """The exception at hand, into the log if it can be: a model may have put anything in stderr's place."""
     with suppress(Exception):
         traceback.print_exc()
+
+
+def read_status(path: str) -> dict[str, Any]:
+    """What a status file says; {} for what is none. The model may have put anything in its place, a link or a
+    pipe too.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, _STATUS) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+        finally:
+            os.close(fd)
+        said = msgspec.json.decode(data)
+    except (OSError, *NOT_JSON):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def bound_log(path: str, limit: int = LOG_LIMIT, tail: int = LOG_TAIL) -> None:

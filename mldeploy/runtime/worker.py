@@ -186,6 +186,7 @@ class Worker:
         process.bound_log(self._spec.log)
 
     def _fail(self, stage: str, reason: str) -> None:
+        reason = reason.encode(errors="backslashreplace").decode()  # a model's words may be no Unicode
         self._status.stage, self._status.reason = stage, reason
         print(f"mldeploy: {stage}: {reason}", file=sys.stderr)
         self._say("failed")

@@ -203,11 +203,7 @@ class Zygote:
 
 def _write_end(spec: WorkerSpec, pid: int, wait_status: int) -> None:
     """How a worker ended, where it did not say so itself."""
-    try:
-        with open(spec.status, encoding="utf-8") as file:
-            status: dict[str, Any] = json.load(file)
-    except (OSError, ValueError):
-        status = {}
+    status = process.read_status(spec.status)
     if status.get("pid") != pid:
         status = {"id": spec.id, "pid": pid, "model": spec.model, "version": spec.version,
                   "digest": spec.digest, "replica": spec.replica}  # fmt: skip

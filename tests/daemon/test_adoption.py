@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 from mldeploy.errors import DiskError
+from mldeploy.runtime.process import read_status as read_status_there
 from mldeploy_daemon import zygotes
+from mldeploy_daemon.survivors import Survivors
 from mldeploy_daemon.system import RUNTIME, runs_in, start_ticks
 from mldeploy_daemon.worker_files import (
     RUN,
@@ -29,6 +31,7 @@ from mldeploy_daemon.worker_files import (
     name_worker,
     read_status,
     status_of,
+    statuses,
     tail,
 )
 from mldeploy_daemon.workers import Live, Workers
@@ -185,3 +188,17 @@ def test_no_link_and_no_pipe_is_read_in_place_of_what_a_worker_writes(host: Host
         Path(path).unlink()
         os.mkfifo(path)
         assert not read(identifier)
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}", b"[]", b"\xff", b'{"pid":"x"}']
+)
+def test_a_status_file_that_makes_no_sense_is_not_there(host: Host, tmp_path: Path, data: bytes) -> None:
+    """Nested so deeply that reading it raises what no file should: agent and keeper ended of it."""
+    identifier, _ = host.worker("churn")
+    Path(status_of(identifier)).write_bytes(data)
+    said = read_status(identifier)
+    assert said is None or (said.id, said.pid) == ("", 0)
+    assert statuses() == []
+    assert Survivors(tmp_path).left() >= set()
+    assert read_status_there(status_of(identifier)).get("pid") != 1

@@ -15,7 +15,7 @@ from mldeploy_daemon import clock
 from mldeploy_daemon.agent import Agent
 from mldeploy_daemon.config import Config
 from mldeploy_daemon.disk import Disk
-from mldeploy_daemon.fronts import Total
+from mldeploy_daemon.fronts import Fronts, _Counter
 from mldeploy_daemon.ledger import Ledger
 from mldeploy_daemon.report import Reporter, Seen
 from mldeploy_daemon.workers import Live, Workers
@@ -55,9 +55,13 @@ def test_when_a_version_was_used_is_told_by_fronts_with_the_clock_on_the_wall(
     tmp_path: Path, set_clock: Callable[[], None]
 ) -> None:
     ledger = Ledger(CONFIG, Disk(tmp_path), clock.now, lambda: None)
+    fronts = Fronts(1, lambda: None)
+    counters = [_Counter(model="m", version=1, last_used=time.time() - 100.0), _Counter(model="m", version=2)]
+    fronts.lines[0]._counted("front", counters)  # before: what it said stays what it meant
     set_clock()
-    totals = {("m", 1): Total(last_used=time.time() - 100.0), ("m", 2): Total()}
-    used = ledger.view(totals, {}, ()).used
+    fronts.lines[1]._counted("next", [_Counter(model="m", version=3, last_used=time.time() - 100.0)])
+    used = ledger.view(fronts.totals(), {}, ()).used
+    assert 99.0 < clock.now() - used["m@3"] < 160.0
     assert 99.0 < clock.now() - used["m@1"] < 160.0 and used["m@2"] == 0.0
 
 

@@ -195,6 +195,41 @@ class Model:
     assert front.ask(ONE) == (500, {"error": "ValueError: I/O operation on closed file."})
 
 
+def test_a_model_that_prints_what_is_no_unicode_and_silences_its_output(
+    host: Host, make_bundle: Callable[..., Bundle]
+) -> None:
+    """Its log stays open in its process: by that a new agent knows it."""
+    code = """
+import os
+class Model:
+    def load(self, path):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1), os.dup2(null, 2)
+    def predict(self, x):
+        print("\\ud800")
+        return x.sum(axis=1)
+"""
+    worker = host.fork(make_bundle().code(code).sums()).ready()
+    assert worker.front().ask(ONE)[0] == 200
+    opened = {each.readlink() for each in Path(f"/proc/{worker.pid}/fd").iterdir()}
+    assert (host.state / worker.spec["log"]).resolve() in opened
+
+
+def test_what_a_model_says_as_it_fails_to_load_need_not_be_unicode(
+    host: Host, make_bundle: Callable[..., Bundle]
+) -> None:
+    code = """
+class Model:
+    def load(self, path):
+        raise ValueError("no file \\udcff")
+    def predict(self, x):
+        return x
+"""
+    ended = host.fork(make_bundle().code(code).sums()).ended()
+    assert (ended["state"], ended["stage"]) == ("failed", "load")
+    assert "no file \\udcff" in ended["reason"]
+
+
 def test_a_log_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "w.log"
     with path.open("ab") as log:
