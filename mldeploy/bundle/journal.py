@@ -124,7 +124,8 @@ class Journal:
 
     def close(self, *, remove: bool = False) -> None:
         """Unlock it; with `remove` it is gone."""
-        fd, self._fd = self._fd, -1
+        with self._lock:  # a sender may still be about to write, after a second Ctrl-C
+            fd, self._fd = self._fd, -1
         if fd < 0:
             return
         if remove:

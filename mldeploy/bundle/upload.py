@@ -1,8 +1,8 @@
 """Sends the blobs of a push, several at a time, and skips those that its journal says are there.
 
 Rules: a blob is what its digest says or it is not there (`store/blobs.py`); the bar is moved from the calling
-thread alone; whatever ends it, nothing goes on in the background. How many requests run at once, and the
-bytes in memory, are for the driver to bound.
+thread alone; whatever ends it, nothing goes on in the background, but where a second Ctrl-C does not wait for
+it. How many requests run at once, and the bytes in memory, are for the driver to bound.
 Left out: which blobs (`bundle/push.py`).
 """
 

@@ -122,6 +122,8 @@ def _learn(state: Pausing, load: Load, now: float) -> dict[str, Calm]:
 
     A busy host, though not too busy to copy, teaches nothing.
     """
+    if not load.latency:
+        return state.calm
     calm = dict(state.calm)
     for ref, seconds in load.latency.items():
         before = calm.get(ref)

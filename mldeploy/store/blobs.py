@@ -88,15 +88,11 @@ def fetch_blob(
         if existed:
             raise disk_error(FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)), target)
         begun = resume and target.exists() and target.stat().st_size > 0
-        try:
+        found = _download(store, key, target, size, progress, resume)
+        if begun and found != sha256:  # it may have been the beginning of something else
+            target.unlink()
             found = _download(store, key, target, size, progress, resume)
-            _verify(store.url, key, target, found, sha256, size)
-        except IntegrityError:
-            if not begun:
-                raise
-            target.unlink(missing_ok=True)
-            found = _download(store, key, target, size, progress, resume)
-            _verify(store.url, key, target, found, sha256, size)
+        _verify(store.url, key, target, found, sha256, size)
     except BaseException as error:
         # what another has made is not touched, and a beginning is kept for the next call
         if not existed and not (resume and _may_go_on(error)):
