@@ -44,9 +44,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     hint: str = ""
     note: str = ""  # arrived, and yet there is something to say
-    took: tuple[
-        str, ...
-    ] = ()  # with an error: recipients that have it all the same, as `message.mark` names them
+    #: With an error: recipients that have it all the same, as `message.mark` names them.
+    took: tuple[str, ...] = ()
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):
