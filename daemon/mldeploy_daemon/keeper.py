@@ -27,7 +27,7 @@ from mldeploy_daemon.options import Refused
 from mldeploy_daemon.place import Place
 from mldeploy_daemon.signals import Signals
 from mldeploy_daemon.survivors import Survivors
-from mldeploy_daemon.system import become_subreaper, notify
+from mldeploy_daemon.system import allow_open_files, become_subreaper, notify
 
 #: Seconds a front has for what is in flight after SIGTERM, beyond which it is killed.
 FRONT_STOP = 35.0
@@ -76,6 +76,7 @@ class Keeper:
     def _serve(self) -> int:
         listener = self.place.listen(self.options["listen"], self.environ)
         become_subreaper()
+        allow_open_files()
         ready, told = os.pipe()
         os.set_blocking(ready, False)
         self.children = Children(self._document(told), listener, told, self.place.lock_fd)

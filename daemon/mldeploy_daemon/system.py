@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import resource
 import signal
 import socket
 import stat
@@ -19,6 +20,8 @@ from pathlib import Path
 RUNTIME = "boot.py"
 #: Bytes of a status file at most.
 STATUS = 1 << 16
+#: Open files that are asked for where the system allows them: as many as mldeployd.service has.
+OPEN_FILES = 65536
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -33,6 +36,20 @@ def _prctl(option: int, value: int) -> None:
 def become_subreaper() -> None:
     """From now on orphans among our descendants become our children. Raises OSError."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def allow_open_files() -> None:
+    """As many descriptors for this process and its children as the hard limit allows, at most OPEN_FILES.
+
+    A shell's soft limit is 1,024, and a front needs one for each client. It is not lowered, and stays where
+    the kernel says no.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def die_with_parent(parent: int, number: signal.Signals) -> None:

@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from mldeploy_daemon import options
 from mldeploy_daemon.file_tables import TABLES
 from mldeploy_daemon.front.config import Limits
 from mldeploy_daemon.options import Refused
-from mldeploy_daemon.system import start_ticks
+from mldeploy_daemon.system import OPEN_FILES, start_ticks
 from tests.daemon.conftest import Place
 from tests.support.daemons import Daemon, until
 
@@ -217,6 +218,30 @@ def test_draining_says_not_ready_and_goes_on_serving_until_told_to_hurry(place: 
     assert daemon.ask() == (200, (1.0, 1))
     assert daemon.stop(signal.SIGINT) == 130
     assert daemon.processes() == []
+
+
+def test_a_shells_limit_of_open_files_is_not_a_fronts(place: Place, start: Start) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        daemon = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    until(lambda: daemon.processes("mldeploy_daemon.front"), "a front")
+    pids = [daemon.agent(), *daemon.processes("mldeploy_daemon.front")]
+    allowed = hard if 0 <= hard < OPEN_FILES else OPEN_FILES
+    assert [resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in pids] == [(allowed, hard)] * len(pids)
+
+
+def test_no_limit_of_open_files_is_lowered() -> None:
+    code = (
+        "import resource; from mldeploy_daemon.system import allow_open_files\n"
+        "for soft, hard in ((200, 300), (100, 300), (90, 90)):\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)); allow_open_files()\n"
+        "    print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "(300, 300)\n(300, 300)\n(90, 90)\n"
 
 
 def test_dead_children_are_started_again(place: Place, start: Start) -> None:
