@@ -16,8 +16,8 @@ from mldeploy.errors import UsageError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-_PERCENT = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?\s*%?")
+_DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,3})(?:\.(\d{1,2}))?\s*%?", re.ASCII)
 
 #: The environment a command or a host means unless told otherwise.
 PRODUCTION = "production"
@@ -104,7 +104,7 @@ def parse_expiry(text: str, now: datetime) -> date:
     Raises UsageError where it is neither; whether it lies ahead is for the caller to judge.
     """
     text = text.strip()
-    if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
         try:
             return date.fromisoformat(text)
         except ValueError:
@@ -135,11 +135,14 @@ def parse_moment(text: str, now: datetime) -> datetime:
 
 
 def parse_share(text: str) -> int:
-    """Read a percentage (`25`, `25%`, `0.5%`) as hundredths of a percent, 0 to 10,000."""
+    """Read a percentage (`25`, `25%`, `0.5%`) as hundredths of a percent, 0 to 10,000. Raises UsageError."""
     match = _PERCENT.fullmatch(text.strip())
     share = int(match[1]) * 100 + int((match[2] or "").ljust(2, "0")) if match else -1
     if not 0 <= share <= FULL_SHARE:
-        raise UsageError(f"{text!r} is not a percentage", "write a number from 0 to 100, for example 25%")
+        raise UsageError(
+            f"{text!r} is not a percentage",
+            "write a number from 0 to 100 with at most two decimals, for example 25% or 0.25%",
+        )
     return share
 
 

@@ -39,7 +39,7 @@ def test_a_duration_round_trips(seconds: int) -> None:
     assert types.parse_duration(types.format_duration(duration)) == duration
 
 
-@pytest.mark.parametrize("text", ["", " ", "90", "d", "0d", "-1d", "1.5d", "9" * 30 + "d", "1d1w", "1x"])
+@pytest.mark.parametrize("text", ["", "90", "d", "0d", "-1d", "1.5d", "9" * 30 + "d", "1d1w", "1x", "٣d"])
 def test_not_a_duration(text: str) -> None:
     with pytest.raises(UsageError):
         types.parse_duration(text)
@@ -55,10 +55,11 @@ def test_a_share_round_trips(share: int) -> None:
     assert types.parse_share(types.format_share(share)) == share
 
 
-@pytest.mark.parametrize("text", ["101%", "-1%", "1.234%", "", "%", "ten", "1e1"])
+@pytest.mark.parametrize("text", ["101%", "-1%", "1.234%", "", "%", "ten", "1e1", "٣"])
 def test_not_a_share(text: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as refusal:
         types.parse_share(text)
+    assert "two decimals" in refusal.value.hint
 
 
 def test_an_expiry_is_a_date_or_counts_from_now() -> None:
