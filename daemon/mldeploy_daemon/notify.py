@@ -48,14 +48,16 @@ class Notifier(Duty):
             self._notifying = Notifying(self.config.environment, self.host, store, told=self._told)
         notifying, loop = self._notifying, asyncio.get_running_loop()
         plan = await loop.run_in_executor(self.pool, notifying.plan, state)
+        trouble: MldeployError | None = None
         for notice, turn in plan.due:
             fresh = await self._fresh()
             if fresh is None or not notifying.pending(fresh, notice):
                 continue
             try:
                 outcome = await loop.run_in_executor(self.pool, notifying.send, fresh, notice, turn)
-            except MldeployError:
-                raise  # the store: it is asked again for all of them
+            except MldeployError as error:
+                trouble = error  # the store did not answer for this one: it is asked again
+                continue
             except Exception:
                 logger.exception("notice %s cannot be told", notice.id)
                 self.follower.note(
@@ -68,6 +70,8 @@ class Notifier(Duty):
             self.follower.changed()  # what was reached is told in the report
             if outcome.closing is not None:
                 await self._close(notifying, notice, outcome.closing)
+        if trouble is not None:
+            raise trouble
         return plan.pause
 
     async def _fresh(self) -> State | None:

@@ -8,11 +8,13 @@ Counts merge by addition and each host is in one group, so it does not matter wh
 Rules: what is missing or cannot be read is left out, and counts as not heard; only counts of scopes under
 way are kept. A merged object made for another number of groups is not used: hosts would be counted twice. Of
 members that were not heard of for long, the own report is got as well, of some of them at a time.
+Where another environment cannot be read, only what takes the word of every host waits for it.
 Left out: who does it and when (`mldeploy_daemon`), and what follows.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from hashlib import blake2b
@@ -25,10 +27,12 @@ from mldeploy.core.evidence import Measure, merge, plausible
 from mldeploy.core.retirement import Heard
 from mldeploy.core.state import State
 from mldeploy.core.types import check_name
+from mldeploy.errors import StoreError
 from mldeploy.store.objects import Fetched, ObjectStore
 from mldeploy.store.reports import report_key
 from mldeploy.store.tail import record_key
 
+logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 #: Hosts whose reports one host reads.
 GROUP = 100
@@ -90,12 +94,13 @@ def group_of(host: str, groups: int) -> int:
 
 
 class Fleet:
-    """Reads reports. Remembers nothing but when records were written, which never changes."""
+    """Reads reports. Remembers when records were written, which never changes, and what it has told."""
 
     def __init__(self, store: ObjectStore, pool: Callable[[int], Executor] = ThreadPoolExecutor) -> None:
         self._store = store
         self._pool = pool(THREADS)
         self._began: dict[int, float] = {}
+        self._refused: frozenset[str] = frozenset()  # environments that could not be read the last time
 
     def close(self) -> None:
         """End its threads."""
@@ -107,15 +112,19 @@ class Fleet:
         """What the members of `environment` (with `everyone`: of all) say, and the store's time.
 
         What is counted is of `environment` alone: elsewhere the same scope is another rollout.
+        An environment beside it that cannot be read is left out, and then not everyone was asked.
         The time is the newest of what was read: at most as old as the newest report. 0.0 where nothing was.
         `scopes` are the records whose time is wanted. Raises StoreError.
         """
-        wanted = {host.environment for host in state.hosts.values()} if everyone else {environment}
-        found = {each: self._environment(state, each) for each in sorted(wanted)}
+        found = {environment: self._environment(state, environment)}
+        if everyone:
+            others = {host.environment for host in state.hosts.values()} - {environment}
+            found |= self._elsewhere(state, sorted(others))
+            everyone = others <= found.keys()
         heard = [each for said in found.values() for each in said.heard]
         # of the others neither counts nor what has come up: one record may begin rollouts of a version in
         # several environments, whose scope is the same
-        ours = found.get(environment, _Said())
+        ours = found[environment]
         now = max((said.newest for said in found.values()), default=0.0)
         silent, newest = self._silent(state, environment, heard, now)
         now = max(now, newest)
@@ -166,6 +175,20 @@ class Fleet:
                 self._began[seq] = fetched.modified
         self._began = {seq: at for seq, at in self._began.items() if seq in wanted}
         return dict(self._began)
+
+    def _elsewhere(self, state: State, environments: Iterable[str]) -> dict[str, _Said]:
+        """What is said in these, as far as they can be read."""
+        found, refused = {}, {}
+        for each in environments:
+            try:
+                found[each] = self._environment(state, each)
+            except StoreError as error:
+                refused[each] = str(error)
+        if refused.keys() - self._refused:
+            for each, said in refused.items():
+                logger.warning("no version is retired for not being used: reports of %s: %s", each, said)
+        self._refused = frozenset(refused)
+        return found
 
     def _silent(
         self, state: State, environment: str, heard: Collection[Heard], now: float

@@ -110,10 +110,16 @@ class Log(Reader):
             self.refresh()
 
     def _look_for_hole(self) -> None:
-        """LogHoleError where the log ends before a record that the hint names, or no longer has its head."""
-        head = self._state.head
-        if head and self._store.get(record_key(head)) is None:
-            raise hole(self._store, head)  # emptied, or put back from an older backup, hint and all
+        """LogHoleError where the log ends before a record that is there or that the hint names, or no longer
+        has its head.
+        """
+        if self._state.head:
+            self._refuse_other_head()
+        beyond = self._state.head + 2
+        if self._store.get(record_key(beyond)) is not None:
+            self.refresh()  # others may just have written that far
+            if self._state.head < beyond:
+                raise hole(self._store, self._state.head + 1)
         self._known = checkpoints.read_hint(self._store)
         if self._state.head < self._checkpointed:
             self.refresh()  # others may just have written that far; else it raises

@@ -3,25 +3,28 @@
 `refresh` asks for the number after the head until there is none: one request when nothing is new, no listing,
 and never back behind a head once seen. A reader that knows nothing, or finds itself far behind, starts from a
 checkpoint (`store/checkpoints.py`). A record that is void keeps its number (`core/fold.py`).
-A record that is missing below one that is known to have been written is a hole: readers stop there.
+A record that is missing below one that is known to have been written is a hole: readers stop there. So they do
+before a record that chains to another than the one they have read.
 Left out: writing (`store/log.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from mldeploy.core import records
 from mldeploy.core.fold import Folding
 from mldeploy.core.state import State
-from mldeploy.errors import LogHoleError, MldeployError
+from mldeploy.errors import IntegrityError, LogHoleError, MldeployError
 from mldeploy.store import checkpoints
 from mldeploy.store.checkpoints import Named
 from mldeploy.store.objects import ObjectStore
-from mldeploy.store.tail import Pool, hole, read_records, reads_ahead
+from mldeploy.store.tail import Pool, hole, read_records, reads_ahead, record_key, replaced
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +139,9 @@ class Reader:
         try:
             with contextlib.closing(read_records(self._store, numbers, self._ahead, self._pool)) as found:
                 for seq, record in found:
-                    folding = folding or Folding(self._state)
+                    if folding is None:
+                        self._refuse_other_history(seq, record.data)
+                        folding = Folding(self._state)
                     folding.take(seq, record.data)
                     count += 1
                     if self._taken is not None:
@@ -148,6 +153,26 @@ class Reader:
             if folding is not None:
                 self._state = folding.state()
         return count
+
+    def _refuse_other_history(self, seq: int, data: bytes) -> None:
+        """LogHoleError where the next record chains to other bytes than the head that was read, and these are
+        in the store no more: folded as void, it would leave this reader with a state of its own.
+        """
+        try:
+            chained = records.decode(data, seq).prev == self._state.head_sha256
+        except IntegrityError:
+            return  # void whatever came before it
+        if not chained and self._state.head:
+            self._refuse_other_head()
+
+    def _refuse_other_head(self) -> None:
+        """LogHoleError where the record at the head is not there any more, or is another."""
+        head = self._state.head
+        there = self._store.get(record_key(head))
+        if there is None:
+            raise hole(self._store, head)  # emptied, or put back from an older backup, hint and all
+        if hashlib.sha256(there.data).hexdigest() != self._state.head_sha256:
+            raise replaced(self._store, head)
 
     def _refuse_hole(self) -> None:
         """LogHoleError where the log ends before a record that was seen, here or by a checkpoint."""

@@ -112,3 +112,11 @@ def hole(store: ObjectStore, seq: int) -> LogHoleError:
         f"record {seq} is missing in {store.url}, though later ones were written",
         f"put {record_key(seq)} back from a backup; until then nobody reads on or writes",
     )
+
+
+def replaced(store: ObjectStore, seq: int) -> LogHoleError:
+    """Record `seq` is not the one that was read before."""
+    return LogHoleError(
+        f"record {seq} in {store.url} is not the one that was read here before",
+        "another log is in its place, or an older backup that was written on: see docs/operations.md",
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -536,3 +536,26 @@ def test_a_notice_that_cannot_be_told_keeps_no_other_back(world: World) -> None:
     notifier.pool.shutdown()
     assert world.outbox[0][2].identity.startswith(good.id) and world.pending == [bad.id]
     assert following.errors == [f"notice {bad.id} cannot be told: see the daemon's log"]  # once in a turn
+
+
+def test_a_notice_for_which_the_store_does_not_answer_keeps_no_other_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = world.launch("h1", 7), world.launch("h1", 8)
+    notifying = world.hosts["h1"]
+    reached = notifying._reached_before
+
+    def denied(state: State, order: Sequence[str], turn: int, notice: Notice) -> set[str]:
+        if notice.id == bad.id:
+            raise StoreError("the report of another host may not be read", "allow it")
+        return reached(state, order, turn, notice)
+
+    monkeypatch.setattr(notifying, "_reached_before", denied)
+    notifier = Notifier(Config(store="", state=""), "h1", Following(world))  # type: ignore[arg-type]
+    notifier._notifying = notifying
+    with pytest.raises(
+        StoreError, match="may not be read"
+    ):  # after all of them: it is logged, and asked again
+        asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]
+    notifier.pool.shutdown()
+    assert world.outbox[0][2].identity.startswith(good.id) and world.pending == [bad.id]

@@ -15,6 +15,7 @@ from mldeploy.core.evidence import Latency, Measure, Tally, merge
 from mldeploy.core.fold import fold_many
 from mldeploy.core.records import Forget
 from mldeploy.core.state import Host, State
+from mldeploy.errors import StoreError
 from mldeploy.store.fleet import GROUP, Fleet, group_of, groups_of, merged_key
 from mldeploy.store.memory import MemoryStore
 from mldeploy.store.objects import Fetched
@@ -191,6 +192,30 @@ def test_everyone_is_of_every_environment(store: Counting) -> None:
     reports, _ = Fleet(store).read(state, "production", everyone=True)
     assert reports.everyone
     assert {each.host for each in reports.heard} == set(state.hosts)
+
+
+def test_another_environment_that_may_not_be_read_keeps_no_halt_back(
+    store: Counting, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Denied(MemoryStore):
+        def get(self, key: str) -> Fetched | None:
+            if key.startswith("hosts/staging/"):
+                raise StoreError("may not read it", "allow it")
+            return store.get(key)
+
+    state = fleet_of(3, "staging", fleet_of(3))
+    for host in state.hosts.values():
+        report(store, host.id, host.environment)
+    fleet = Fleet(Denied())
+    for _ in range(2):
+        reports, now = fleet.read(state, "production", everyone=True)
+        assert {each.host for each in reports.heard} == {f"production-{number}" for number in range(3)}
+        assert [m.tally.requests for m in reports.measures] == [3]
+        assert now > 0
+        assert not reports.everyone, "or versions that are used there would be retired"
+    assert caplog.text.count("reports of staging: may not read it") == 1
+    with pytest.raises(StoreError):
+        fleet.read(state, "staging", everyone=True)
 
 
 def test_what_another_environment_has_counted_is_no_evidence_here(store: Counting) -> None:

@@ -97,7 +97,9 @@ def test_what_would_be_void_is_not_written() -> None:
      ["late", "fail"], ["late", "late"], ["late", "drop"], ["drop", "refuse"], ["fail", "refuse", "ok"]],
     ids=" ".join,
 )  # fmt: skip
-@pytest.mark.parametrize("gets", [[], ["ok", "error", "error"], ["ok", "stale"]], ids=["", "errors", "stale"])
+@pytest.mark.parametrize(  # the first two look for the head, and for a record beyond it
+    "gets", [[], ["ok", "ok", "error", "error"], ["ok", "ok", "stale"]], ids=["", "errors", "stale"]
+)
 def test_an_answer_that_was_lost_is_resolved_and_written_once(creates: list[str], gets: list[str]) -> None:
     inner = MemoryStore()
     store = FaultyStore(inner, creates, gets)
@@ -161,7 +163,7 @@ def test_an_intent_that_no_longer_fits_has_lost_the_race() -> None:
 @pytest.mark.parametrize("how", ["drop", "fail", "late"])
 def test_at_the_deadline_the_outcome_is_unknown_and_nothing_is_undone(how: str) -> None:
     inner = MemoryStore()
-    store = FaultyStore(inner, [how], ["ok"] + ["error"] * 10_000)
+    store = FaultyStore(inner, [how], ["ok", "ok"] + ["error"] * 10_000)
     store._creates += ["fail"] * 10_000
     log = Log(store)
     with pytest.raises(OutcomeUnknownError) as caught:

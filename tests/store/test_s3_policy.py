@@ -48,7 +48,7 @@ MAY = {
         "delete": {"probe", "blob", "checkpoint", "report", "merged", "elsewhere", "pairs"},
     },
     "host": {
-        "get": {"marker", "record", "blob", "checkpoint", "hint", "clock", "report", "merged"},
+        "get": {"marker", "record", "blob", "checkpoint", "hint", "clock", "report", "merged", "elsewhere"},
         "put": {"record", "checkpoint", "hint", "clock", "report", "merged", "pairs"},
         "delete": set(),
     },
@@ -115,7 +115,7 @@ def test_the_table_says_the_same() -> None:
         if "/" in cells[0] or "json" in cells[0]
     }
     assert told["log/"] == ["get, put", "get, put", "get, put"]
-    assert told["hosts/<environment>/"] == ["get", "get", "get, put"]
+    assert told["hosts/<environment>/"] == ["get", "get, delete", "get; put its own"]
     assert told["blobs/"] == ["get, put", "get, delete", "get"]
 
 

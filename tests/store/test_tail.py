@@ -17,6 +17,7 @@ from mldeploy.core.state import State
 from mldeploy.errors import LogHoleError, StoreError, StoreFormatError
 from mldeploy.store.log import Log
 from mldeploy.store.memory import MemoryStore
+from mldeploy.store.objects import ObjectStore
 from mldeploy.store.tail import AHEAD, read_records, reads_ahead, record_key
 from tests.store.stores import CountingStore
 from tests.support.big_log import fill, long_log
@@ -268,3 +269,68 @@ def test_whatever_fails_or_comes_late_the_fold_is_the_same(
         heads.append(log.state.head)
         assert log.state == fold_many(State(), long_log(log.state.head, 3))
     assert log.state.head == count
+
+
+def join_by(store: ObjectStore, host: str, log: Log | None = None) -> None:
+    (log or Log(store)).append(lambda _: [Join(host=host)], actor="me", now=datetime.now(UTC))
+
+
+def test_a_record_that_was_deleted_from_a_store_that_is_near_is_not_written_anew() -> None:
+    _, near = far(15)
+    assert reads_ahead(near) == 1
+    near.delete(record_key(5))
+    for log in (Log(near), Log(near, state=folded(4))):
+        with pytest.raises(LogHoleError, match="record 5 is missing"):
+            join_by(near, "h", log)
+    assert near.get(record_key(5)) is None
+
+
+def test_two_who_wrote_right_after_the_head_was_read_leave_no_hole() -> None:
+    store, inner = far(7)
+    others = iter("xy")
+
+    def before(key: str) -> None:
+        if key == record_key(9):  # that beyond the next
+            for host in others:
+                join_by(inner, host)
+
+    store.before = before
+    log = Log(store)
+    join_by(store, "h", log)
+    assert log.state.head == 10
+
+
+def test_a_log_that_was_put_back_and_written_on_is_another() -> None:
+    """Who has read record 7 neither follows what came instead nor writes behind it."""
+    store, inner = far(7)
+    reader, writer = Log(store), Log(store)
+    reader.refresh()
+    writer.refresh()
+    known = reader.state
+    inner.delete(record_key(6))
+    inner.delete(record_key(7))
+    join_by(inner, "x")
+    join_by(inner, "y")
+    with pytest.raises(LogHoleError, match=r"record 7 in .* is not the one that was read here before"):
+        join_by(store, "h", writer)
+    assert inner.get(record_key(8)) is None
+    assert reader.refresh() == 0  # to whoever only polls nothing is new
+    join_by(inner, "z")
+    for _ in range(2):
+        with pytest.raises(LogHoleError, match=r"record 7 in .* is not the one"):
+            reader.refresh()
+    assert reader.state == known
+
+
+def test_a_record_that_does_not_chain_stops_nobody_where_the_head_is_as_it_was() -> None:
+    store, inner = far(7)
+    log = Log(store)
+    log.refresh()
+    stray = inner.get(record_key(3))
+    assert stray is not None
+    inner.create(record_key(8), stray.data.replace(b'"seq":3', b'"seq":8'))
+    inner.create(record_key(9), b"nothing")
+    before = len(store.requests)
+    assert log.refresh() == 2
+    assert log.state.voids == 2
+    assert [key for _, key in store.requests[before:]].count(record_key(7)) == 1
