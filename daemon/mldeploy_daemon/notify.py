@@ -64,9 +64,9 @@ class Notifier(Duty):
                     NotificationError(f"notice {notice.id} cannot be told: see the daemon's log")
                 )
                 continue
-            for error in outcome.errors:
-                logger.warning("%s", error)
-                self.follower.note(error)
+            for problem in outcome.errors:
+                logger.warning("%s", problem)
+                self.follower.note(problem)
             self.follower.changed()  # what was reached is told in the report
             if outcome.closing is not None:
                 await self._close(notifying, notice, outcome.closing)

@@ -3,8 +3,8 @@
 `refresh` asks for the number after the head until there is none: one request when nothing is new, no listing,
 and never back behind a head once seen. A reader that knows nothing, or finds itself far behind, starts from a
 checkpoint (`store/checkpoints.py`). A record that is void keeps its number (`core/fold.py`).
-A record that is missing below one that is known to have been written is a hole: readers stop there. So they do
-before a record that chains to another than the one they have read.
+A record that is missing below one that is known to have been written is a hole: readers stop there, as they
+do before a record that chains to another than the one they have read.
 Left out: writing (`store/log.py`).
 """
 
