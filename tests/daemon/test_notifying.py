@@ -553,9 +553,7 @@ def test_a_notice_for_which_the_store_does_not_answer_keeps_no_other_back(
     monkeypatch.setattr(notifying, "_reached_before", denied)
     notifier = Notifier(Config(store="", state=""), "h1", Following(world))  # type: ignore[arg-type]
     notifier._notifying = notifying
-    with pytest.raises(
-        StoreError, match="may not be read"
-    ):  # after all of them
+    with pytest.raises(StoreError, match="may not be read"):  # after all of them
         asyncio.run(notifier.once(world.log.state, world.store))  # type: ignore[arg-type]
     notifier.pool.shutdown()
     assert world.outbox[0][2].identity.startswith(good.id) and world.pending == [bad.id]
