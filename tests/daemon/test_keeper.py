@@ -131,6 +131,15 @@ def test_the_tables_of_the_file_are_those_that_the_processes_know(tmp_path: Path
     assert options._NAME.pattern == NAME.pattern
 
 
+def test_the_file_of_the_docs_is_one(tmp_path: Path) -> None:
+    text = (UNITS.parents[1] / "docs/hosts.md").read_text()
+    file = tmp_path / "d.toml"
+    file.write_text(text.partition("```toml name=mldeployd\n")[2].partition("```")[0])
+    read = options.read(["--config", str(file), "--state", str(tmp_path)])
+    assert read["labels"] == {"zone": "a"} and read["limits"] == {"body_bytes": 16 << 20}
+    assert read["memory"] == 16 << 30
+
+
 def test_the_version_is_told() -> None:
     assert run("--version").stdout == f"mldeployd {mldeploy.__version__}\n"
 

@@ -52,6 +52,11 @@ MAY = {
         "put": {"record", "checkpoint", "hint", "clock", "report", "merged", "pairs"},
         "delete": set(),
     },
+    "viewer": {
+        "get": {"marker", "record", "blob", "checkpoint", "hint", "clock", "report", "merged", "elsewhere"},
+        "put": {"clock"},
+        "delete": set(),
+    },
 }
 ACTIONS = {"get": "s3:GetObject", "put": "s3:PutObject", "delete": "s3:DeleteObject"}
 CASES = [(role, verb, kind, kind in MAY[role][verb]) for role in MAY for verb in ACTIONS for kind in KEYS]

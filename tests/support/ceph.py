@@ -36,7 +36,7 @@ PROGRAMS = (
 )
 KEY, SECRET = "conformance", "conformance-secret"
 #: Users with no rights of their own, for the policies of docs/s3.md; their access keys are their names.
-ROLES = ("publisher", "operator", "host")
+ROLES = ("publisher", "operator", "host", "viewer")
 
 CONF = """\
 [global]
