@@ -147,7 +147,8 @@ class Reader:
                     if self._taken is not None:
                         self._taken(seq, record.data)
         except LogHoleError:
-            self._seen = max(self._seen, first + count)
+            if folding is not None:  # else it was of another log, and numbers of that one mean nothing
+                self._seen = max(self._seen, first + count)
             raise
         finally:
             if folding is not None:
@@ -161,7 +162,7 @@ class Reader:
         try:
             chained = records.decode(data, seq).prev == self._state.head_sha256
         except IntegrityError:
-            return  # void whatever came before it
+            chained = False  # void whatever came before it, but the next may chain to it
         if not chained and self._state.head:
             self._refuse_other_head()
 

@@ -320,6 +320,26 @@ def test_a_log_that_was_put_back_and_written_on_is_another() -> None:
         with pytest.raises(LogHoleError, match=r"record 7 in .* is not the one"):
             reader.refresh()
     assert reader.state == known
+    for seq in (6, 7, 8):  # the right one is put back, and ends earlier than the other did
+        inner.delete(record_key(seq))
+    for seq, data in list(long_log(7, 10))[5:]:
+        inner.create(record_key(seq), data)
+    assert reader.refresh() == 0
+    join_by(store, "h", reader)
+    assert reader.state.head == 8
+
+
+def test_garbage_right_behind_another_head_hides_nothing() -> None:
+    store, inner = far(7)
+    reader = Log(store)
+    reader.refresh()
+    inner.delete(record_key(7))
+    join_by(inner, "x")
+    inner.create(record_key(8), b"nothing")
+    join_by(inner, "y")
+    with pytest.raises(LogHoleError, match=r"record 7 in .* is not the one"):
+        reader.refresh()
+    assert reader.state == folded(7)
 
 
 def test_a_record_that_does_not_chain_stops_nobody_where_the_head_is_as_it_was() -> None:
@@ -333,4 +353,6 @@ def test_a_record_that_does_not_chain_stops_nobody_where_the_head_is_as_it_was()
     before = len(store.requests)
     assert log.refresh() == 2
     assert log.state.voids == 2
-    assert [key for _, key in store.requests[before:]].count(record_key(7)) == 1
+    assert [key for _, key in store.requests[before:]].count(
+        record_key(7)
+    ) == 1  # for the first of them alone
