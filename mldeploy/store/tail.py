@@ -110,7 +110,7 @@ def hole(store: ObjectStore, seq: int) -> LogHoleError:
     """Record `seq` ought to be there."""
     return LogHoleError(
         f"record {seq} is missing in {store.url}, though later ones were written",
-        f"put {record_key(seq)} back from a backup; until then nobody reads on or writes",
+        f"put {record_key(seq)} back from a backup (docs/hosts.md); until then nobody reads on or writes",
     )
 
 
@@ -118,5 +118,5 @@ def replaced(store: ObjectStore, seq: int) -> LogHoleError:
     """Record `seq` is not the one that was read before."""
     return LogHoleError(
         f"record {seq} in {store.url} is not the one that was read here before",
-        "another log is in its place, or an older backup that was written on: see docs/operations.md",
+        "another log is in its place, or an older backup that was written on: see docs/hosts.md",
     )

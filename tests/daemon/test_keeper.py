@@ -231,7 +231,7 @@ def test_draining_says_not_ready_and_goes_on_serving_until_told_to_hurry(place: 
 
 def test_a_shells_limit_of_open_files_is_not_a_fronts(place: Place, start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard) if hard >= 0 else 256, hard))
     try:
         daemon = start()
     finally:
@@ -245,12 +245,12 @@ def test_a_shells_limit_of_open_files_is_not_a_fronts(place: Place, start: Start
 def test_no_limit_of_open_files_is_lowered() -> None:
     code = (
         "import resource; from mldeploy_daemon.system import allow_open_files\n"
-        "for soft, hard in ((200, 300), (100, 300), (90, 90)):\n"
+        "for soft, hard in ((70, 90), (60, 90), (80, 80)):\n"
         "    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)); allow_open_files()\n"
         "    print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ended.stdout == "(300, 300)\n(300, 300)\n(90, 90)\n"
+    assert ended.stdout == "(90, 90)\n(90, 90)\n(80, 80)\n"
 
 
 def test_dead_children_are_started_again(place: Place, start: Start) -> None:

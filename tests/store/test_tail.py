@@ -353,6 +353,4 @@ def test_a_record_that_does_not_chain_stops_nobody_where_the_head_is_as_it_was()
     before = len(store.requests)
     assert log.refresh() == 2
     assert log.state.voids == 2
-    assert [key for _, key in store.requests[before:]].count(
-        record_key(7)
-    ) == 1  # for the first of them alone
+    assert [key for _, key in store.requests[before:]].count(record_key(7)) == 1
