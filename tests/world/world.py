@@ -285,6 +285,8 @@ class World:
         janitor.start()
         self.go_on(600)
         janitor.check()
+        if self.monitor.unfinished():  # what came due while the janitor was at work is given its time as well
+            self.wait_for_ends()
         self.monitor.finish()
 
     # --- inside
