@@ -120,15 +120,22 @@ class Duties:
 
     def _notify(self, state: State) -> float:
         plan = self.notifying.plan(state)
+        trouble: MldeployError | None = None
         for notice, turn in plan.due:
             self._looked = self.process.world.time()
             fresh = self._fresh()
             if fresh is None or not self.notifying.pending(fresh, notice):
                 continue
-            outcome = self.notifying.send(fresh, notice, turn)
+            try:
+                outcome = self.notifying.send(fresh, notice, turn)
+            except MldeployError as error:
+                trouble = error
+                continue
             self.follower.tell()
             if outcome.closing is not None:
                 self._close(notice, outcome.closing)
+        if trouble is not None:
+            raise trouble
         return plan.pause
 
     def _fresh(self) -> State | None:
